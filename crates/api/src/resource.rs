@@ -1,0 +1,154 @@
+//! What the generic API machinery asks of a kind. Not responsible for any kind: each has a folder of its own.
+//!
+//! Objects travel as `serde_json::Value`; typed structs are used inside a kind only where its logic needs them.
+
+use serde_json::Value;
+
+use crate::field;
+
+/// Whether objects of a kind live in a namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    Namespaced,
+    Cluster,
+}
+
+/// A subresource such as `pods/log` or `deployments/scale`.
+#[derive(Clone, Copy, Debug)]
+pub struct Subresource {
+    pub name: &'static str,
+    /// Group, version and kind of what it accepts and returns, when that isn't the parent's own.
+    pub kind: (&'static str, &'static str, &'static str),
+    pub verbs: &'static [&'static str],
+}
+
+/// A column of the server-side Table (meta.k8s.io/v1 TableColumnDefinition).
+#[derive(Clone, Copy, Debug)]
+pub struct Column {
+    pub name: &'static str,
+    /// OpenAPI type: `string`, `integer`, `boolean` …
+    pub kind: &'static str,
+    /// `name` for the identifying column, otherwise empty.
+    pub format: &'static str,
+    pub description: &'static str,
+    /// 0 is always shown, 1 only with `-o wide`.
+    pub priority: i32,
+}
+
+/// What a request was made with, as far as kinds may care. Time is passed in: this crate has no clock.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// RFC 3339, whole seconds, `Z`.
+    pub now: jiff::Timestamp,
+    /// The subresource addressed, empty for the object itself.
+    pub subresource: &'static str,
+}
+
+/// One kind as the API serves it.
+pub struct Resource {
+    pub group: &'static str,
+    pub version: &'static str,
+    pub kind: &'static str,
+    pub plural: &'static str,
+    pub singular: &'static str,
+    pub short_names: &'static [&'static str],
+    pub categories: &'static [&'static str],
+    pub scope: Scope,
+    pub verbs: &'static [&'static str],
+    pub subresources: &'static [Subresource],
+    /// The definition in the schema table, in OpenAPI's spelling: `io.k8s.api.core.v1.Service`.
+    pub definition: &'static str,
+    pub strategy: &'static dyn Strategy,
+}
+
+impl Resource {
+    /// `v1` or `apps/v1`.
+    pub fn api_version(&self) -> String {
+        if self.group.is_empty() { self.version.to_owned() } else { format!("{}/{}", self.group, self.version) }
+    }
+
+    /// `services` or `deployments.apps`, as error messages name it.
+    pub fn qualified(&self) -> String {
+        if self.group.is_empty() { self.plural.to_owned() } else { format!("{}.{}", self.plural, self.group) }
+    }
+
+    pub fn namespaced(&self) -> bool {
+        self.scope == Scope::Namespaced
+    }
+
+    pub fn subresource(&self, name: &str) -> Option<&Subresource> {
+        self.subresources.iter().find(|s| s.name == name)
+    }
+}
+
+/// The rules of one kind: pure, synchronous, over plain values. Every method has the answer most kinds give.
+///
+/// The generic registry (crate `apiserver`) calls, on create: `default`, `prepare_for_create`, `validate`, `warnings`;
+/// on update: `default`, `prepare_for_update`, `validate_update`, `warnings`. It owns metadata (name, uid, timestamps,
+/// resourceVersion, finalizers, deletion) and validates it by `meta::validate`; strategies see to everything else.
+pub trait Strategy: Send + Sync {
+    /// Fills in what the API defaults. Idempotent.
+    fn default(&self, _object: &mut Value) {}
+
+    /// Clears what a creator may not set (status, usually) and sets `metadata.generation` where the kind keeps one.
+    fn prepare_for_create(&self, _context: &Context, _object: &mut Value) {}
+
+    /// Every mistake in a new object, beyond metadata.
+    fn validate(&self, _object: &Value) -> Vec<field::Error> {
+        Vec::new()
+    }
+
+    /// Restores what this (sub)resource may not change: the status on a plain update, everything else on `status`;
+    /// bumps `metadata.generation` where the kind keeps one. `context.subresource` says which.
+    fn prepare_for_update(&self, _context: &Context, _new: &mut Value, _old: &Value) {}
+
+    /// Every mistake in an update, beyond metadata, `validate`'s included.
+    fn validate_update(&self, _context: &Context, new: &Value, _old: &Value) -> Vec<field::Error> {
+        self.validate(new)
+    }
+
+    /// Texts for `Warning: 299` headers.
+    fn warnings(&self, _new: &Value, _old: Option<&Value>) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Mistakes in `metadata.name` (the rule differs by kind); empty when it is good.
+    fn validate_name(&self, name: &str, prefix: bool) -> Vec<String> {
+        crate::names::dns_subdomain(name, prefix)
+    }
+
+    /// Field labels that selectors may use, `metadata.name` and `metadata.namespace` aside.
+    fn field_labels(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// The value of one of `field_labels` (empty when absent).
+    fn field(&self, _object: &Value, _label: &str) -> String {
+        String::new()
+    }
+
+    /// PUT to a name that doesn't exist creates it (core/v1 Service, Endpoints, Lease, Event …).
+    fn allow_create_on_update(&self) -> bool {
+        false
+    }
+
+    /// PUT without a resourceVersion overwrites.
+    fn allow_unconditional_update(&self) -> bool {
+        true
+    }
+
+    /// Seconds between a delete and the object's end; 0 deletes at once. `requested` is DeleteOptions'.
+    fn grace_period(&self, _object: &Value, _requested: Option<i64>) -> i64 {
+        0
+    }
+
+    /// The columns of the Table.
+    fn columns(&self) -> &'static [Column] {
+        crate::table::NAME_AND_AGE
+    }
+
+    /// One row's cells, as many as `columns`.
+    fn cells(&self, object: &Value, now: jiff::Timestamp) -> Vec<Value> {
+        crate::table::name_and_age(object, now)
+    }
+}

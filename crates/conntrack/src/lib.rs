@@ -1,0 +1,1 @@
+//! Connection tracking: list flows by filter, delete them.

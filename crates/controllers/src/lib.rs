@@ -1,0 +1,1 @@
+//! The controllers: slices, workloads, garbage, namespaces, scheduling, nodes.

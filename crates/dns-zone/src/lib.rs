@@ -1,0 +1,1 @@
+//! DNS wire codec, names, and the answers of the cluster zone.

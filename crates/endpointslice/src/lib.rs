@@ -1,0 +1,1 @@
+//! Service, Pods and existing slices become a SlicePlan; hints; mirroring; legacy Endpoints.

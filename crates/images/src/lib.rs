@@ -1,0 +1,1 @@
+//! Images: references, store, tar import, layers, the built-in image.

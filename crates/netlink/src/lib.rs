@@ -1,0 +1,1 @@
+//! Netlink framing and sockets, nf_tables and conntrack message codecs.

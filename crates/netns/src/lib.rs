@@ -1,0 +1,1 @@
+//! Network namespaces, veth pairs, bridges, routes, sockets inside a namespace.

@@ -1,0 +1,1 @@
+//! nf_tables objects, transactions, a strict fake kernel and a packet tracer.

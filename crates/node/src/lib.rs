@@ -1,0 +1,1 @@
+//! The node agent: pods from the API become running pods, probed and reported.

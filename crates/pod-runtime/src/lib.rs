@@ -1,0 +1,233 @@
+//! What a node agent asks of whatever runs its pods: a trait shaped after the Container Runtime Interface (CRI v1).
+//!
+//! Not responsible for Kubernetes objects (the agent translates) nor for any way of running a container
+//! (`runtime-libcontainer` is one).
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use tokio::sync::broadcast;
+
+/// A pod sandbox: the namespaces its containers share. Chosen by the agent; unique on the node.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct SandboxId(pub String);
+
+/// A container. Chosen by the runtime; unique on the node.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ContainerId(pub String);
+
+/// What a sandbox is made from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SandboxSpec {
+    pub id: SandboxId,
+    pub namespace: String,
+    pub name: String,
+    pub uid: String,
+    pub hostname: String,
+    pub network: SandboxNetwork,
+    /// Kept with the sandbox and handed back by `sandboxes`.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// Which network a sandbox has.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum SandboxNetwork {
+    /// Its own namespace, attached by the runtime's `PodNetwork`.
+    Pod,
+    /// The node's (`hostNetwork`).
+    Node,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SandboxStatus {
+    pub spec: SandboxSpec,
+    pub ready: bool,
+    /// The pod's addresses, primary family first; the node's own are not listed for `SandboxNetwork::Node`.
+    pub addresses: Vec<IpAddr>,
+    /// A file that `setns(2)` takes, for what must run inside the pod's network (probes, port-forward).
+    pub network_namespace: Option<PathBuf>,
+    /// Unix seconds.
+    pub created_at: i64,
+}
+
+/// What a container is made from. Nothing here comes from the image: empty `command` means the image's entrypoint,
+/// empty `args` (with an empty `command`) its command, as in CRI.
+#[derive(Clone, Debug, PartialEq, Default, Serialize, Deserialize)]
+pub struct ContainerSpec {
+    pub name: String,
+    /// Counts the starts of this container in its pod, from 0.
+    pub attempt: u32,
+    /// A reference that `image` resolves.
+    pub image: String,
+    pub command: Vec<String>,
+    pub args: Vec<String>,
+    /// In order; a later one wins. They win over the image's.
+    pub env: Vec<(String, String)>,
+    pub working_dir: Option<String>,
+    pub mounts: Vec<Mount>,
+    /// `uid[:gid]` or a name; none means the image's.
+    pub user: Option<String>,
+    pub supplemental_groups: Vec<u32>,
+    pub read_only_root: bool,
+    pub privileged: bool,
+    pub no_new_privileges: bool,
+    /// Without the `CAP_` prefix, as in a Pod; `ALL` is understood.
+    pub add_capabilities: Vec<String>,
+    pub drop_capabilities: Vec<String>,
+    pub resources: Resources,
+    /// Where the runtime writes CRI log lines: `RFC3339Nano stdout|stderr F|P text`.
+    pub log_path: PathBuf,
+    pub tty: bool,
+    pub stdin: bool,
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// A file or directory of the node, bound into the container.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Mount {
+    pub source: PathBuf,
+    pub target: PathBuf,
+    pub read_only: bool,
+}
+
+/// Limits; none is no limit. Units as in CRI's LinuxContainerResources.
+#[derive(Clone, Debug, PartialEq, Default, Serialize, Deserialize)]
+pub struct Resources {
+    pub cpu_shares: Option<u64>,
+    pub cpu_quota_us: Option<i64>,
+    pub cpu_period_us: Option<u64>,
+    pub memory_limit_bytes: Option<i64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ContainerStatus {
+    pub id: ContainerId,
+    pub sandbox: SandboxId,
+    pub name: String,
+    pub attempt: u32,
+    pub image: String,
+    /// Digest of the image's configuration, `sha256:…`.
+    pub image_id: String,
+    pub state: ContainerState,
+    pub log_path: PathBuf,
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// Times are Unix seconds with nanoseconds as a fraction lost: Kubernetes shows whole seconds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum ContainerState {
+    Created,
+    Running { started_at: i64 },
+    Exited(Exit),
+}
+
+/// How a container ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Exit {
+    /// The process's own code, or 128 + signal.
+    pub code: i32,
+    pub signal: Option<i32>,
+    pub started_at: i64,
+    pub finished_at: i64,
+    /// `Completed`, `Error`, `OOMKilled`, `ContainerCannotRun` (as kubelet and runtimes name them).
+    pub reason: String,
+    /// What went wrong, for `reason` = `ContainerCannotRun`.
+    pub message: String,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct ExecOutput {
+    pub exit_code: i32,
+    pub stdout: Vec<u8>,
+    pub stderr: Vec<u8>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ImageStatus {
+    /// Digest of the configuration, `sha256:…`.
+    pub id: String,
+    /// Normalised names, `docker.io/library/busybox:latest`.
+    pub tags: Vec<String>,
+    pub size_bytes: u64,
+    /// The signal number the image asks to be stopped with, SIGTERM when it says nothing.
+    pub stop_signal: i32,
+}
+
+/// Something happened: look again. Carries no truth (`containers` does).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Changed {
+    pub sandbox: SandboxId,
+}
+
+/// The failed step, and why.
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    #[error("no such sandbox: {0:?}")]
+    NoSandbox(SandboxId),
+    #[error("no such container: {0:?}")]
+    NoContainer(ContainerId),
+    /// Not on this node; the agent decides whether to pull.
+    #[error("image {0:?} is not on this node")]
+    NoImage(String),
+    #[error("cannot pull image {reference:?}: {message}")]
+    Pull { reference: String, message: String },
+    /// The container's own doing: no such command, not executable, bad user. Shown as a `StartError`.
+    #[error("{0}")]
+    CannotRun(String),
+    #[error("{step}: {source}")]
+    Io {
+        step: &'static str,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("{step}: {source}")]
+    Other {
+        step: &'static str,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// Gives a sandbox's network namespace its links and addresses, and takes them away: the role of a CNI plugin.
+#[async_trait]
+pub trait PodNetwork: Send + Sync + 'static {
+    /// Idempotent: the same sandbox keeps its addresses.
+    async fn attach(&self, sandbox: &SandboxSpec, namespace: &std::path::Path) -> Result<Vec<IpAddr>, RuntimeError>;
+    /// Idempotent; the namespace may be gone already.
+    async fn detach(&self, sandbox: &SandboxId) -> Result<(), RuntimeError>;
+}
+
+/// Runs pods. Every call may be repeated: making what is there, or ending what is gone, succeeds.
+#[async_trait]
+pub trait PodRuntime: Send + Sync + 'static {
+    async fn run_sandbox(&self, spec: &SandboxSpec) -> Result<SandboxStatus, RuntimeError>;
+    /// Ends every container (SIGKILL) and the network; the sandbox stays listed, not ready.
+    async fn stop_sandbox(&self, id: &SandboxId) -> Result<(), RuntimeError>;
+    /// Stops it first if need be; leaves nothing but logs.
+    async fn remove_sandbox(&self, id: &SandboxId) -> Result<(), RuntimeError>;
+    async fn sandboxes(&self) -> Result<Vec<SandboxStatus>, RuntimeError>;
+
+    async fn create_container(&self, sandbox: &SandboxId, spec: &ContainerSpec) -> Result<ContainerId, RuntimeError>;
+    async fn start_container(&self, id: &ContainerId) -> Result<(), RuntimeError>;
+    /// Sends `signal`, waits up to `grace`, then SIGKILL. Returns when the container has exited.
+    async fn stop_container(&self, id: &ContainerId, signal: i32, grace: Duration) -> Result<(), RuntimeError>;
+    /// Only of an exited or merely created container.
+    async fn remove_container(&self, id: &ContainerId) -> Result<(), RuntimeError>;
+    /// All containers, or one sandbox's.
+    async fn containers(&self, sandbox: Option<&SandboxId>) -> Result<Vec<ContainerStatus>, RuntimeError>;
+
+    /// Runs a command in a running container. `timeout` zero means none; at the end of it the command is killed.
+    async fn exec(&self, id: &ContainerId, command: &[String], timeout: Duration) -> Result<ExecOutput, RuntimeError>;
+
+    /// None when the image isn't on the node.
+    async fn image(&self, reference: &str) -> Result<Option<ImageStatus>, RuntimeError>;
+    async fn pull(&self, reference: &str) -> Result<ImageStatus, RuntimeError>;
+    async fn images(&self) -> Result<Vec<ImageStatus>, RuntimeError>;
+
+    /// Wake-ups for containers that started or exited.
+    fn changes(&self) -> broadcast::Receiver<Changed>;
+}

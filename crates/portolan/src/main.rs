@@ -1,0 +1,2 @@
+//! The portolan binary: command line, configuration, composition.
+fn main() {}

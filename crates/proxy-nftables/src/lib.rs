@@ -1,0 +1,1 @@
+//! The nftables backend: flat shared maps over netlink.

@@ -1,0 +1,1 @@
+//! The embedded PodRuntime: namespaces, overlay, one shim per container.

@@ -1,0 +1,1 @@
+//! One process per container, and a node's init: the only user of libcontainer.

@@ -1,0 +1,1 @@
+//! MVCC key-value store: revisions, snapshots, transactions, watch; in memory, durable in SQLite.

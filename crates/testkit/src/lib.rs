@@ -1,0 +1,1 @@
+//! What tests share: throw-away namespaces, an in-process control plane, scenario scripts.

@@ -1,0 +1,1 @@
+//! The server inside the built-in test image.
