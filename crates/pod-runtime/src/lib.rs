@@ -101,6 +101,8 @@ pub struct Resources {
     pub cpu_quota_us: Option<i64>,
     pub cpu_period_us: Option<u64>,
     pub memory_limit_bytes: Option<i64>,
+    /// A wish: a runtime without CAP_SYS_RESOURCE can only raise its own value.
+    pub oom_score_adj: Option<i32>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -155,6 +157,8 @@ pub struct ImageStatus {
     pub size_bytes: u64,
     /// The signal number the image asks to be stopped with, SIGTERM when it says nothing.
     pub stop_signal: i32,
+    /// The user the image runs as, `uid[:gid]` or names; empty is root. For `runAsNonRoot`.
+    pub user: String,
 }
 
 /// Something happened: look again. Carries no truth (`containers` does).
@@ -178,6 +182,12 @@ pub enum RuntimeError {
     /// The container's own doing: no such command, not executable, bad user. Shown as a `StartError`.
     #[error("{0}")]
     CannotRun(String),
+    /// The command of an `exec` was killed at the end of its timeout.
+    #[error("the command did not end within {0:?}")]
+    ExecTimeout(Duration),
+    /// `exec` or another call that needs a running container.
+    #[error("container {0:?} is not running")]
+    NotRunning(ContainerId),
     #[error("{step}: {source}")]
     Io {
         step: &'static str,
