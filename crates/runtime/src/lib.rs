@@ -1,1 +1,3 @@
 //! What every component's loop is made of: reconcile driver, work queue, back-off, clock, drain, readiness, events, API transports.
+
+pub mod transport;
