@@ -1,1 +1,42 @@
-//! nf_tables objects, transactions, a strict fake kernel and a packet tracer.
+//! nf_tables: tables, chains, rules, sets and maps as values; transactions on them; a kernel, a strict fake, a tracer.
+//!
+//! Speaks netlink itself: no `nft` process, no C library. Knows no Kubernetes and makes no policy.
+
+pub mod error;
+pub mod expr;
+pub mod object;
+pub mod rule;
+pub mod ruleset;
+mod text;
+pub mod transaction;
+pub mod value;
+
+pub use error::{NftError, Reason};
+pub use expr::{Direction, DynsetOp, Expr, L3, Reg, Reject, Verdict};
+pub use object::{
+    Base, Chain, ChainType, Content, Data, Element, Family, Handle, Hook, Key, MapData, Policy, Rule, Set, SetFlags,
+    Table,
+};
+pub use rule::{AddrType, Load};
+pub use ruleset::{ChainState, Ruleset, SetState};
+pub use transaction::{Add, Generation, Op, Place, Transaction};
+pub use value::{Concat, DataType, Field, Types, Value};
+
+/// What a committed transaction leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Applied {
+    /// The generation after the commit.
+    pub generation: Generation,
+}
+
+/// Something that takes transactions: the kernel, or a fake.
+pub trait Nft {
+    /// Applies all operations or none.
+    fn apply(&mut self, transaction: &Transaction) -> Result<Applied, NftError>;
+
+    /// Reads a table; `None` if it isn't there.
+    fn dump(&mut self, table: &Table) -> Result<Option<Ruleset>, NftError>;
+
+    /// The current generation.
+    fn generation(&mut self) -> Result<Generation, NftError>;
+}
