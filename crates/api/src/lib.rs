@@ -2,9 +2,19 @@
 //!
 //! Pure: no clock, no files, no sockets. Not responsible for storing or serving anything.
 
+pub mod address;
+pub mod apps;
+pub mod coordination;
+pub mod core;
+pub mod discovery;
 pub mod field;
+pub mod kinds;
+pub mod labels;
 pub mod names;
+pub mod networking;
 pub mod resource;
 pub mod table;
+pub mod tree;
 
+pub use kinds::resources;
 pub use resource::{Column, Context, Resource, Scope, Strategy, Subresource};

@@ -152,3 +152,35 @@ pub trait Strategy: Send + Sync {
         crate::table::name_and_age(object, now)
     }
 }
+
+/// The verbs of an ordinary kind.
+pub const ALL_VERBS: &[&str] = &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+
+impl Subresource {
+    /// `status` of a kind: the object itself, of which only the status changes.
+    pub const fn status(group: &'static str, version: &'static str, kind: &'static str) -> Subresource {
+        Subresource { name: "status", kind: (group, version, kind), verbs: &["get", "patch", "update"] }
+    }
+
+    /// `scale`: how many replicas, as every scalable kind tells it.
+    pub const fn scale() -> Subresource {
+        Subresource { name: "scale", kind: ("autoscaling", "v1", "Scale"), verbs: &["get", "patch", "update"] }
+    }
+}
+
+impl Column {
+    /// A column of text that is always shown.
+    pub const fn text(name: &'static str, description: &'static str) -> Column {
+        Column { name, kind: "string", format: "", description, priority: 0 }
+    }
+
+    /// A column of whole numbers that is always shown.
+    pub const fn integer(name: &'static str, description: &'static str) -> Column {
+        Column { name, kind: "integer", format: "", description, priority: 0 }
+    }
+
+    /// The same column, shown only with `-o wide`.
+    pub const fn wide(self) -> Column {
+        Column { priority: 1, ..self }
+    }
+}
