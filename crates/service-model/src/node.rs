@@ -1,0 +1,69 @@
+//! What forwarding on a node depends on besides Services: who the node is, which pods are its own, where NodePorts
+//! answer. Not responsible for finding any of it out.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::names::IpFamily;
+use crate::objects::Node;
+
+/// The label that names a node's zone.
+const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+
+/// On which of the node's addresses NodePorts answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NodePortAddresses {
+    /// On every address the node has, except loopback.
+    AllLocal,
+    /// On these only.
+    Only(BTreeSet<IpAddr>),
+}
+
+/// The node a table is made for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeView {
+    pub name: String,
+    pub zone: Option<String>,
+    /// The addresses the node is known by. Backends that ask the kernel what is local do not need them.
+    pub addresses: BTreeSet<IpAddr>,
+    /// Where the node's own pods have their addresses. Without one for a family, pods cannot be told from strangers.
+    pub pod_cidrs: Vec<IpNet>,
+    pub node_ports: NodePortAddresses,
+    pub masquerade_all: bool,
+}
+
+impl NodeView {
+    /// A node of which nothing but the name is known yet.
+    pub fn named(name: impl Into<String>) -> NodeView {
+        NodeView {
+            name: name.into(),
+            zone: None,
+            addresses: BTreeSet::new(),
+            pod_cidrs: Vec::new(),
+            node_ports: NodePortAddresses::AllLocal,
+            masquerade_all: false,
+        }
+    }
+
+    /// Takes over what the Node object says: zone, pod CIDRs, addresses. Values that do not parse are left out.
+    pub fn observe(&mut self, node: &Node) {
+        self.zone = node.metadata.labels.get(ZONE_LABEL).filter(|zone| !zone.is_empty()).cloned();
+        let listed = &node.spec.pod_cidrs;
+        let cidrs = if listed.is_empty() { std::slice::from_ref(&node.spec.pod_cidr) } else { listed.as_slice() };
+        self.pod_cidrs = cidrs.iter().filter_map(|cidr| cidr.parse().ok()).collect();
+        self.addresses = node
+            .status
+            .addresses
+            .iter()
+            .filter(|address| address.type_ == "InternalIP" || address.type_ == "ExternalIP")
+            .filter_map(|address| address.address.parse().ok())
+            .collect();
+    }
+
+    /// The pod networks of one family.
+    pub fn pod_cidrs_of(&self, family: IpFamily) -> Vec<IpNet> {
+        self.pod_cidrs.iter().filter(|cidr| IpFamily::of(cidr.addr()) == family).map(IpNet::trunc).collect()
+    }
+}

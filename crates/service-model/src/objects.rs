@@ -1,0 +1,263 @@
+//! The few fields of Service, EndpointSlice, Node and ServiceCIDR that forwarding depends on. Unknown fields are skipped
+//! and absent ones take their API default, so that objects of any Kubernetes version decode. Whether the values make
+//! sense is judged in `resolve`.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+/// Set on Services and EndpointSlices that have no virtual IP: proxies skip them.
+pub const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
+/// Set on Services and EndpointSlices that another proxy serves.
+pub const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
+/// On an EndpointSlice: the Service it belongs to.
+pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Meta {
+    #[serde(deserialize_with = "null_as_default")]
+    pub namespace: String,
+    #[serde(deserialize_with = "null_as_default")]
+    pub name: String,
+    #[serde(deserialize_with = "null_as_default")]
+    pub uid: String,
+    #[serde(deserialize_with = "null_as_default")]
+    pub labels: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Service {
+    pub metadata: Meta,
+    #[serde(deserialize_with = "null_as_default")]
+    pub spec: ServiceSpec,
+    #[serde(deserialize_with = "null_as_default")]
+    pub status: ServiceStatus,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ServiceSpec {
+    #[serde(rename = "type", deserialize_with = "null_as_default")]
+    pub type_: String,
+    #[serde(rename = "clusterIP", deserialize_with = "null_as_default")]
+    pub cluster_ip: String,
+    #[serde(rename = "clusterIPs", deserialize_with = "null_as_default")]
+    pub cluster_ips: Vec<String>,
+    #[serde(rename = "externalIPs", deserialize_with = "null_as_default")]
+    pub external_ips: Vec<String>,
+    #[serde(deserialize_with = "null_as_default")]
+    pub ports: Vec<ServicePortSpec>,
+    #[serde(deserialize_with = "null_as_default")]
+    pub load_balancer_source_ranges: Vec<String>,
+    #[serde(deserialize_with = "null_as_default")]
+    pub session_affinity: String,
+    pub session_affinity_config: Option<SessionAffinityConfig>,
+    #[serde(deserialize_with = "null_as_default")]
+    pub external_traffic_policy: String,
+    #[serde(deserialize_with = "null_as_default")]
+    pub internal_traffic_policy: String,
+    #[serde(deserialize_with = "null_as_default")]
+    pub health_check_node_port: i64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ServicePortSpec {
+    #[serde(deserialize_with = "null_as_default")]
+    pub name: String,
+    #[serde(deserialize_with = "null_as_default")]
+    pub protocol: String,
+    pub port: i64,
+    #[serde(deserialize_with = "null_as_default")]
+    pub node_port: i64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SessionAffinityConfig {
+    #[serde(rename = "clientIP")]
+    pub client_ip: Option<ClientIpConfig>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ClientIpConfig {
+    pub timeout_seconds: Option<i64>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ServiceStatus {
+    #[serde(deserialize_with = "null_as_default")]
+    pub load_balancer: LoadBalancerStatus,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LoadBalancerStatus {
+    #[serde(deserialize_with = "null_as_default")]
+    pub ingress: Vec<LoadBalancerIngress>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LoadBalancerIngress {
+    #[serde(deserialize_with = "null_as_default")]
+    pub ip: String,
+    pub ip_mode: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EndpointSlice {
+    pub metadata: Meta,
+    #[serde(deserialize_with = "null_as_default")]
+    pub address_type: String,
+    #[serde(deserialize_with = "null_as_default")]
+    pub endpoints: Vec<SliceEndpoint>,
+    #[serde(deserialize_with = "null_as_default")]
+    pub ports: Vec<EndpointPort>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SliceEndpoint {
+    #[serde(deserialize_with = "null_as_default")]
+    pub addresses: Vec<String>,
+    #[serde(deserialize_with = "null_as_default")]
+    pub conditions: EndpointConditions,
+    pub node_name: Option<String>,
+    #[serde(deserialize_with = "null_as_default")]
+    pub hints: EndpointHints,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EndpointConditions {
+    pub ready: Option<bool>,
+    pub serving: Option<bool>,
+    pub terminating: Option<bool>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EndpointHints {
+    #[serde(deserialize_with = "null_as_default")]
+    pub for_zones: Vec<ForName>,
+    #[serde(deserialize_with = "null_as_default")]
+    pub for_nodes: Vec<ForName>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ForName {
+    pub name: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EndpointPort {
+    #[serde(deserialize_with = "null_as_default")]
+    pub name: String,
+    #[serde(deserialize_with = "null_as_default")]
+    pub protocol: String,
+    /// Absent means "all ports", which a proxy cannot serve.
+    pub port: Option<i64>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Node {
+    pub metadata: Meta,
+    #[serde(deserialize_with = "null_as_default")]
+    pub spec: NodeSpec,
+    #[serde(deserialize_with = "null_as_default")]
+    pub status: NodeStatus,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NodeSpec {
+    #[serde(rename = "podCIDR", deserialize_with = "null_as_default")]
+    pub pod_cidr: String,
+    #[serde(rename = "podCIDRs", deserialize_with = "null_as_default")]
+    pub pod_cidrs: Vec<String>,
+    #[serde(deserialize_with = "null_as_default")]
+    pub taints: Vec<Taint>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Taint {
+    pub key: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NodeStatus {
+    #[serde(deserialize_with = "null_as_default")]
+    pub addresses: Vec<NodeAddress>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NodeAddress {
+    #[serde(rename = "type")]
+    pub type_: String,
+    pub address: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ServiceCidr {
+    pub metadata: Meta,
+    #[serde(deserialize_with = "null_as_default")]
+    pub spec: ServiceCidrSpec,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ServiceCidrSpec {
+    #[serde(deserialize_with = "null_as_default")]
+    pub cidrs: Vec<String>,
+}
+
+impl Meta {
+    /// Whether a proxy must leave the object alone (KEP-2447, the two labels kube-proxy excludes in its watches).
+    pub fn is_excluded(&self) -> bool {
+        self.labels.contains_key(HEADLESS_LABEL) || self.labels.contains_key(PROXY_NAME_LABEL)
+    }
+}
+
+/// Go clients write empty lists and maps as `null`.
+fn null_as_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Default + Deserialize<'de>,
+{
+    Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nulls_absences_and_unknown_fields_decode() {
+        let service: Service = serde_json::from_str(
+            r#"{"apiVersion":"v1","metadata":{"name":"a","namespace":"b","labels":null,"managedFields":[{}]},
+                "spec":{"clusterIP":"10.96.0.1","ports":[{"port":80,"targetPort":"http","appProtocol":"x"}],
+                        "externalIPs":null,"somethingNew":{"x":1}}}"#,
+        )
+        .unwrap();
+        assert_eq!(service.spec.ports[0].port, 80);
+        assert!(service.spec.external_ips.is_empty());
+        let slice: EndpointSlice = serde_json::from_str(
+            r#"{"metadata":{"name":"a"},"addressType":"IPv4","endpoints":null,"ports":[{"name":null,"port":null}]}"#,
+        )
+        .unwrap();
+        assert_eq!(slice.ports[0].port, None);
+    }
+}
