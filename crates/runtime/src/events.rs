@@ -1,0 +1,240 @@
+//! Posts core/v1 Events. A note that repeats raises the count of the Event it made instead of making another. Not
+//! responsible for wording them, and never a reason for the caller to wait: when the API server is too slow, notes are
+//! dropped with a line in the log.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::{Api, Client, Resource};
+use rand::RngExt;
+use serde_json::json;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum NoteKind {
+    Normal,
+    Warning,
+}
+
+/// What is to be told about an object.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Note {
+    pub about: ObjectReference,
+    pub kind: NoteKind,
+    /// CamelCase, for machines.
+    pub reason: String,
+    /// For people.
+    pub message: String,
+}
+
+impl Note {
+    pub fn normal<K: Resource<DynamicType = ()>>(about: &K, reason: &str, message: impl Into<String>) -> Self {
+        Self { about: about.object_ref(&()), kind: NoteKind::Normal, reason: reason.into(), message: message.into() }
+    }
+
+    pub fn warning<K: Resource<DynamicType = ()>>(about: &K, reason: &str, message: impl Into<String>) -> Self {
+        Self { kind: NoteKind::Warning, ..Self::normal(about, reason, message) }
+    }
+}
+
+/// Takes notes. Clones share the queue.
+#[derive(Clone, Debug)]
+pub struct Recorder {
+    notes: mpsc::Sender<Note>,
+}
+
+/// Posts what a recorder takes.
+pub struct Publisher {
+    client: Client,
+    component: &'static str,
+    notes: mpsc::Receiver<Note>,
+    known: HashMap<Identity, Known>,
+}
+
+/// Notes equal in all of this are one Event.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Identity {
+    namespace: String,
+    uid: String,
+    object: (String, String),
+    kind: NoteKind,
+    reason: String,
+    message: String,
+}
+
+struct Known {
+    name: String,
+    count: i32,
+    written: Instant,
+}
+
+/// Notes that may wait to be posted.
+const QUEUE: usize = 1024;
+/// Events remembered for counting.
+const REMEMBERED: usize = 4096;
+/// A note that keeps repeating is written at most this often; the count catches up with the next write.
+const REPEAT: Duration = Duration::from_secs(10);
+/// Where Events about cluster-scoped objects live.
+const CLUSTER_NAMESPACE: &str = "default";
+
+/// A recorder and the task that posts its notes in the name of `component`.
+pub fn recorder(client: Client, component: &'static str) -> (Recorder, Publisher) {
+    let (sender, receiver) = mpsc::channel(QUEUE);
+    (Recorder { notes: sender }, Publisher { client, component, notes: receiver, known: HashMap::new() })
+}
+
+impl Recorder {
+    pub fn publish(&self, note: Note) {
+        if let Err(error) = self.notes.try_send(note) {
+            tracing::warn!(%error, "an event could not be queued and is lost");
+        }
+    }
+}
+
+impl Publisher {
+    /// Posts notes until cancelled.
+    pub async fn run(mut self, token: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = token.cancelled() => return,
+                note = self.notes.recv() => match note {
+                    Some(note) => self.post(note, Instant::now()).await,
+                    // Every recorder is gone; the owner still decides when tasks end.
+                    None => return token.cancelled().await,
+                },
+            }
+        }
+    }
+
+    async fn post(&mut self, note: Note, at: Instant) {
+        let identity = identity(&note);
+        let api = Api::<Event>::namespaced(self.client.clone(), &identity.namespace);
+        if let Some(known) = self.known.get_mut(&identity) {
+            known.count += 1;
+            if at.duration_since(known.written) < REPEAT {
+                return;
+            }
+            let patch = json!({ "count": known.count, "lastTimestamp": Time(now()) });
+            match api.patch(&known.name, &PatchParams::default(), &Patch::Merge(&patch)).await {
+                Ok(_) => {
+                    known.written = at;
+                    return;
+                }
+                Err(error) => tracing::debug!(%error, "an event cannot be counted up, posting it anew"),
+            }
+        }
+        let event = self.event(&note, &identity);
+        match api.create(&PostParams::default(), &event).await {
+            Ok(created) => self.remember(identity, created.metadata.name.unwrap_or_default(), at),
+            Err(error) => tracing::warn!(%error, reason = note.reason, "an event cannot be posted"),
+        }
+    }
+
+    fn remember(&mut self, identity: Identity, name: String, written: Instant) {
+        if self.known.len() >= REMEMBERED {
+            self.known.clear();
+        }
+        self.known.insert(identity, Known { name, count: 1, written });
+    }
+
+    fn event(&self, note: &Note, identity: &Identity) -> Event {
+        let suffix: u64 = rand::rng().random();
+        let now = Time(now());
+        Event {
+            metadata: ObjectMeta {
+                namespace: Some(identity.namespace.clone()),
+                name: Some(format!("{}.{suffix:016x}", identity.object.1)),
+                ..ObjectMeta::default()
+            },
+            involved_object: note.about.clone(),
+            type_: Some(format!("{:?}", note.kind)),
+            reason: Some(note.reason.clone()),
+            message: Some(note.message.clone()),
+            count: Some(1),
+            first_timestamp: Some(now.clone()),
+            last_timestamp: Some(now),
+            source: Some(EventSource { component: Some(self.component.to_owned()), host: None }),
+            reporting_component: Some(self.component.to_owned()),
+            reporting_instance: Some(String::new()),
+            ..Event::default()
+        }
+    }
+}
+
+fn identity(note: &Note) -> Identity {
+    let about = &note.about;
+    let namespace = about.namespace.clone().filter(|namespace| !namespace.is_empty());
+    Identity {
+        namespace: namespace.unwrap_or_else(|| CLUSTER_NAMESPACE.to_owned()),
+        uid: about.uid.clone().unwrap_or_default(),
+        object: (about.kind.clone().unwrap_or_default(), about.name.clone().unwrap_or_default()),
+        kind: note.kind,
+        reason: note.reason.clone(),
+        message: note.message.clone(),
+    }
+}
+
+fn now() -> Timestamp {
+    Timestamp::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::sync::{Arc, Mutex};
+
+    use http::{Method, Request, Response};
+    use k8s_openapi::api::core::v1::Pod;
+    use kube::client::Body;
+    use serde_json::Value;
+    use tower::service_fn;
+
+    use super::*;
+
+    type Calls = Arc<Mutex<Vec<(Method, String, Value)>>>;
+
+    /// Answers every request with its own body and remembers it.
+    fn echo(calls: Calls) -> Client {
+        let service = service_fn(move |request: Request<Body>| {
+            let calls = calls.clone();
+            async move {
+                let (parts, body) = request.into_parts();
+                let bytes = body.collect_bytes().await.expect("a body in memory");
+                let value: Value = serde_json::from_slice(&bytes).expect("JSON");
+                let mut answer = value.clone();
+                answer["metadata"]["name"] = value["metadata"]["name"].as_str().unwrap_or("kept").into();
+                answer["involvedObject"] = value.get("involvedObject").cloned().unwrap_or_else(|| json!({}));
+                calls.lock().expect("no panics under the lock").push((parts.method, parts.uri.to_string(), value));
+                Ok::<_, Infallible>(Response::new(Body::from(answer.to_string().into_bytes())))
+            }
+        });
+        Client::new(service, "default")
+    }
+
+    #[tokio::test]
+    async fn a_repeated_note_counts_up_one_event() {
+        let calls = Calls::default();
+        let (_, mut publisher) = recorder(echo(calls.clone()), "test");
+        let metadata = ObjectMeta { name: Some("p".into()), namespace: Some("ns".into()), ..ObjectMeta::default() };
+        let pod = Pod { metadata, ..Pod::default() };
+        let note = Note::warning(&pod, "FailedScheduling", "0/1 nodes are available");
+        let start = Instant::now();
+        publisher.post(note.clone(), start).await;
+        publisher.post(note.clone(), start).await;
+        publisher.post(note, start + REPEAT).await;
+        publisher.post(Note::normal(&pod, "Scheduled", "assigned"), start + REPEAT).await;
+
+        let calls = calls.lock().unwrap();
+        let methods: Vec<_> = calls.iter().map(|(method, ..)| method.as_str()).collect();
+        assert_eq!(methods, ["POST", "PATCH", "POST"]);
+        assert!(calls[0].1.starts_with("/api/v1/namespaces/ns/events"));
+        assert_eq!(calls[0].2["type"], "Warning");
+        assert_eq!(calls[0].2["involvedObject"]["name"], "p");
+        assert_eq!(calls[1].2["count"], 3);
+    }
+}

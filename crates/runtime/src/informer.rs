@@ -1,0 +1,109 @@
+//! One watch that keeps one cache in step, for as long as it is run. Not responsible for who reads the cache.
+
+use std::fmt::Debug;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use kube::core::DeserializeGuard;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Client, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+use tokio_util::sync::CancellationToken;
+
+use crate::backoff::Backoff;
+use crate::cache::Cache;
+use crate::key::Key;
+
+/// A watch over one kind with its cache.
+pub struct Informer<K: Resource> {
+    api: Api<DeserializeGuard<K>>,
+    config: watcher::Config,
+    cache: Arc<Cache<K>>,
+}
+
+impl<K> Informer<K>
+where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    K::DynamicType: Clone,
+{
+    /// Watches every object of a kind that knows its own name.
+    pub fn new(client: Client) -> Self
+    where
+        K::DynamicType: Default,
+    {
+        Self::over(Api::all(client), watcher::Config::default())
+    }
+
+    /// Watches what `config` selects of `api`.
+    pub fn over(api: Api<DeserializeGuard<K>>, config: watcher::Config) -> Self {
+        Self { api, config, cache: Arc::new(Cache::default()) }
+    }
+
+    pub fn cache(&self) -> Arc<Cache<K>> {
+        self.cache.clone()
+    }
+
+    /// Keeps the cache in step until cancelled. Loss of the API server leaves the last known state in place.
+    pub async fn run(self, token: CancellationToken) {
+        // The API server may start at the same moment: the first attempts follow each other quickly.
+        let backoff = Backoff { first: Duration::from_millis(10), last: Duration::from_secs(10) };
+        let url = self.api.resource_url().to_owned();
+        let mut stream = pin!(watcher(self.api, self.config));
+        let mut failures = 0_u32;
+        loop {
+            let event = tokio::select! {
+                () = token.cancelled() => return,
+                event = stream.next() => event,
+            };
+            match event {
+                Some(Ok(event)) => {
+                    failures = 0;
+                    take(&self.cache, event);
+                }
+                Some(Err(error)) => {
+                    failures = failures.saturating_add(1);
+                    tracing::debug!(%url, %error, failures, "the watch failed, will retry");
+                    tokio::select! {
+                        () = token.cancelled() => return,
+                        () = tokio::time::sleep(backoff.delay(failures)) => {}
+                    }
+                }
+                // kube's watcher never ends.
+                None => return,
+            }
+        }
+    }
+}
+
+/// Feeds an event to the cache. An object that does not parse is treated as absent: one bad object never stops the
+/// rest.
+fn take<K: Resource>(cache: &Cache<K>, event: Event<DeserializeGuard<K>>) {
+    let wanted = match event {
+        Event::Init => Some(Event::Init),
+        Event::InitDone => Some(Event::InitDone),
+        Event::InitApply(guard) => parsed(cache, guard).map(Event::InitApply),
+        Event::Apply(guard) => parsed(cache, guard).map(Event::Apply),
+        Event::Delete(guard) => parsed(cache, guard).map(Event::Delete),
+    };
+    if let Some(event) = wanted {
+        cache.apply(event);
+    }
+}
+
+fn parsed<K: Resource>(cache: &Cache<K>, guard: DeserializeGuard<K>) -> Option<K> {
+    match guard.0 {
+        Ok(mut object) => {
+            // Field managers are half of an object's size, and no controller reads them.
+            object.managed_fields_mut().clear();
+            Some(object)
+        }
+        Err(invalid) => {
+            let key = Key::of(&invalid.metadata);
+            tracing::warn!(%key, error = %invalid.error, "an object that does not parse is left out");
+            cache.forget(&key, invalid.metadata.uid.as_deref().unwrap_or_default());
+            None
+        }
+    }
+}
