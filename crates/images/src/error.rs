@@ -1,0 +1,62 @@
+//! Why an image can't be imported, found or removed.
+//!
+//! Not responsible for malformed names (`ReferenceError`) and digests (`DigestError`), which it carries.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::digest::{Digest, DigestError};
+use crate::reference::ReferenceError;
+
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    #[error(transparent)]
+    Reference(#[from] ReferenceError),
+    #[error(transparent)]
+    Digest(#[from] DigestError),
+    #[error("{step}: {source}")]
+    Io {
+        step: &'static str,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{step} {path}: {source}")]
+    Path {
+        step: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{file} in the archive is not what it should be: {source}")]
+    Json {
+        file: String,
+        #[source]
+        source: serde_json::Error,
+    },
+    #[error("the archive is neither an OCI layout (index.json) nor a docker archive (manifest.json)")]
+    UnknownArchive,
+    #[error("the archive says {file:?} but does not hold it")]
+    Missing { file: String },
+    #[error("the archive has no image for {os}/{architecture}")]
+    NoPlatform { os: &'static str, architecture: &'static str },
+    #[error("the image has {layers} layers but its configuration lists {diff_ids}")]
+    LayerCount { layers: usize, diff_ids: usize },
+    #[error("{what} should have digest {expected} but has {actual}")]
+    Mismatch { what: String, expected: Digest, actual: Digest },
+    #[error("layer entry {entry:?}: {source}")]
+    Entry {
+        entry: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{0:?} is reserved for images built into portolan")]
+    Reserved(String),
+}
+
+pub(crate) fn io_at<E: Into<io::Error>>(step: &'static str) -> impl FnOnce(E) -> ImageError {
+    move |source| ImageError::Io { step, source: source.into() }
+}
+
+pub(crate) fn path_at<E: Into<io::Error>>(step: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(E) -> ImageError {
+    move |source| ImageError::Path { step, path: path.into(), source: source.into() }
+}

@@ -1,0 +1,366 @@
+//! The store: `DIRECTORY/images/{refs.json, lock, blobs/sha256/*, layers/<diff id>/}`.
+//!
+//! A change holds the lock (flock) while it rewrites `refs.json`; layers and blobs appear whole, by renaming. Whoever
+//! runs a container holds a shared lock on its layers' directories, and a layer is deleted only by someone who gets the
+//! exclusive one; what is in use when its image is removed goes with a later import or removal. Not responsible for
+//! overlay mounts.
+
+use std::collections::HashSet;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::{FlockOperation, Mode, OFlags, flock};
+
+use crate::archive::{ArchiveFiles, FoundImage, LayerFile};
+use crate::builtin;
+use crate::compression::decompress;
+use crate::digest::{Digest, Summing};
+use crate::error::{ImageError, io_at, path_at};
+use crate::manifest::{ImageConfig, ImageDocument};
+use crate::record::{ImageRecord, Records};
+use crate::reference::Reference;
+use crate::unpack::unpack;
+
+/// Told apart by process and number; those of dead processes are swept.
+static SCRATCH_NUMBER: AtomicU64 = AtomicU64::new(0);
+
+/// Images below one data directory.
+#[derive(Clone, Debug)]
+pub struct ImageStore {
+    directory: PathBuf,
+    executable: PathBuf,
+}
+
+/// An image that is on this machine.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Image {
+    /// Digest of its configuration.
+    pub id: Digest,
+    /// Normalised names; a removed name's image may still be known by others.
+    pub names: Vec<String>,
+    /// Its layers' sizes as uncompressed archives.
+    pub size: u64,
+    pub config: ImageConfig,
+    /// Directories, lowest first.
+    pub layers: Vec<PathBuf>,
+    /// Files of this machine to be seen in its containers, read-only.
+    pub binds: Vec<FileBind>,
+    /// Part of the program: can't be removed.
+    pub built_in: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileBind {
+    pub source: PathBuf,
+    pub target: PathBuf,
+}
+
+impl ImageStore {
+    /// Opens the store below `data_directory`, making it if it isn't there. `executable` is what the built-in image runs;
+    /// this program when absent.
+    pub fn open(data_directory: &Path, executable: Option<PathBuf>) -> Result<Self, ImageError> {
+        let directory = data_directory.join("images");
+        for part in ["blobs/sha256", "layers"] {
+            fs::create_dir_all(directory.join(part)).map_err(path_at("make", directory.join(part)))?;
+        }
+        let executable = match executable {
+            Some(executable) => executable,
+            None => builtin::own_executable().map_err(io_at("find this program's file"))?,
+        };
+        let store = Self { directory, executable };
+        let _lock = store.lock()?;
+        store.sweep_scratch();
+        for diff_id in &builtin::document().rootfs.diff_ids {
+            store.add_layer(diff_id, |scratch| builtin::write_root(scratch).map_err(io_at("write the built-in image")))?;
+        }
+        Ok(store)
+    }
+
+    /// Imports an archive (plain, gzip or zstd) and gives the images that were in it.
+    pub fn import(&self, archive: impl Read) -> Result<Vec<Image>, ImageError> {
+        let scratch = self.scratch()?;
+        let files = ArchiveFiles::unpack(archive, &scratch.path)?;
+        let mut imported = Vec::new();
+        for found in files.images()? {
+            let names = found.names.iter().map(|name| name.parse()).collect::<Result<Vec<Reference>, _>>()?;
+            if let Some(reserved) = names.iter().find(|name| name.is_reserved()) {
+                return Err(ImageError::Reserved(reserved.to_string()));
+            }
+            imported.push(self.import_one(&files, &found, &names)?);
+        }
+        let records = self.records()?;
+        imported.iter().map(|id| self.image(id, &records)).collect()
+    }
+
+    /// Imports the archive in this file.
+    pub fn import_file(&self, path: &Path) -> Result<Vec<Image>, ImageError> {
+        self.import(File::open(path).map_err(path_at("open", path))?)
+    }
+
+    /// The image of this name, or of this id (`sha256:…`).
+    pub fn get(&self, name: &str) -> Result<Option<Image>, ImageError> {
+        let records = self.records()?;
+        let id = match name.parse::<Digest>() {
+            Ok(id) => Some(id),
+            Err(_) => self.id_of(&name.parse()?, &records),
+        };
+        match id {
+            Some(id) if id == builtin_id() => Ok(Some(self.built_in(&records))),
+            Some(id) if records.images.contains_key(&id) => self.image(&id, &records).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// Every image, the built-in one first.
+    pub fn list(&self) -> Result<Vec<Image>, ImageError> {
+        let records = self.records()?;
+        let mut images = vec![self.built_in(&records)];
+        for id in records.images.keys() {
+            images.push(self.image(id, &records)?);
+        }
+        Ok(images)
+    }
+
+    /// Forgets a name (or an id with all its names), and with its last name the image. False when there's no such image.
+    pub fn remove(&self, name: &str) -> Result<bool, ImageError> {
+        let _lock = self.lock()?;
+        let mut records = self.records()?;
+        let id = match name.parse::<Digest>() {
+            Ok(id) => {
+                records.refs.retain(|_, named| *named != id);
+                Some(id)
+            }
+            Err(_) => {
+                let reference: Reference = name.parse()?;
+                if reference.is_reserved() {
+                    return Err(ImageError::Reserved(reference.to_string()));
+                }
+                records.refs.remove(&reference.to_string())
+            }
+        };
+        let Some(id) = id else { return Ok(false) };
+        if id == builtin_id() {
+            return Err(ImageError::Reserved(id.to_string()));
+        }
+        let known = records.drop_if_nameless(&id) || records.images.contains_key(&id);
+        records.save(&self.records_path()).map_err(path_at("write", self.records_path()))?;
+        self.sweep(&records)?;
+        Ok(known)
+    }
+
+    fn import_one(&self, files: &ArchiveFiles, found: &FoundImage, names: &[Reference]) -> Result<Digest, ImageError> {
+        let config = files.read(&found.config)?;
+        let id = Digest::of(&config);
+        if let Some(expected) = found.config.strip_prefix("blobs/sha256/").and_then(|hex| format!("sha256:{hex}").parse().ok())
+            && expected != id
+        {
+            return Err(ImageError::Mismatch { what: found.config.clone(), expected, actual: id });
+        }
+        let document: ImageDocument =
+            serde_json::from_slice(&config).map_err(|source| ImageError::Json { file: found.config.clone(), source })?;
+        let diff_ids = document.rootfs.diff_ids;
+        if diff_ids.len() != found.layers.len() {
+            return Err(ImageError::LayerCount { layers: found.layers.len(), diff_ids: diff_ids.len() });
+        }
+        let mut size = 0;
+        // Also against a sweep between a layer's arrival and its mention in the records.
+        let _lock = self.lock()?;
+        for (layer, diff_id) in found.layers.iter().zip(&diff_ids) {
+            size += self.import_layer(files, layer, diff_id)?;
+        }
+        self.write_blob(&id, &config)?;
+        let mut records = self.records()?;
+        records.images.insert(id.clone(), ImageRecord { layers: diff_ids, size });
+        for name in names {
+            if let Some(displaced) = records.refs.insert(name.to_string(), id.clone()) {
+                records.drop_if_nameless(&displaced);
+            }
+        }
+        records.save(&self.records_path()).map_err(path_at("write", self.records_path()))?;
+        self.sweep(&records)?;
+        Ok(id)
+    }
+
+    /// Gives the layer's size as an uncompressed archive.
+    fn import_layer(&self, files: &ArchiveFiles, layer: &LayerFile, diff_id: &Digest) -> Result<u64, ImageError> {
+        if let Some(digest) = &layer.digest {
+            files.verify(&layer.file, digest)?;
+        }
+        let open = || decompress(files.open(&layer.file)?).map_err(path_at("read", layer.file.clone()));
+        let mut size = None;
+        self.add_layer(diff_id, |scratch| {
+            let mut summing = Summing::new(open()?);
+            unpack(&mut summing, scratch)?;
+            let (actual, length) = summing.finish();
+            size = Some(length);
+            if actual == *diff_id {
+                return Ok(());
+            }
+            Err(ImageError::Mismatch { what: layer.file.clone(), expected: diff_id.clone(), actual })
+        })?;
+        match size {
+            Some(size) => Ok(size),
+            None => io::copy(&mut open()?, &mut io::sink()).map_err(path_at("read", layer.file.clone())),
+        }
+    }
+
+    /// Makes a layer's directory unless it is there.
+    fn add_layer(&self, diff_id: &Digest, fill: impl FnOnce(&Path) -> Result<(), ImageError>) -> Result<(), ImageError> {
+        let target = self.layer_path(diff_id);
+        if target.exists() {
+            return Ok(());
+        }
+        let scratch = self.scratch()?;
+        fill(&scratch.path)?;
+        fs::rename(&scratch.path, &target).map_err(path_at("move a layer to", target))
+    }
+
+    fn write_blob(&self, digest: &Digest, bytes: &[u8]) -> Result<(), ImageError> {
+        let scratch = self.scratch()?;
+        let temporary = scratch.path.join("blob");
+        fs::write(&temporary, bytes).map_err(path_at("write", temporary.clone()))?;
+        fs::rename(temporary, self.blob_path(digest)).map_err(path_at("move a blob to", self.blob_path(digest)))
+    }
+
+    fn image(&self, id: &Digest, records: &Records) -> Result<Image, ImageError> {
+        let path = self.blob_path(id);
+        let bytes = fs::read(&path).map_err(path_at("read", path.clone()))?;
+        let document: ImageDocument =
+            serde_json::from_slice(&bytes).map_err(|source| ImageError::Json { file: path.display().to_string(), source })?;
+        let record = records.images.get(id);
+        Ok(Image {
+            id: id.clone(),
+            names: records.names_of(id),
+            size: record.map_or(0, |record| record.size),
+            config: document.config,
+            layers: document.rootfs.diff_ids.iter().map(|diff_id| self.layer_path(diff_id)).collect(),
+            binds: Vec::new(),
+            built_in: false,
+        })
+    }
+
+    fn built_in(&self, records: &Records) -> Image {
+        let document = builtin::document();
+        let mut names = vec![builtin::TESTSERVER.to_owned()];
+        names.extend(records.names_of(&builtin_id()));
+        Image {
+            id: builtin_id(),
+            names,
+            size: fs::metadata(&self.executable).map_or(0, |metadata| metadata.len()),
+            config: document.config,
+            layers: document.rootfs.diff_ids.iter().map(|diff_id| self.layer_path(diff_id)).collect(),
+            binds: vec![FileBind { source: self.executable.clone(), target: PathBuf::from(builtin::PROGRAM) }],
+            built_in: true,
+        }
+    }
+
+    fn id_of(&self, reference: &Reference, records: &Records) -> Option<Digest> {
+        let name = reference.to_string();
+        if name == builtin::TESTSERVER {
+            return Some(builtin_id());
+        }
+        records.refs.get(&name).cloned()
+    }
+
+    /// Deletes blobs and layers that no image mentions and nobody uses. Under the lock.
+    fn sweep(&self, records: &Records) -> Result<(), ImageError> {
+        let kept: HashSet<String> = builtin::document().rootfs.diff_ids.iter().map(|id| id.hex().to_owned()).collect();
+        for (name, path) in entries(&self.directory.join("layers"))? {
+            if !records.uses_layer(&name) && !kept.contains(&name) && unused(&path) {
+                self.delete(&path)?;
+            }
+        }
+        for (name, path) in entries(&self.directory.join("blobs/sha256"))? {
+            if !records.images.keys().any(|id| id.hex() == name) {
+                fs::remove_file(&path).map_err(path_at("remove", path.clone()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Out of sight first: a half-deleted layer must not be taken for one.
+    fn delete(&self, layer: &Path) -> Result<(), ImageError> {
+        let scratch = self.scratch()?;
+        fs::rename(layer, scratch.path.join("layer")).map_err(path_at("remove", layer))
+    }
+
+    /// A directory of this process's own, gone with the value.
+    fn scratch(&self) -> Result<Scratch, ImageError> {
+        let number = SCRATCH_NUMBER.fetch_add(1, Ordering::Relaxed);
+        let path = self.directory.join(format!(".scratch-{}-{number}", std::process::id()));
+        fs::create_dir(&path).map_err(path_at("make", path.clone()))?;
+        let held = lock_directory(&path, FlockOperation::LockShared).map_err(path_at("lock", path.clone()))?;
+        Ok(Scratch { path, _held: held })
+    }
+
+    /// Deletes what killed imports left.
+    fn sweep_scratch(&self) {
+        for (name, path) in entries(&self.directory).unwrap_or_default() {
+            if name.starts_with(".scratch-") && unused(&path) {
+                let _ = fs::remove_dir_all(path);
+            }
+        }
+    }
+
+    fn lock(&self) -> Result<OwnedFd, ImageError> {
+        let path = self.directory.join("lock");
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(path_at("open", path.clone()))?;
+        flock(&file, FlockOperation::LockExclusive).map_err(path_at("lock", path))?;
+        Ok(file.into())
+    }
+
+    fn records(&self) -> Result<Records, ImageError> {
+        Records::load(&self.records_path()).map_err(path_at("read", self.records_path()))
+    }
+
+    fn records_path(&self) -> PathBuf {
+        self.directory.join("refs.json")
+    }
+
+    fn layer_path(&self, diff_id: &Digest) -> PathBuf {
+        self.directory.join("layers").join(diff_id.hex())
+    }
+
+    fn blob_path(&self, digest: &Digest) -> PathBuf {
+        self.directory.join("blobs/sha256").join(digest.hex())
+    }
+}
+
+struct Scratch {
+    path: PathBuf,
+    _held: OwnedFd,
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // A layer was moved away from under its name; the rest goes.
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+fn builtin_id() -> Digest {
+    let bytes = serde_json::to_vec(&builtin::document()).expect("a document of strings is JSON");
+    Digest::of(&bytes)
+}
+
+fn lock_directory(path: &Path, how: FlockOperation) -> io::Result<OwnedFd> {
+    let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    flock(&fd, how)?;
+    Ok(fd)
+}
+
+/// Whether nobody holds the directory.
+fn unused(path: &Path) -> bool {
+    lock_directory(path, FlockOperation::NonBlockingLockExclusive).is_ok()
+}
+
+fn entries(directory: &Path) -> Result<Vec<(String, PathBuf)>, ImageError> {
+    let listed = fs::read_dir(directory).map_err(path_at("list", directory))?;
+    Ok(listed.flatten().filter_map(|entry| Some((entry.file_name().into_string().ok()?, entry.path()))).collect())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,105 @@
+//! What of control groups libcontainer leaves to us: whether a group met the out-of-memory killer, and removing the
+//! groups above a container's. Version 1, hybrid and version 2.
+//!
+//! Not responsible for making groups or setting limits.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::Duration;
+
+const ROOT: &str = "/sys/fs/cgroup";
+/// A group stays busy for a moment after its last process was reaped.
+const RETRIES: u32 = 50;
+const RETRY_AFTER: Duration = Duration::from_millis(10);
+
+/// The directories below which a path like `/portolan/…` may exist: one in version 2, one per controller before.
+pub fn hierarchies() -> Vec<PathBuf> {
+    let root = Path::new(ROOT);
+    if root.join("cgroup.controllers").exists() {
+        return vec![root.to_owned()];
+    }
+    let Ok(entries) = fs::read_dir(root) else { return Vec::new() };
+    let mut found: Vec<PathBuf> = entries
+        .flatten()
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| entry.path())
+        .collect();
+    found.sort();
+    found
+}
+
+/// Removes this group and all below it, in every hierarchy. Processes must be gone from them.
+pub fn remove_tree(group: &Path) -> io::Result<()> {
+    let relative = group.strip_prefix("/").unwrap_or(group);
+    if relative.as_os_str().is_empty() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the root group can't be removed"));
+    }
+    for hierarchy in hierarchies() {
+        remove_below(&hierarchy.join(relative))?;
+    }
+    Ok(())
+}
+
+/// Removes `group` where it is empty, leaving others alone.
+pub fn remove_if_empty(group: &Path) {
+    let relative = group.strip_prefix("/").unwrap_or(group);
+    if relative.as_os_str().is_empty() {
+        return;
+    }
+    for hierarchy in hierarchies() {
+        // Busy or not there: somebody else's or nobody's.
+        let _ = fs::remove_dir(hierarchy.join(relative));
+    }
+}
+
+/// The names of the groups right below `group`, in any hierarchy.
+pub fn children(group: &Path) -> Vec<String> {
+    let relative = group.strip_prefix("/").unwrap_or(group);
+    let mut names: Vec<String> = hierarchies()
+        .iter()
+        .filter_map(|hierarchy| fs::read_dir(hierarchy.join(relative)).ok())
+        .flat_map(|entries| entries.flatten())
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// Whether the out-of-memory killer ended something in this group.
+pub(crate) fn oom_killed(group: &Path) -> bool {
+    let relative = group.strip_prefix("/").unwrap_or(group);
+    let root = Path::new(ROOT);
+    [root.join(relative).join("memory.events"), root.join("memory").join(relative).join("memory.oom_control")]
+        .iter()
+        .filter_map(|file| fs::read_to_string(file).ok())
+        .any(|text| text.lines().any(|line| line.strip_prefix("oom_kill ").is_some_and(|count| count.trim() != "0")))
+}
+
+fn remove_below(directory: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove_below(&entry.path())?;
+        }
+    }
+    let mut attempt = 0;
+    loop {
+        match fs::remove_dir(directory) {
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && attempt < RETRIES => {
+                attempt += 1;
+                sleep(RETRY_AFTER);
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => return other,
+        }
+    }
+}
