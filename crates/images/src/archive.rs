@@ -52,7 +52,11 @@ impl ArchiveFiles {
             let mut entry = entry.map_err(io_at("read the archive"))?;
             let wanted = matches!(
                 entry.header().entry_type(),
-                EntryType::Regular | EntryType::Continuous | EntryType::Symlink | EntryType::Link | EntryType::Directory
+                EntryType::Regular
+                    | EntryType::Continuous
+                    | EntryType::Symlink
+                    | EntryType::Link
+                    | EntryType::Directory
             );
             if wanted {
                 entry.unpack_in(directory).map_err(io_at("unpack the archive"))?;
@@ -111,7 +115,11 @@ impl ArchiveFiles {
             let index: IndexOrManifest = self.json("index.json")?;
             let found = index.manifests.iter().map(|one| self.oci_image(one)).collect::<Result<Vec<_>, _>>()?;
             // Docker writes a name's tag alone into the annotation, and the whole name into manifest.json.
-            return if self.directory.join("manifest.json").exists() { self.with_docker_names(found) } else { Ok(found) };
+            return if self.directory.join("manifest.json").exists() {
+                self.with_docker_names(found)
+            } else {
+                Ok(found)
+            };
         }
         if self.directory.join("manifest.json").exists() {
             let manifests: Vec<DockerManifest> = self.json("manifest.json")?;
@@ -157,7 +165,11 @@ impl ArchiveFiles {
 
 fn docker_image(manifest: DockerManifest) -> FoundImage {
     let layer = |file| LayerFile { file, digest: None };
-    FoundImage { names: manifest.repo_tags, config: manifest.config, layers: manifest.layers.into_iter().map(layer).collect() }
+    FoundImage {
+        names: manifest.repo_tags,
+        config: manifest.config,
+        layers: manifest.layers.into_iter().map(layer).collect(),
+    }
 }
 
 fn blob(digest: &Digest) -> String {

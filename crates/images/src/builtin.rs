@@ -51,7 +51,10 @@ pub(crate) fn document() -> ImageDocument {
             working_dir: "/".to_owned(),
             ..ImageConfig::default()
         },
-        rootfs: RootFs { kind: "layers".to_owned(), diff_ids: vec![Digest::of(format!("{DIRECTORIES:?}{FILES:?}").as_bytes())] },
+        rootfs: RootFs {
+            kind: "layers".to_owned(),
+            diff_ids: vec![Digest::of(format!("{DIRECTORIES:?}{FILES:?}").as_bytes())],
+        },
     }
 }
 

@@ -114,7 +114,9 @@ mod tests {
         let abc = Digest::of(b"abc");
         assert_eq!(abc.to_string(), "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
         assert_eq!(abc.to_string().parse(), Ok(abc.clone()));
-        for bad in ["", "sha256:", "sha256:../../x", "sha512:00", &abc.to_string().to_uppercase(), &abc.to_string()[..70]] {
+        for bad in
+            ["", "sha256:", "sha256:../../x", "sha512:00", &abc.to_string().to_uppercase(), &abc.to_string()[..70]]
+        {
             assert!(bad.parse::<Digest>().is_err(), "{bad}");
         }
     }

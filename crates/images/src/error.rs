@@ -57,6 +57,9 @@ pub(crate) fn io_at<E: Into<io::Error>>(step: &'static str) -> impl FnOnce(E) ->
     move |source| ImageError::Io { step, source: source.into() }
 }
 
-pub(crate) fn path_at<E: Into<io::Error>>(step: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(E) -> ImageError {
+pub(crate) fn path_at<E: Into<io::Error>>(
+    step: &'static str,
+    path: impl Into<PathBuf>,
+) -> impl FnOnce(E) -> ImageError {
     move |source| ImageError::Path { step, path: path.into(), source: source.into() }
 }

@@ -117,9 +117,9 @@ pub(crate) fn architecture() -> &'static str {
 /// Linux numbers of signals (signal(7), x86 and ARM).
 fn signal_number(name: &str) -> Option<i32> {
     const NAMES: [&str; 31] = [
-        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM", "TERM",
-        "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO",
-        "PWR", "SYS",
+        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM",
+        "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF",
+        "WINCH", "IO", "PWR", "SYS",
     ];
     const RTMIN: i32 = 34;
     let name = name.to_ascii_uppercase();
@@ -135,7 +135,9 @@ fn layers() -> String {
 }
 
 /// Go writes empty lists and objects as null.
-fn null_is_default<'de, D: serde::Deserializer<'de>, T: Default + Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+fn null_is_default<'de, D: serde::Deserializer<'de>, T: Default + Deserialize<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
     Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
 }
 
@@ -146,7 +148,8 @@ mod tests {
     #[test]
     fn signals_have_names_and_numbers() {
         let number = |text: &str| ImageConfig { stop_signal: text.into(), ..Default::default() }.stop_signal_number();
-        let cases = [("", 15), ("SIGQUIT", 3), ("quit", 3), ("9", 9), ("SIGWINCH", 28), ("SIGRTMIN+3", 37), ("nonsense", 15)];
+        let cases =
+            [("", 15), ("SIGQUIT", 3), ("quit", 3), ("9", 9), ("SIGWINCH", 28), ("SIGRTMIN+3", 37), ("nonsense", 15)];
         for (text, expected) in cases {
             assert_eq!(number(text), expected, "{text}");
         }

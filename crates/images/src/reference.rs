@@ -73,7 +73,8 @@ impl FromStr for Reference {
         let part = |what, part: &str| ReferenceError::Part { name: name.to_owned(), what, part: part.to_owned() };
         let (rest, digest) = match name.split_once('@') {
             Some((rest, digest)) => {
-                let digest = digest.parse().map_err(|source| ReferenceError::Digest { name: name.to_owned(), source })?;
+                let digest =
+                    digest.parse().map_err(|source| ReferenceError::Digest { name: name.to_owned(), source })?;
                 (rest, Some(digest))
             }
             None => (name, None),
@@ -128,7 +129,8 @@ fn is_host(host: &str) -> bool {
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
-    name.split('.').all(label) && port.is_none_or(|port| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()))
+    name.split('.').all(label)
+        && port.is_none_or(|port| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 /// Lowercase letters and digits, with `.`, `_`, `__` or any number of `-` between them.
@@ -138,12 +140,16 @@ fn is_path_component(component: &str) -> bool {
     let ends = |byte: Option<&u8>| byte.is_some_and(alphanumeric);
     ends(bytes.first())
         && ends(bytes.last())
-        && bytes.split(alphanumeric).all(|between| matches!(between, b"" | b"." | b"_" | b"__") || between.iter().all(|b| *b == b'-'))
+        && bytes
+            .split(alphanumeric)
+            .all(|between| matches!(between, b"" | b"." | b"_" | b"__") || between.iter().all(|b| *b == b'-'))
 }
 
 fn is_tag(tag: &str) -> bool {
     let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
-    tag.len() <= 128 && tag.bytes().next().is_some_and(word) && tag.bytes().all(|byte| word(byte) || byte == b'.' || byte == b'-')
+    tag.len() <= 128
+        && tag.bytes().next().is_some_and(word)
+        && tag.bytes().all(|byte| word(byte) || byte == b'.' || byte == b'-')
 }
 
 #[cfg(test)]
@@ -174,7 +180,21 @@ mod tests {
 
     #[test]
     fn what_is_no_name_is_refused() {
-        for bad in ["", "UPPER", "a/../b", "/a", "a//b", "a:", "a:tag with space", "-a", "a.", "a___b", "h.io:x/a", "a@sha256:1", ".."] {
+        for bad in [
+            "",
+            "UPPER",
+            "a/../b",
+            "/a",
+            "a//b",
+            "a:",
+            "a:tag with space",
+            "-a",
+            "a.",
+            "a___b",
+            "h.io:x/a",
+            "a@sha256:1",
+            "..",
+        ] {
             assert!(bad.parse::<Reference>().is_err(), "{bad}");
         }
         assert!("a--b/c__d.e_f".parse::<Reference>().is_ok());

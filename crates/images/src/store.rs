@@ -74,7 +74,9 @@ impl ImageStore {
         let _lock = store.lock()?;
         store.sweep_scratch();
         for diff_id in &builtin::document().rootfs.diff_ids {
-            store.add_layer(diff_id, |scratch| builtin::write_root(scratch).map_err(io_at("write the built-in image")))?;
+            store.add_layer(diff_id, |scratch| {
+                builtin::write_root(scratch).map_err(io_at("write the built-in image"))
+            })?;
         }
         Ok(store)
     }
@@ -154,13 +156,14 @@ impl ImageStore {
     fn import_one(&self, files: &ArchiveFiles, found: &FoundImage, names: &[Reference]) -> Result<Digest, ImageError> {
         let config = files.read(&found.config)?;
         let id = Digest::of(&config);
-        if let Some(expected) = found.config.strip_prefix("blobs/sha256/").and_then(|hex| format!("sha256:{hex}").parse().ok())
+        if let Some(expected) =
+            found.config.strip_prefix("blobs/sha256/").and_then(|hex| format!("sha256:{hex}").parse().ok())
             && expected != id
         {
             return Err(ImageError::Mismatch { what: found.config.clone(), expected, actual: id });
         }
-        let document: ImageDocument =
-            serde_json::from_slice(&config).map_err(|source| ImageError::Json { file: found.config.clone(), source })?;
+        let document: ImageDocument = serde_json::from_slice(&config)
+            .map_err(|source| ImageError::Json { file: found.config.clone(), source })?;
         let diff_ids = document.rootfs.diff_ids;
         if diff_ids.len() != found.layers.len() {
             return Err(ImageError::LayerCount { layers: found.layers.len(), diff_ids: diff_ids.len() });
@@ -208,7 +211,11 @@ impl ImageStore {
     }
 
     /// Makes a layer's directory unless it is there.
-    fn add_layer(&self, diff_id: &Digest, fill: impl FnOnce(&Path) -> Result<(), ImageError>) -> Result<(), ImageError> {
+    fn add_layer(
+        &self,
+        diff_id: &Digest,
+        fill: impl FnOnce(&Path) -> Result<(), ImageError>,
+    ) -> Result<(), ImageError> {
         let target = self.layer_path(diff_id);
         if target.exists() {
             return Ok(());
@@ -228,8 +235,8 @@ impl ImageStore {
     fn image(&self, id: &Digest, records: &Records) -> Result<Image, ImageError> {
         let path = self.blob_path(id);
         let bytes = fs::read(&path).map_err(path_at("read", path.clone()))?;
-        let document: ImageDocument =
-            serde_json::from_slice(&bytes).map_err(|source| ImageError::Json { file: path.display().to_string(), source })?;
+        let document: ImageDocument = serde_json::from_slice(&bytes)
+            .map_err(|source| ImageError::Json { file: path.display().to_string(), source })?;
         let record = records.images.get(id);
         Ok(Image {
             id: id.clone(),
@@ -307,7 +314,12 @@ impl ImageStore {
 
     fn lock(&self) -> Result<OwnedFd, ImageError> {
         let path = self.directory.join("lock");
-        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(path_at("open", path.clone()))?;
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .map_err(path_at("open", path.clone()))?;
         flock(&file, FlockOperation::LockExclusive).map_err(path_at("lock", path))?;
         Ok(file.into())
     }

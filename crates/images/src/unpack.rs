@@ -10,8 +10,8 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags, chmod, chownat, fchmod, fchown,
-    linkat, makedev, mkdirat, mknodat, openat, openat2, setxattr, statat, symlinkat, unlinkat, utimensat,
+    AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags, chmod, chownat, fchmod,
+    fchown, linkat, makedev, mkdirat, mknodat, openat, openat2, setxattr, statat, symlinkat, unlinkat, utimensat,
 };
 use rustix::io::Errno;
 use tar::{Archive, Entry, EntryType};
@@ -50,7 +50,10 @@ struct Layer {
 impl Layer {
     fn add<R: Read>(&mut self, entry: &mut Entry<'_, R>) -> io::Result<()> {
         let kind = entry.header().entry_type();
-        if matches!(kind, EntryType::XGlobalHeader | EntryType::XHeader | EntryType::GNULongName | EntryType::GNULongLink) {
+        if matches!(
+            kind,
+            EntryType::XGlobalHeader | EntryType::XHeader | EntryType::GNULongName | EntryType::GNULongLink
+        ) {
             return Ok(());
         }
         let path = clean(&entry.path()?)?;
@@ -75,10 +78,15 @@ impl Layer {
             _ => write_file(entry, &parent, &name)?,
         }
         set_attributes(entry, &parent, &name, kind)?;
-        let times = times(entry)?;
+        let times = times(entry);
         if kind == EntryType::Directory {
             if was_whiteout {
-                set_opaque(&openat(&parent, &name, OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?)?;
+                set_opaque(&openat(
+                    &parent,
+                    &name,
+                    OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+                    Mode::empty(),
+                )?)?;
             }
             self.times.push((path, times));
             return Ok(());
@@ -110,7 +118,8 @@ impl Layer {
     fn hard_link<R: Read>(&self, entry: &Entry<'_, R>, parent: &OwnedFd, name: &OsStr) -> io::Result<()> {
         let target = clean(&link(entry)?)?;
         let target_name = target.file_name().ok_or_else(|| invalid("a hard link to the root"))?;
-        let target_parent = self.resolve(target.parent().unwrap_or(Path::new("")), OFlags::DIRECTORY | OFlags::RDONLY)?;
+        let target_parent =
+            self.resolve(target.parent().unwrap_or(Path::new("")), OFlags::DIRECTORY | OFlags::RDONLY)?;
         Ok(linkat(&target_parent, target_name, parent, name, AtFlags::empty())?)
     }
 
@@ -192,7 +201,7 @@ fn set_opaque(directory: &OwnedFd) -> io::Result<()> {
 
 fn make_node<R: Read>(entry: &Entry<'_, R>, kind: EntryType, parent: &OwnedFd, name: &OsStr) -> io::Result<()> {
     let header = entry.header();
-    let device = makedev(header.device_major()?.unwrap_or(0), header.device_minor()?.unwrap_or(0));
+    let device = makedev(number(header.device_major()), number(header.device_minor()));
     let kind = match kind {
         EntryType::Char if device == 0 => return Err(invalid("a device that overlay takes for a deletion")),
         EntryType::Char => FileType::CharacterDevice,
@@ -210,9 +219,15 @@ fn write_file<R: Read>(entry: &mut Entry<'_, R>, parent: &OwnedFd, name: &OsStr)
 }
 
 /// Owner first: changing it clears set-user-id bits and capabilities.
-fn set_attributes<R: Read>(entry: &mut Entry<'_, R>, parent: &OwnedFd, name: &OsStr, kind: EntryType) -> io::Result<()> {
+fn set_attributes<R: Read>(
+    entry: &mut Entry<'_, R>,
+    parent: &OwnedFd,
+    name: &OsStr,
+    kind: EntryType,
+) -> io::Result<()> {
     let header = entry.header();
-    let (uid, gid, mode) = (id(header.uid()?)?, id(header.gid()?)?, Mode::from_raw_mode(header.mode()? & 0o7777));
+    let (uid, gid, mode) =
+        (id(header.uid().unwrap_or(0))?, id(header.gid().unwrap_or(0))?, Mode::from_raw_mode(header.mode()? & 0o7777));
     let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
     if matches!(kind, EntryType::Directory | EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse) {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -228,6 +243,11 @@ fn set_attributes<R: Read>(entry: &mut Entry<'_, R>, parent: &OwnedFd, name: &Os
         chmod(path, mode)?;
     }
     Ok(())
+}
+
+/// A field that writers of anything but devices leave blank.
+fn number(field: io::Result<Option<u32>>) -> u32 {
+    field.ok().flatten().unwrap_or(0)
 }
 
 fn id(raw: u64) -> io::Result<u32> {
@@ -253,9 +273,9 @@ fn set_xattrs<R: Read>(entry: &mut Entry<'_, R>, file: BorrowedFd<'_>) -> io::Re
     Ok(())
 }
 
-fn times<R: Read>(entry: &Entry<'_, R>) -> io::Result<Timestamps> {
-    let time = Timespec { tv_sec: i64::try_from(entry.header().mtime()?).unwrap_or(0), tv_nsec: 0 };
-    Ok(Timestamps { last_access: time, last_modification: time })
+fn times<R: Read>(entry: &Entry<'_, R>) -> Timestamps {
+    let time = Timespec { tv_sec: i64::try_from(entry.header().mtime().unwrap_or(0)).unwrap_or(0), tv_nsec: 0 };
+    Timestamps { last_access: time, last_modification: time }
 }
 
 #[cfg(test)]
@@ -286,11 +306,21 @@ mod tests {
         }
     }
 
-    fn entry(archive: &mut tar::Builder<Vec<u8>>, kind: EntryType, path: &str, mode: u32, link: Option<&str>, content: &[u8]) {
+    fn entry(
+        archive: &mut tar::Builder<Vec<u8>>,
+        kind: EntryType,
+        path: &str,
+        mode: u32,
+        link: Option<&str>,
+        content: &[u8],
+    ) {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(kind);
         header.set_mode(mode);
-        (header.set_uid(12), header.set_gid(34), header.set_mtime(1_000_000), header.set_size(content.len() as u64));
+        header.set_uid(12);
+        header.set_gid(34);
+        header.set_mtime(1_000_000);
+        header.set_size(content.len() as u64);
         // `set_path` refuses what a hostile archive would hold.
         header.as_gnu_mut().unwrap().name[..path.len()].copy_from_slice(path.as_bytes());
         if let Some(link) = link {
@@ -314,7 +344,10 @@ mod tests {
         unpack(&archive.into_inner().unwrap()[..], &scratch.layer()).unwrap();
 
         let file = fs::metadata(scratch.layer().join("etc/app")).unwrap();
-        assert_eq!((file.uid(), file.gid(), file.permissions().mode() & 0o7777, file.mtime()), (12, 34, 0o4755, 1_000_000));
+        assert_eq!(
+            (file.uid(), file.gid(), file.permissions().mode() & 0o7777, file.mtime()),
+            (12, 34, 0o4755, 1_000_000)
+        );
         assert_eq!(file.nlink(), 2);
         assert_eq!(fs::metadata(scratch.layer().join("etc")).unwrap().mtime(), 1_000_000);
         assert_eq!(fs::read_link(scratch.layer().join("etc/soft")).unwrap(), Path::new("/etc/app"));

@@ -152,7 +152,8 @@ fn start(directory: &Path, config: &ShimConfig) -> Result<Started, StartError> {
         return Err(StartError::CannotRun(message));
     }
     let output = io.into_output(&mut held).map_err(io_at("take the container's terminal"))?;
-    let running = running(init, started_at).and_then(|running| record::write(&directory.join(record::RUNNING), &running));
+    let running =
+        running(init, started_at).and_then(|running| record::write(&directory.join(record::RUNNING), &running));
     if let Err(source) = running {
         abandon(&mut container, init);
         return Err(StartError::Io { step: "record the container's processes", source });
@@ -167,7 +168,12 @@ fn running(init: i32, started_at: i64) -> io::Result<Running> {
 }
 
 fn lock(path: &Path) -> Result<OwnedFd, StartError> {
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(path).map_err(io_at("open the shim's lock"))?;
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path)
+        .map_err(io_at("open the shim's lock"))?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file.into()),
         Err(Errno::WOULDBLOCK) => Err(StartError::Busy),
@@ -230,7 +236,8 @@ fn create(directory: &Path, config: &ShimConfig, io: &Stdio, failure: &OwnedFd) 
         Stdio::Terminal { socket_path, .. } => builder = builder.with_console_socket(Some(socket_path)),
         Stdio::Pipes { stdin, stdout, stderr, .. } => {
             let duplicate = |fd: &OwnedFd| fd.try_clone().map_err(io_at("duplicate a descriptor"));
-            builder = builder.with_stdin(duplicate(stdin)?).with_stdout(duplicate(stdout)?).with_stderr(duplicate(stderr)?);
+            builder =
+                builder.with_stdin(duplicate(stdin)?).with_stdout(duplicate(stdout)?).with_stderr(duplicate(stderr)?);
         }
     }
     // Detached means here: the builder neither waits nor needs a terminal of its own.
@@ -278,7 +285,10 @@ enum Stdio {
         stderr: OwnedFd,
         readers: [OwnedFd; 2],
     },
-    Terminal { listener: UnixListener, socket_path: PathBuf },
+    Terminal {
+        listener: UnixListener,
+        socket_path: PathBuf,
+    },
 }
 
 impl Stdio {
@@ -350,14 +360,17 @@ fn supervise(directory: &Path, config: &ShimConfig, mut started: Started) -> Exi
         Ended { code: 0, .. } => "Completed",
         _ => "Error",
     };
-    write_exit(directory, &ExitRecord {
-        code: ended.code,
-        signal: ended.signal,
-        started_at: started.started_at,
-        finished_at,
-        reason: reason.to_owned(),
-        message: String::new(),
-    });
+    write_exit(
+        directory,
+        &ExitRecord {
+            code: ended.code,
+            signal: ended.signal,
+            started_at: started.started_at,
+            finished_at,
+            reason: reason.to_owned(),
+            message: String::new(),
+        },
+    );
     ExitCode::SUCCESS
 }
 

@@ -113,7 +113,10 @@ mod tests {
     #[test]
     fn a_failure_names_the_program() {
         assert_eq!(execute(&["/no/such".into()]), "exec: \"/no/such\": no such file or directory");
-        assert_eq!(execute(&["no-such-program-anywhere".into()]), "exec: \"no-such-program-anywhere\": executable file not found in $PATH");
+        assert_eq!(
+            execute(&["no-such-program-anywhere".into()]),
+            "exec: \"no-such-program-anywhere\": executable file not found in $PATH"
+        );
         assert_eq!(execute(&["/etc".into()]), "exec: \"/etc\": permission denied");
         assert_eq!(execute(&[]), "no command given, and the image has none");
     }

@@ -86,12 +86,10 @@ mod tests {
     #[test]
     fn lines_are_cut_at_newlines_across_writes() {
         let head = "2023-11-14T22:13:20.000000005Z stderr";
-        assert_eq!(lines(&[b"one\ntw", b"o\n\nthree"]), [
-            format!("{head} F one"),
-            format!("{head} F two"),
-            format!("{head} F "),
-            format!("{head} P three"),
-        ]);
+        assert_eq!(
+            lines(&[b"one\ntw", b"o\n\nthree"]),
+            [format!("{head} F one"), format!("{head} F two"), format!("{head} F "), format!("{head} P three"),]
+        );
         assert!(lines(&[]).is_empty());
     }
 

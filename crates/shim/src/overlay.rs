@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, fsconfig_create, fsconfig_set_string, fsmount,
-    fsopen, mount, move_mount,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, fsconfig_create, fsconfig_set_string,
+    fsmount, fsopen, mount, move_mount,
 };
 
 /// Mounts the overlay at `target`. `lower` is topmost first.
@@ -36,10 +36,8 @@ fn mount_by_descriptor(lower: &[PathBuf], upper: &Path, work: &Path, target: &Pa
 /// All layers in one string of at most a page: their names relative to their common directory.
 fn mount_by_options(lower: &[PathBuf], upper: &Path, work: &Path, target: &Path) -> io::Result<()> {
     let parent = lower.first().and_then(|layer| layer.parent()).unwrap_or(Path::new("/"));
-    let names: Vec<String> = lower
-        .iter()
-        .map(|layer| layer.strip_prefix(parent).unwrap_or(layer).display().to_string())
-        .collect();
+    let names: Vec<String> =
+        lower.iter().map(|layer| layer.strip_prefix(parent).unwrap_or(layer).display().to_string()).collect();
     let options = format!("lowerdir={},upperdir={},workdir={}", names.join(":"), upper.display(), work.display());
     let odd = |text: &str| text.contains([':', ',', '\\']);
     if names.iter().any(|name| odd(name)) || [upper, work].iter().any(|path| odd(&path.to_string_lossy())) {

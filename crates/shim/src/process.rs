@@ -96,7 +96,11 @@ mod tests {
 
     #[test]
     fn a_reaped_process_is_gone() {
-        let mut child = std::process::Command::new("/proc/self/exe").arg("--list").stdout(std::process::Stdio::null()).spawn().unwrap();
+        let mut child = std::process::Command::new("/proc/self/exe")
+            .arg("--list")
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
         let identity = ProcessIdentity::of(child.id() as i32).unwrap();
         child.wait().unwrap();
         assert!(identity.open().unwrap().is_none());

@@ -81,9 +81,13 @@ pub struct ExitRecord {
 pub enum StartReport {
     Started,
     /// The container's own doing: its program can't be executed. An exit record says so too.
-    CannotRun { message: String },
+    CannotRun {
+        message: String,
+    },
     /// Making the container failed; nothing is left of the attempt.
-    Failed { message: String },
+    Failed {
+        message: String,
+    },
     /// Another shim has this container.
     Busy,
 }
@@ -101,10 +105,16 @@ pub struct ExecConfig {
 #[serde(rename_all = "camelCase", tag = "outcome")]
 pub enum ExecResult {
     /// The code, or 128 + signal.
-    Exited { code: i32 },
+    Exited {
+        code: i32,
+    },
     TimedOut,
-    CannotRun { message: String },
-    Failed { message: String },
+    CannotRun {
+        message: String,
+    },
+    Failed {
+        message: String,
+    },
 }
 
 /// Writes `value` as JSON, whole or not at all.

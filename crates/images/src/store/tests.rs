@@ -84,7 +84,11 @@ fn oci(name: &str, layer: &[u8], pack: fn(&[u8]) -> Vec<u8>) -> Vec<u8> {
 fn docker(name: &str, layer: &[u8]) -> Vec<u8> {
     let config = config(&[Digest::of(layer)]);
     let manifest = serde_json::json!([{"Config": "config.json", "RepoTags": [name], "Layers": ["abc/layer.tar"]}]);
-    tar(&[("abc/layer.tar", layer), ("config.json", &config), ("manifest.json", &serde_json::to_vec(&manifest).unwrap())])
+    tar(&[
+        ("abc/layer.tar", layer),
+        ("config.json", &config),
+        ("manifest.json", &serde_json::to_vec(&manifest).unwrap()),
+    ])
 }
 
 #[test]
@@ -100,9 +104,12 @@ fn both_formats_and_every_compression_give_the_same_image() {
         let data = Data::new(name);
         let imported = data.store().import(&archive[..]).unwrap();
         let image = data.store().get("app:1").unwrap().unwrap();
-        assert_eq!(imported, [image.clone()], "{name}");
+        assert_eq!(imported, std::slice::from_ref(&image), "{name}");
         assert_eq!(image.names, ["docker.io/library/app:1"]);
-        assert_eq!((image.config.entrypoint.as_slice(), image.config.user.as_str()), (&["/app".to_owned()][..], "12:34"));
+        assert_eq!(
+            (image.config.entrypoint.as_slice(), image.config.user.as_str()),
+            (&["/app".to_owned()][..], "12:34")
+        );
         assert_eq!(image.config.stop_signal_number(), 3);
         assert_eq!(fs::read(image.layers[0].join("app")).unwrap(), b"#!");
         assert_eq!(image.size, layer.len() as u64);
@@ -200,6 +207,7 @@ fn many_may_import_and_remove_at_once() {
     assert_eq!(images.len(), 2);
     assert_eq!(images[1].names.len(), 8);
     assert_eq!(fs::read_dir(data.0.join("images/layers")).unwrap().count(), 2);
-    let scratch = entries(&data.0.join("images")).unwrap().into_iter().filter(|(name, _)| name.starts_with(".scratch")).count();
+    let scratch =
+        entries(&data.0.join("images")).unwrap().into_iter().filter(|(name, _)| name.starts_with(".scratch")).count();
     assert_eq!(scratch, 0);
 }

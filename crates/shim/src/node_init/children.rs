@@ -46,7 +46,11 @@ impl Children {
     pub(super) fn open(children: &[Child]) -> Result<Self, NodeInitError> {
         let now = Instant::now();
         let keep = |child: &Child| {
-            let log = OpenOptions::new().create(true).append(true).open(&child.log).map_err(at("open the log", &child.log))?;
+            let log = OpenOptions::new()
+                .create(true)
+                .append(true)
+                .open(&child.log)
+                .map_err(at("open the log", &child.log))?;
             Ok(Kept { child: child.clone(), log, state: State::Due(now), delay: Duration::ZERO })
         };
         Ok(Self { all: children.iter().map(keep).collect::<Result<_, _>>()? })
@@ -140,7 +144,8 @@ mod tests {
     use super::*;
 
     fn kept() -> Kept {
-        let child = Child { name: "c".into(), argv: vec![], env: vec![], log: "/dev/null".into(), on_exit: OnExit::Restart };
+        let child =
+            Child { name: "c".into(), argv: vec![], env: vec![], log: "/dev/null".into(), on_exit: OnExit::Restart };
         let log = OpenOptions::new().append(true).open("/dev/null").unwrap();
         Kept { child, log, state: State::Due(Instant::now()), delay: Duration::ZERO }
     }

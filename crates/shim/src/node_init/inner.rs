@@ -13,9 +13,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FileType, Mode, OFlags};
-use rustix::mount::{
-    MountFlags, MountPropagationFlags, mount, mount_bind_recursive, mount_change, mount_remount,
-};
+use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind_recursive, mount_change, mount_remount};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 
 use super::children::{Children, Ending};
@@ -80,14 +78,13 @@ fn enter_network(namespace: Option<&Path>) -> Result<(), NodeInitError> {
     match namespace {
         Some(path) => {
             let file = File::open(path).map_err(at("open the network namespace", path))?;
-            rustix::thread::move_into_link_name_space(
-                std::os::fd::AsFd::as_fd(&file),
-                Some(LinkNameSpaceType::Network),
-            )
-            .map_err(at("join the network namespace", path))
+            rustix::thread::move_into_link_name_space(std::os::fd::AsFd::as_fd(&file), Some(LinkNameSpaceType::Network))
+                .map_err(at("join the network namespace", path))
         }
         // SAFETY: this process has one thread and no socket.
-        None => unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }.map_err(step("make a network namespace")),
+        None => {
+            unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }.map_err(step("make a network namespace"))
+        }
     }
 }
 
@@ -112,7 +109,8 @@ fn raise_loopback() -> std::io::Result<()> {
 }
 
 fn make_mounts(config: &NodeInitConfig) -> Result<(), NodeInitError> {
-    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).map_err(step("make the mounts private"))?;
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+        .map_err(step("make the mounts private"))?;
     // Before a tmpfs hides them.
     let open = |bind: &Bind| {
         rustix::fs::open(&bind.source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(at("open", &bind.source))
@@ -138,7 +136,8 @@ fn bind_one(bind: &Bind, source: &OwnedFd) -> Result<(), NodeInitError> {
     let source = format!("/proc/self/fd/{}", source.as_raw_fd());
     mount_bind_recursive(source, &bind.target).map_err(at("bind to", &bind.target))?;
     if bind.read_only {
-        mount_remount(&bind.target, MountFlags::BIND | MountFlags::RDONLY, "").map_err(at("make read-only", &bind.target))?;
+        mount_remount(&bind.target, MountFlags::BIND | MountFlags::RDONLY, "")
+            .map_err(at("make read-only", &bind.target))?;
     }
     Ok(())
 }
@@ -175,7 +174,8 @@ fn keep_running(
     outer_life: &OwnedFd,
     mut children: Children,
 ) -> Result<i32, NodeInitError> {
-    let news = SignalFd::with_flags(&signals(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).map_err(step("make a signalfd"))?;
+    let news = SignalFd::with_flags(&signals(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+        .map_err(step("make a signalfd"))?;
     let mut stop_at: Option<Instant> = None;
     loop {
         if stop_at.is_none() {
@@ -183,8 +183,11 @@ fn keep_running(
         }
         let next = stop_at.or_else(|| children.next_start());
         let timeout = next.map(|at| timespec(at.saturating_duration_since(Instant::now())));
-        let mut watched =
-            [PollFd::new(lifeline, PollFlags::IN), PollFd::new(outer_life, PollFlags::IN), PollFd::new(&news, PollFlags::IN)];
+        let mut watched = [
+            PollFd::new(lifeline, PollFlags::IN),
+            PollFd::new(outer_life, PollFlags::IN),
+            PollFd::new(&news, PollFlags::IN),
+        ];
         match poll(&mut watched, timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(errno) => return Err(step("wait for news")(errno)),
