@@ -1,0 +1,206 @@
+//! Request bodies into objects: JSON, YAML and protobuf, checked against the schema table. Not responsible for defaults,
+//! validation, or choosing the format.
+//!
+//! What comes out has the shape that Go's typed structs give it: unknown fields and nulls are gone, zero values that
+//! `omitempty` hides are gone, structs that aren't pointers are there, times and quantities are in canonical form.
+
+use serde_json::Value;
+
+use crate::proto::{self, ProtoError};
+use crate::schema::Definition;
+
+mod shape;
+mod tree;
+
+/// What to do about unknown and duplicate fields (`fieldValidation`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    Ignore,
+    /// Report them in `Decoded::problems`.
+    #[default]
+    Warn,
+    /// Refuse the body: `DecodeError::Strict`.
+    Strict,
+}
+
+/// An object, and what was dropped from it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decoded {
+    pub object: Value,
+    /// `unknown field "spec.foo"`, `duplicate field "spec.ports[0].port"`: warnings in `Mode::Warn`.
+    pub problems: Vec<String>,
+}
+
+/// Why a body isn't an object of the kind. `Status::cannot_handle` wraps it.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    #[error("invalid JSON: {0}")]
+    Json(#[source] serde_json::Error),
+    #[error("error converting YAML to JSON: {0}")]
+    Yaml(#[source] Box<serde_saphyr::Error>),
+    /// A value of the wrong JSON type, in Go's words.
+    #[error("json: cannot unmarshal {found} into {target} of type {expected}")]
+    Type { found: String, target: String, expected: String },
+    /// A scalar with a text form of its own that doesn't parse (time, quantity, base64).
+    #[error("{0}")]
+    Scalar(String),
+    #[error("strict decoding error: {}", .0.join(", "))]
+    Strict(Vec<String>),
+    #[error(transparent)]
+    Proto(#[from] ProtoError),
+}
+
+/// A JSON body.
+pub fn json(bytes: &[u8], definition: &'static Definition, mode: Mode) -> Result<Decoded, DecodeError> {
+    if mode == Mode::Ignore {
+        return value(serde_json::from_slice(bytes).map_err(DecodeError::Json)?, definition, mode);
+    }
+    let tree: tree::Tree = serde_json::from_slice(bytes).map_err(DecodeError::Json)?;
+    from_tree(tree, definition, mode)
+}
+
+/// A YAML body: one document.
+pub fn yaml(bytes: &[u8], definition: &'static Definition, mode: Mode) -> Result<Decoded, DecodeError> {
+    from_tree(tree::from_yaml(bytes)?, definition, mode)
+}
+
+/// YAML (or JSON, its subset) without a schema.
+pub fn untyped_yaml(bytes: &[u8]) -> Result<Value, DecodeError> {
+    Ok(tree::from_yaml(bytes)?.into_value(&mut Vec::new()))
+}
+
+/// A protobuf body: the `k8s\0` envelope and a message of the definition. Unknown numbers are skipped, as upstream does.
+pub fn protobuf(bytes: &[u8], definition: &'static Definition) -> Result<Decoded, DecodeError> {
+    let envelope = proto::Envelope::read(bytes)?;
+    let mut object = proto::decode(envelope.raw, definition)?;
+    for (key, text) in [("apiVersion", envelope.api_version), ("kind", envelope.kind)] {
+        if !text.is_empty() {
+            object[key] = text.into();
+        }
+    }
+    value(object, definition, Mode::Ignore)
+}
+
+/// An object that is a value already: the result of a patch.
+pub fn value(mut object: Value, definition: &'static Definition, mode: Mode) -> Result<Decoded, DecodeError> {
+    let unknown = shape::conform(&mut object, definition)?;
+    finish(object, unknown, mode)
+}
+
+fn from_tree(tree: tree::Tree, definition: &'static Definition, mode: Mode) -> Result<Decoded, DecodeError> {
+    let mut problems = Vec::new();
+    let mut object = tree.into_value(&mut problems);
+    problems.extend(shape::conform(&mut object, definition)?);
+    finish(object, problems, mode)
+}
+
+fn finish(object: Value, problems: Vec<String>, mode: Mode) -> Result<Decoded, DecodeError> {
+    match mode {
+        Mode::Ignore => Ok(Decoded { object, problems: Vec::new() }),
+        Mode::Strict if !problems.is_empty() => Err(DecodeError::Strict(problems)),
+        Mode::Warn | Mode::Strict => Ok(Decoded { object, problems }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::schema::definition;
+
+    const SERVICE: &str = "io.k8s.api.core.v1.Service";
+
+    fn decode(text: &str, mode: Mode) -> Result<Decoded, DecodeError> {
+        json(text.as_bytes(), definition(SERVICE).unwrap(), mode)
+    }
+
+    fn error(text: &str) -> String {
+        decode(text, Mode::Warn).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn unknown_and_duplicate_fields_are_named_by_path() {
+        let text = r#"{"kind":"Service","spec":{"foo":1,"ports":[{"port":80,"port":81,"x":null}]},"metadata":{"name":"a"}}"#;
+        let decoded = decode(text, Mode::Warn).unwrap();
+        assert_eq!(
+            decoded.problems,
+            [
+                r#"duplicate field "spec.ports[0].port""#,
+                r#"unknown field "spec.foo""#,
+                r#"unknown field "spec.ports[0].x""#
+            ]
+        );
+        assert_eq!(decoded.object["spec"]["ports"], json!([{"port": 81}]));
+        assert_eq!(decoded.object["spec"].get("foo"), None);
+        assert_eq!(
+            decode(text, Mode::Strict).unwrap_err().to_string(),
+            "strict decoding error: duplicate field \"spec.ports[0].port\", unknown field \"spec.foo\", unknown field \
+             \"spec.ports[0].x\""
+        );
+        assert!(decode(text, Mode::Ignore).unwrap().problems.is_empty());
+    }
+
+    #[test]
+    fn wrong_types_are_told_in_gos_words() {
+        let ports = error(r#"{"spec":{"ports":"x"}}"#);
+        assert_eq!(
+            ports,
+            "json: cannot unmarshal string into Go struct field ServiceSpec.spec.ports of type []v1.ServicePort"
+        );
+        let port = error(r#"{"spec":{"ports":[{"port":"80"}]}}"#);
+        assert_eq!(port, "json: cannot unmarshal string into Go struct field ServicePort.spec.ports.port of type int32");
+        let big = error(r#"{"spec":{"ports":[{"port":70000000000}]}}"#);
+        assert!(big.starts_with("json: cannot unmarshal number 70000000000 into"), "{big}");
+        let label = error(r#"{"metadata":{"labels":{"a":1}}}"#);
+        assert_eq!(label, "json: cannot unmarshal number into Go struct field ObjectMeta.metadata.labels of type string");
+        assert_eq!(error("[]"), "json: cannot unmarshal array into Go value of type v1.Service");
+        let protocol = error(r#"{"spec":{"ports":[{"protocol":true}]}}"#);
+        assert!(protocol.ends_with("of type v1.Protocol"), "{protocol}");
+    }
+
+    #[test]
+    fn the_shape_is_that_of_typed_structs() {
+        let text = r#"{"metadata":{"name":"a","labels":null,"annotations":{},"creationTimestamp":null},
+                       "spec":{"type":"","ports":[{"name":"","targetPort":8080}],"clusterIPs":[],
+                       "allocateLoadBalancerNodePorts":false}}"#;
+        let decoded = decode(text, Mode::Strict).unwrap();
+        assert_eq!(
+            decoded.object,
+            json!({"metadata": {"name": "a"},
+                   "spec": {"ports": [{"port": 0, "targetPort": 8080}], "allocateLoadBalancerNodePorts": false},
+                   "status": {"loadBalancer": {}}})
+        );
+    }
+
+    #[test]
+    fn quantities_times_and_bytes_become_canonical() {
+        let pod = definition("io.k8s.api.core.v1.Pod").unwrap();
+        let text = r#"{"metadata":{"creationTimestamp":"2026-01-01T02:00:00+02:00"},"spec":{"containers":[
+                       {"name":"c","resources":{"limits":{"cpu":0.5,"memory":"1024Mi"}}}]}}"#;
+        let object = json(text.as_bytes(), pod, Mode::Strict).unwrap().object;
+        assert_eq!(object["spec"]["containers"][0]["resources"]["limits"], json!({"cpu": "500m", "memory": "1Gi"}));
+        assert_eq!(object["metadata"]["creationTimestamp"], "2026-01-01T00:00:00Z");
+        let secret = definition("io.k8s.api.core.v1.Secret").unwrap();
+        let mistake = json(br#"{"data":{"a":"%%"}}"#, secret, Mode::Warn).unwrap_err();
+        assert_eq!(mistake.to_string(), "illegal base64 data at input byte 0");
+    }
+
+    #[test]
+    fn yaml_is_read_by_the_same_rules() {
+        let text = "kind: Service\nmetadata: {name: a}\nspec:\n  type: NodePort\n  ports:\n  - port: 80\n    targetPort: http\n  bad: yes\n";
+        let decoded = yaml(text.as_bytes(), definition(SERVICE).unwrap(), Mode::Warn).unwrap();
+        assert_eq!(decoded.object["spec"]["ports"], json!([{"port": 80, "targetPort": "http"}]));
+        assert_eq!(decoded.problems, [r#"unknown field "spec.bad""#]);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200)) {
+            let service = definition(SERVICE).unwrap();
+            let _ = json(&bytes, service, Mode::Warn);
+            let _ = yaml(&bytes, service, Mode::Warn);
+            let _ = protobuf(&bytes, service);
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! A parsed document that still has its duplicate keys. Not responsible for schemas.
+
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Value};
+
+use super::DecodeError;
+
+pub(super) enum Tree {
+    Scalar(Value),
+    List(Vec<Tree>),
+    Map(Vec<(String, Tree)>),
+}
+
+/// One YAML document. Numbers and booleans follow YAML 1.2, so that `yes` and `0777` stay what they look like.
+pub(super) fn from_yaml(bytes: &[u8]) -> Result<Tree, DecodeError> {
+    let options = serde_saphyr::options! {
+        duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins,
+        strict_booleans: true,
+    };
+    serde_saphyr::from_slice_with_options(bytes, options).map_err(|e| DecodeError::Yaml(Box::new(e)))
+}
+
+impl Tree {
+    /// The last of equal keys wins; each repetition is a problem.
+    pub(super) fn into_value(self, problems: &mut Vec<String>) -> Value {
+        self.convert(&mut String::new(), problems)
+    }
+
+    fn convert(self, path: &mut String, problems: &mut Vec<String>) -> Value {
+        let length = path.len();
+        match self {
+            Tree::Scalar(value) => value,
+            Tree::List(elements) => {
+                let mut list = Vec::with_capacity(elements.len());
+                for (index, element) in elements.into_iter().enumerate() {
+                    path.push_str(&format!("[{index}]"));
+                    list.push(element.convert(path, problems));
+                    path.truncate(length);
+                }
+                Value::Array(list)
+            }
+            Tree::Map(entries) => {
+                let mut map = Map::new();
+                for (key, element) in entries {
+                    if !path.is_empty() {
+                        path.push('.');
+                    }
+                    path.push_str(&key);
+                    let value = element.convert(path, problems);
+                    if map.insert(key, value).is_some() {
+                        let problem = format!("duplicate field {path:?}");
+                        if !problems.contains(&problem) {
+                            problems.push(problem);
+                        }
+                    }
+                    path.truncate(length);
+                }
+                Value::Object(map)
+            }
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Tree {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(TreeVisitor)
+    }
+}
+
+struct TreeVisitor;
+
+impl<'de> Visitor<'de> for TreeVisitor {
+    type Value = Tree;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any value")
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Tree, E> {
+        Ok(Tree::Scalar(value.into()))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Tree, E> {
+        Ok(Tree::Scalar(value.into()))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Tree, E> {
+        Ok(Tree::Scalar(value.into()))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Tree, E> {
+        Ok(Tree::Scalar(value.into()))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Tree, E> {
+        Ok(Tree::Scalar(value.into()))
+    }
+
+    fn visit_string<E>(self, value: String) -> Result<Tree, E> {
+        Ok(Tree::Scalar(value.into()))
+    }
+
+    fn visit_unit<E>(self) -> Result<Tree, E> {
+        Ok(Tree::Scalar(Value::Null))
+    }
+
+    fn visit_none<E>(self) -> Result<Tree, E> {
+        Ok(Tree::Scalar(Value::Null))
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Tree, D::Error> {
+        Tree::deserialize(deserializer)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Tree, A::Error> {
+        let mut list = Vec::new();
+        while let Some(element) = elements.next_element()? {
+            list.push(element);
+        }
+        Ok(Tree::List(list))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Tree, A::Error> {
+        let mut map = Vec::new();
+        while let Some(entry) = entries.next_entry()? {
+            map.push(entry);
+        }
+        Ok(Tree::Map(map))
+    }
+}
