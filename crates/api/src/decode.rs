@@ -121,7 +121,8 @@ mod tests {
 
     #[test]
     fn unknown_and_duplicate_fields_are_named_by_path() {
-        let text = r#"{"kind":"Service","spec":{"foo":1,"ports":[{"port":80,"port":81,"x":null}]},"metadata":{"name":"a"}}"#;
+        let text =
+            r#"{"kind":"Service","spec":{"foo":1,"ports":[{"port":80,"port":81,"x":null}]},"metadata":{"name":"a"}}"#;
         let decoded = decode(text, Mode::Warn).unwrap();
         assert_eq!(
             decoded.problems,
@@ -149,11 +150,17 @@ mod tests {
             "json: cannot unmarshal string into Go struct field ServiceSpec.spec.ports of type []v1.ServicePort"
         );
         let port = error(r#"{"spec":{"ports":[{"port":"80"}]}}"#);
-        assert_eq!(port, "json: cannot unmarshal string into Go struct field ServicePort.spec.ports.port of type int32");
+        assert_eq!(
+            port,
+            "json: cannot unmarshal string into Go struct field ServicePort.spec.ports.port of type int32"
+        );
         let big = error(r#"{"spec":{"ports":[{"port":70000000000}]}}"#);
         assert!(big.starts_with("json: cannot unmarshal number 70000000000 into"), "{big}");
         let label = error(r#"{"metadata":{"labels":{"a":1}}}"#);
-        assert_eq!(label, "json: cannot unmarshal number into Go struct field ObjectMeta.metadata.labels of type string");
+        assert_eq!(
+            label,
+            "json: cannot unmarshal number into Go struct field ObjectMeta.metadata.labels of type string"
+        );
         assert_eq!(error("[]"), "json: cannot unmarshal array into Go value of type v1.Service");
         let protocol = error(r#"{"spec":{"ports":[{"protocol":true}]}}"#);
         assert!(protocol.ends_with("of type v1.Protocol"), "{protocol}");

@@ -224,13 +224,29 @@ mod tests {
     fn every_operator() {
         let labels = json!({"app": "a", "tier": "web", "n": "5", "empty": ""});
         for yes in [
-            "", "app=a", "app==a", "app!=b", "other!=b", "app in (a,b)", "app notin (b)", "missing notin (b)", "app",
-            "!missing", "n>4", "n<6", "app=a,tier=web", "empty=", " app = a , tier in ( web ) ", "empty in ()",
+            "",
+            "app=a",
+            "app==a",
+            "app!=b",
+            "other!=b",
+            "app in (a,b)",
+            "app notin (b)",
+            "missing notin (b)",
+            "app",
+            "!missing",
+            "n>4",
+            "n<6",
+            "app=a,tier=web",
+            "empty=",
+            " app = a , tier in ( web ) ",
+            "empty in ()",
             "a.io/b notin (x)",
         ] {
             assert!(selects(yes, labels.clone()), "{yes}");
         }
-        for no in ["app=b", "app!=a", "app in (b)", "app notin (a,b)", "missing", "!app", "n>5", "n<5", "app=a,x", "app>1"] {
+        for no in
+            ["app=b", "app!=a", "app in (b)", "app notin (a,b)", "missing", "!app", "n>5", "n<5", "app=a,x", "app>1"]
+        {
             assert!(!selects(no, labels.clone()), "{no}");
         }
     }
@@ -275,10 +291,7 @@ mod tests {
             _ => String::new(),
         };
         assert!(selector.matches(value));
-        assert_eq!(
-            FieldSelector::parse("a").unwrap_err().to_string(),
-            "invalid selector: 'a'; can't understand 'a'"
-        );
+        assert_eq!(FieldSelector::parse("a").unwrap_err().to_string(), "invalid selector: 'a'; can't understand 'a'");
         assert!(FieldSelector::parse("a=b\\x").is_err());
         assert!(FieldSelector::parse("").unwrap().is_empty());
     }

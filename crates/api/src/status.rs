@@ -225,8 +225,9 @@ impl Status {
 
     /// 500: an operation that may succeed when tried again.
     pub fn server_timeout(subject: GroupResource<'_>, operation: &str, retry_after_seconds: u32) -> Self {
-        let message =
-            format!("The {operation} operation against {subject} could not be completed at this time, please try again.");
+        let message = format!(
+            "The {operation} operation against {subject} could not be completed at this time, please try again."
+        );
         Status::failure(500, "ServerTimeout", message).about(subject, operation).retry_after(retry_after_seconds)
     }
 

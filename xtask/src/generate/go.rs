@@ -108,11 +108,7 @@ fn read_field(trimmed: &str, markers: &[Marker]) -> Option<Field> {
     let mut words = declared.split_whitespace();
     let first = words.next()?;
     let second = words.next();
-    Some(Field {
-        go_type: second.unwrap_or(first).to_owned(),
-        tags,
-        markers: markers.to_vec(),
-    })
+    Some(Field { go_type: second.unwrap_or(first).to_owned(), tags, markers: markers.to_vec() })
 }
 
 fn read_tags(text: &str) -> BTreeMap<String, String> {

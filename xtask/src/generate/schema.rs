@@ -147,8 +147,8 @@ impl Generator {
         let omitempty = options.split(',').any(|o| o == "omitempty");
         let mut attributes = Attributes::read(field);
         let kind = self.kind(package, field.go_type.trim_start_matches('*'), &mut attributes)?;
-        let optional = marker(&field.markers, "optional").is_some()
-            || (marker(&field.markers, "required").is_none() && omitempty);
+        let optional =
+            marker(&field.markers, "optional").is_some() || (marker(&field.markers, "required").is_none() && omitempty);
         let mut flags = String::new();
         flags.push(if optional { 'o' } else { 'r' });
         if omitempty {

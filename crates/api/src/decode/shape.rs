@@ -132,7 +132,9 @@ impl Walk {
             (Kind::Quantity, Value::String(text)) => quantity(text)?,
             (Kind::Quantity, Value::Number(number)) => quantity(&number.to_string())?,
             (Kind::Time, Value::String(text)) => crate::time::canonical(text).map_err(DecodeError::Scalar)?,
-            (Kind::MicroTime, Value::String(text)) => crate::time::canonical_micro(text).map_err(DecodeError::Scalar)?,
+            (Kind::MicroTime, Value::String(text)) => {
+                crate::time::canonical_micro(text).map_err(DecodeError::Scalar)?
+            }
             (Kind::Bytes, Value::String(text)) => base64_text(text)?,
             (_, other) => {
                 let expected = kind.go_type(named);
