@@ -1,1 +1,19 @@
-//! DNS wire codec, names, and the answers of the cluster zone.
+//! The cluster's DNS zone as values: wire codec, names, and the answer to each question (Kubernetes DNS-based service
+//! discovery, schema 1.1.0). Pure: no sockets, no clock, no randomness.
+//!
+//! Not responsible for asking other servers, caching their answers, or watching the API.
+
+mod answer;
+mod message;
+mod name;
+mod objects;
+mod records;
+mod view;
+pub mod wire;
+
+pub use answer::{Answer, Config, answer};
+pub use message::{Query, QueryError, Rcode, Response, RrType};
+pub use name::Name;
+pub use objects::{EndpointSlice, Namespace, Object, ObjectKey, Service};
+pub use records::{Data, Record};
+pub use view::View;

@@ -1,0 +1,297 @@
+//! Questions as they come and responses as they go (RFC 1035, EDNS of RFC 6891), with truncation.
+
+use crate::name::Name;
+use crate::records::{Data, Record};
+use crate::wire::{self, HEADER, name_at, u16_at};
+
+/// A record type by its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RrType(pub u16);
+
+impl RrType {
+    pub const A: RrType = RrType(1);
+    pub const NS: RrType = RrType(2);
+    pub const CNAME: RrType = RrType(5);
+    pub const SOA: RrType = RrType(6);
+    pub const PTR: RrType = RrType(12);
+    pub const TXT: RrType = RrType(16);
+    pub const AAAA: RrType = RrType(28);
+    pub const SRV: RrType = RrType(33);
+    pub const OPT: RrType = RrType(41);
+    pub const IXFR: RrType = RrType(251);
+    pub const AXFR: RrType = RrType(252);
+    pub const ANY: RrType = RrType(255);
+}
+
+/// Response codes (RFC 1035 section 4.1.1; BADVERS of RFC 6891 needs EDNS).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Rcode {
+    NoError = 0,
+    FormErr = 1,
+    ServFail = 2,
+    NxDomain = 3,
+    NotImp = 4,
+    Refused = 5,
+    BadVers = 16,
+}
+
+/// The largest UDP response we send, whatever a client says it takes: fits every path's packets (DNS flag day 2020).
+pub const UDP_MAX: u16 = 1232;
+/// What a client without EDNS takes (RFC 1035 section 2.3.4).
+const UDP_MIN: u16 = 512;
+const CLASS_IN: u16 = 1;
+
+/// A question that can be answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Query {
+    pub id: u16,
+    pub recursion_desired: bool,
+    pub name: Name,
+    pub rr_type: RrType,
+    pub class: u16,
+    /// The client's EDNS, if it has any.
+    pub edns: Option<Edns>,
+    /// The question as it came, for the response to repeat to the letter (its case matters to 0x20 clients).
+    question: Vec<u8>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Edns {
+    pub udp_size: u16,
+    pub version: u8,
+    pub dnssec_ok: bool,
+}
+
+/// A message that gets no answer, or one without a question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QueryError {
+    /// Too short for a header, or a response: not to be answered, lest two servers talk forever.
+    Ignore,
+    /// Answer with this code and nothing else.
+    Reply { id: u16, rcode: Rcode, opcode: u8 },
+}
+
+impl Query {
+    /// Reads a query.
+    pub fn parse(message: &[u8]) -> Result<Self, QueryError> {
+        let (Ok(id), Ok(flags)) = (u16_at(message, 0), u16_at(message, 2)) else { return Err(QueryError::Ignore) };
+        if message.len() < HEADER || flags & 0x8000 != 0 {
+            return Err(QueryError::Ignore);
+        }
+        let opcode = (flags >> 11 & 0xf) as u8;
+        let reply = |rcode| QueryError::Reply { id, rcode, opcode };
+        if opcode != 0 {
+            return Err(reply(Rcode::NotImp));
+        }
+        let malformed = |_| reply(Rcode::FormErr);
+        if u16_at(message, 4).map_err(malformed)? != 1 {
+            return Err(reply(Rcode::FormErr));
+        }
+        let (name, at) = name_at(message, HEADER).map_err(malformed)?;
+        let (rr_type, class) = (u16_at(message, at).map_err(malformed)?, u16_at(message, at + 2).map_err(malformed)?);
+        let mut opts = wire::records(message).map_err(malformed)?;
+        opts.retain(|r| r.section == 2 && r.rr_type == RrType::OPT.0);
+        if opts.len() > 1 {
+            return Err(reply(Rcode::FormErr));
+        }
+        let edns = opts.first().map(|opt| Edns {
+            udp_size: opt.class,
+            version: (opt.ttl >> 16) as u8,
+            dnssec_ok: opt.ttl & 0x8000 != 0,
+        });
+        let question = message[HEADER..at + 4].to_vec();
+        let recursion_desired = flags & 0x0100 != 0;
+        Ok(Query { id, recursion_desired, name, rr_type: RrType(rr_type), class, edns, question })
+    }
+
+    pub fn class_in(&self) -> bool {
+        self.class == CLASS_IN
+    }
+
+    /// The largest response this client takes over UDP.
+    pub fn udp_limit(&self) -> usize {
+        usize::from(self.edns.map_or(UDP_MIN, |e| e.udp_size.clamp(UDP_MIN, UDP_MAX)))
+    }
+
+    /// Where the last `labels` labels of the question's name begin in a response.
+    fn suffix_at(&self, labels: usize) -> Option<u16> {
+        let depth = self.name.depth();
+        let skipped = depth.checked_sub(labels)?;
+        let octets: usize = self.name.labels().take(skipped).map(|l| l.len() + 1).sum();
+        u16::try_from(HEADER + octets).ok()
+    }
+}
+
+/// A response before it's written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Response {
+    pub rcode: Rcode,
+    pub authoritative: bool,
+    pub answers: Vec<Record>,
+    pub authority: Vec<Record>,
+    pub additional: Vec<Record>,
+}
+
+impl Response {
+    pub fn code(rcode: Rcode) -> Self {
+        Response { rcode, authoritative: false, answers: Vec::new(), authority: Vec::new(), additional: Vec::new() }
+    }
+
+    /// Writes the message, no longer than `limit` octets. What doesn't fit is left out from the end; when a record of
+    /// the answer or the authority is left out, TC says so (RFC 2181 section 9). `zone` is the number of labels that
+    /// names of records share with the question's end, so that they repeat its case and take two octets.
+    pub fn write(&self, query: &Query, limit: usize, zone: usize) -> Vec<u8> {
+        let mut writer = Writer { bytes: Vec::with_capacity(512), query, zone };
+        writer.header(self, query);
+        let opt_octets = if query.edns.is_some() { 11 } else { 0 };
+        let room = limit.saturating_sub(opt_octets);
+        let mut truncated = false;
+        let mut counts = [0u16; 3];
+        for (section, records) in [&self.answers, &self.authority, &self.additional].into_iter().enumerate() {
+            for record in records {
+                let before = writer.bytes.len();
+                writer.record(record);
+                if truncated || writer.bytes.len() > room {
+                    writer.bytes.truncate(before);
+                    truncated |= section < 2;
+                    break;
+                }
+                counts[section] += 1;
+            }
+        }
+        if query.edns.is_some() {
+            writer.opt(self.rcode);
+            counts[2] += 1;
+        }
+        for (count, at) in counts.iter().zip([6, 8, 10]) {
+            writer.bytes[at..at + 2].copy_from_slice(&count.to_be_bytes());
+        }
+        if truncated {
+            writer.bytes[2] |= 0x02;
+        }
+        writer.bytes
+    }
+
+    /// A message with nothing but a header, for what could not be read.
+    pub fn header_only(id: u16, opcode: u8, rcode: Rcode) -> Vec<u8> {
+        let flags = 0x8000 | u16::from(opcode) << 11 | rcode as u16 & 0xf;
+        let mut bytes = vec![0; HEADER];
+        bytes[..2].copy_from_slice(&id.to_be_bytes());
+        bytes[2..4].copy_from_slice(&flags.to_be_bytes());
+        bytes
+    }
+}
+
+struct Writer<'a> {
+    bytes: Vec<u8>,
+    query: &'a Query,
+    zone: usize,
+}
+
+impl Writer<'_> {
+    fn header(&mut self, response: &Response, query: &Query) {
+        // QR, and RA: names outside the zone are resolved for clients.
+        let mut flags: u16 = 0x8080 | response.rcode as u16 & 0xf;
+        flags |= u16::from(response.authoritative) << 10 | u16::from(query.recursion_desired) << 8;
+        self.u16(query.id);
+        self.u16(flags);
+        self.u16(1);
+        self.bytes.extend([0; 6]);
+        self.bytes.extend_from_slice(&query.question);
+    }
+
+    fn record(&mut self, record: &Record) {
+        self.name(&record.owner);
+        self.u16(record.data.rr_type().0);
+        self.u16(CLASS_IN);
+        self.bytes.extend(record.ttl.to_be_bytes());
+        let length_at = self.bytes.len();
+        self.u16(0);
+        match &record.data {
+            Data::A(address) => self.bytes.extend(address.octets()),
+            Data::Aaaa(address) => self.bytes.extend(address.octets()),
+            Data::Cname(name) | Data::Ptr(name) | Data::Ns(name) => self.name(name),
+            Data::Srv { priority, weight, port, target } => {
+                self.u16(*priority);
+                self.u16(*weight);
+                self.u16(*port);
+                // RFC 2782 forbids compression of the target, and every client reads it; CoreDNS compresses none.
+                self.plain_name(target);
+            }
+            Data::Txt(text) => {
+                let text = &text.as_bytes()[..text.len().min(255)];
+                self.bytes.push(text.len() as u8);
+                self.bytes.extend_from_slice(text);
+            }
+            Data::Soa { mname, rname, serial, refresh, retry, expire, minimum } => {
+                self.name(mname);
+                self.name(rname);
+                for number in [serial, refresh, retry, expire, minimum] {
+                    self.bytes.extend(number.to_be_bytes());
+                }
+            }
+        }
+        let length = (self.bytes.len() - length_at - 2) as u16;
+        self.bytes[length_at..length_at + 2].copy_from_slice(&length.to_be_bytes());
+    }
+
+    /// The question's own name, or a name that ends as the question does, by a pointer to it.
+    fn name(&mut self, name: &Name) {
+        if *name == self.query.name && name.depth() > 0 {
+            return self.u16(0xc000 | HEADER as u16);
+        }
+        let shared = self.shared(name);
+        match self.query.suffix_at(shared).filter(|_| shared > 0) {
+            Some(at) => {
+                for label in name.labels().take(name.depth() - shared) {
+                    self.label(label);
+                }
+                self.u16(0xc000 | at);
+            }
+            None => self.plain_name(name),
+        }
+    }
+
+    fn plain_name(&mut self, name: &Name) {
+        let shared = self.shared(name);
+        for label in name.labels().take(name.depth() - shared) {
+            self.label(label);
+        }
+        // The shared end is written as the question wrote it, to keep its case.
+        let own_end: Vec<Vec<u8>> =
+            self.query.name.labels().skip(self.query.name.depth() - shared).map(<[u8]>::to_vec).collect();
+        for label in &own_end {
+            self.label(label);
+        }
+        self.bytes.push(0);
+    }
+
+    /// How many labels at its end a name shares with the question: those of the zone, or none.
+    fn shared(&self, name: &Name) -> usize {
+        let (own, other) = (self.query.name.depth(), name.depth());
+        if self.zone > own || self.zone > other {
+            return 0;
+        }
+        let question = self.query.name.labels().skip(own - self.zone);
+        let same = question.zip(name.labels().skip(other - self.zone)).all(|(a, b)| a.eq_ignore_ascii_case(b));
+        if same { self.zone } else { 0 }
+    }
+
+    fn opt(&mut self, rcode: Rcode) {
+        self.bytes.push(0);
+        self.u16(RrType::OPT.0);
+        self.u16(UDP_MAX);
+        let dnssec_ok = self.query.edns.is_some_and(|e| e.dnssec_ok);
+        self.bytes.extend([(rcode as u16 >> 4) as u8, 0, u8::from(dnssec_ok) << 7, 0]);
+        self.u16(0);
+    }
+
+    fn label(&mut self, label: &[u8]) {
+        self.bytes.push(label.len() as u8);
+        self.bytes.extend_from_slice(label);
+    }
+
+    fn u16(&mut self, number: u16) {
+        self.bytes.extend(number.to_be_bytes());
+    }
+}
