@@ -220,8 +220,8 @@ impl Socket {
                 interrupted |= message.flags & FLAG_DUMP_INTR != 0;
                 match message.kind {
                     TYPE_OVERRUN => return Err(Error::Overrun),
-                    TYPE_DONE => finished = true,
-                    TYPE_ERROR => match refusal(&message)? {
+                    // A dump that fails half way ends with a negative errno where success has zero.
+                    TYPE_DONE | TYPE_ERROR => match refusal(&message)? {
                         Some(refusal) => return Err(Error::Refused(vec![refusal])),
                         None => finished = true,
                     },

@@ -307,7 +307,7 @@ impl Reg {
 
     /// The kernel's number.
     pub const fn number(self) -> u32 {
-        if self.0 % 4 == 0 { 1 + (self.0 / 4) as u32 } else { 8 + self.0 as u32 }
+        if self.0.is_multiple_of(4) { 1 + (self.0 / 4) as u32 } else { 8 + self.0 as u32 }
     }
 
     /// From the kernel's number; register 0, the verdict, is not a data register.

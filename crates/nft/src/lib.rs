@@ -4,15 +4,20 @@
 
 pub mod error;
 pub mod expr;
+pub mod kernel;
+pub mod monitor;
 pub mod object;
 pub mod rule;
 pub mod ruleset;
 mod text;
 pub mod transaction;
 pub mod value;
+mod wire;
 
 pub use error::{NftError, Reason};
 pub use expr::{Direction, DynsetOp, Expr, L3, Reg, Reject, Verdict};
+pub use kernel::Kernel;
+pub use monitor::{Monitor, News};
 pub use object::{
     Base, Chain, ChainType, Content, Data, Element, Family, Handle, Hook, Key, MapData, Policy, Rule, Set, SetFlags,
     Table,

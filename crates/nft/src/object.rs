@@ -195,6 +195,7 @@ impl PartialEq for Rule {
 impl Eq for Rule {}
 
 impl Set {
+    #[expect(clippy::self_named_constructors, reason = "stands beside map and verdict_map")]
     pub fn set(name: impl Into<String>, key: impl Into<Types>) -> Self {
         Self { name: name.into(), key: key.into(), data: None, flags: SetFlags::default(), size: None, timeout: None }
     }

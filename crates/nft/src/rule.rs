@@ -346,6 +346,9 @@ impl Rule {
     }
 
     fn masked_compare(mut self, load: Load, mask: Value, op: CmpOp, data: Value) -> Self {
+        if mask.as_bytes().iter().all(|byte| *byte == 0xff) {
+            return self.compare(load, op, data);
+        }
         let sreg = self.load(&[load], 0);
         let xor = Value::new(vec![0; mask.len()]);
         self.push(Expr::Bitwise { sreg, dreg: sreg, mask, xor }).push(Expr::Cmp { sreg, op, data })

@@ -95,7 +95,7 @@ impl DataType {
     }
 
     /// Bytes without padding; `None` for types we don't know.
-    pub const fn len(self) -> Option<usize> {
+    pub const fn size(self) -> Option<usize> {
         match self {
             Self::NfProto | Self::InetProto | Self::CtDir => Some(1),
             Self::InetService => Some(2),
@@ -108,7 +108,7 @@ impl DataType {
 
     /// Bytes in a concatenation.
     pub fn padded_len(self) -> Option<usize> {
-        self.len().map(padded)
+        self.size().map(padded)
     }
 
     pub const fn is_host_endian(self) -> bool {
@@ -235,7 +235,7 @@ impl Value {
         let mut fields = Vec::with_capacity(types.len());
         for kind in types {
             let rest = self.0.get(at..).unwrap_or(&[]);
-            let len = kind.len().unwrap_or(rest.len()).min(rest.len());
+            let len = kind.size().unwrap_or(rest.len()).min(rest.len());
             fields.push(kind.read(&rest[..len], big_endian));
             at += padded(len);
         }
@@ -361,7 +361,7 @@ pub const fn padded(len: usize) -> usize {
 /// The total length of a value of these types: a lone field is not padded.
 pub fn types_len(types: &[DataType]) -> Option<usize> {
     match types {
-        [one] => one.len(),
+        [one] => one.size(),
         many => many.iter().map(|t| t.padded_len()).sum(),
     }
 }
