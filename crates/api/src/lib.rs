@@ -14,6 +14,7 @@ pub mod labels;
 pub mod meta;
 pub mod names;
 pub mod networking;
+pub mod openapi;
 pub mod patch;
 pub mod proto;
 pub mod quantity;

@@ -89,6 +89,15 @@ pub fn definition(name: &str) -> Option<&'static Definition> {
     definitions().get(name)
 }
 
+/// The definition of a kind: packages are named after the first word of the group.
+pub fn of_kind(group: &str, version: &str, kind: &str) -> Option<&'static Definition> {
+    let package = match group.split('.').next() {
+        None | Some("") => "core",
+        Some(word) => word,
+    };
+    definition(&format!("io.k8s.api.{package}.{version}.{kind}"))
+}
+
 /// Every definition of the table.
 pub fn definitions() -> &'static HashMap<String, Definition> {
     static TABLE: OnceLock<HashMap<String, Definition>> = OnceLock::new();
