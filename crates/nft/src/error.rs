@@ -20,6 +20,10 @@ pub enum Reason {
     Full,
     #[error("the kernel does not support it (EOPNOTSUPP)")]
     Unsupported,
+    #[error("it overlaps another interval (ENOTEMPTY)")]
+    Overlap,
+    #[error("it reads a register that nothing has written (ENODATA)")]
+    Uninitialised,
     #[error("jumps form a loop or nest too deep (EMLINK, ELOOP)")]
     Loop,
     #[error("errno {0}")]
@@ -69,11 +73,13 @@ impl Reason {
             2 => Self::Missing,
             17 => Self::Exists,
             16 => Self::InUse,
-            22 | 34 => Self::Invalid,
+            22 | 34 | 75 => Self::Invalid,
             36 => Self::TooLong,
             23 => Self::Full,
             95 => Self::Unsupported,
             31 | 40 => Self::Loop,
+            39 => Self::Overlap,
+            61 => Self::Uninitialised,
             other => Self::Other(other),
         }
     }

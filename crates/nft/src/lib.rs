@@ -4,6 +4,7 @@
 
 pub mod error;
 pub mod expr;
+pub mod fake;
 pub mod kernel;
 pub mod monitor;
 pub mod object;
@@ -16,6 +17,7 @@ mod wire;
 
 pub use error::{NftError, Reason};
 pub use expr::{Direction, DynsetOp, Expr, L3, Reg, Reject, Verdict};
+pub use fake::Fake;
 pub use kernel::Kernel;
 pub use monitor::{Monitor, News};
 pub use object::{

@@ -1,0 +1,277 @@
+//! What each operation does to a table, and when the kernel refuses it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::{State, check};
+use crate::error::Reason;
+use crate::expr::{Expr, Verdict};
+use crate::object::{Base, Chain, ChainType, Content, Data, Element, Handle, Hook, Key, MapData, Rule, Set, Table};
+use crate::ruleset::{ChainState, SetState};
+use crate::transaction::{Add, Op, Place};
+use crate::value::types_len;
+
+/// Translation works at or behind connection tracking's priority only.
+const CONNTRACK_PRIORITY: i32 = -200;
+
+pub(super) fn perform(tables: &mut BTreeMap<Table, State>, table: &Table, op: &Op) -> Result<(), Reason> {
+    match op {
+        Op::AddTable(add) => {
+            if tables.contains_key(table) && *add == Add::Exclusive {
+                return Err(Reason::Exists);
+            }
+            tables.entry(table.clone()).or_default();
+            return Ok(());
+        }
+        Op::DeleteTable => return tables.remove(table).map(|_| ()).ok_or(Reason::Missing),
+        _ => {}
+    }
+    let state = tables.get_mut(table).ok_or(Reason::Missing)?;
+    match op {
+        Op::AddTable(_) | Op::DeleteTable => Ok(()),
+        Op::FlushTable => {
+            state.chains.values_mut().for_each(|chain| chain.rules.clear());
+            Ok(())
+        }
+        Op::AddChain(add, chain) => add_chain(state, *add, chain),
+        Op::DeleteChain(name) => delete_chain(state, name),
+        Op::FlushChain(name) => {
+            state.chains.get_mut(name).ok_or(Reason::Missing)?.rules.clear();
+            Ok(())
+        }
+        Op::AddRule { chain, place, rule } => add_rule(state, table, chain, *place, rule),
+        Op::DeleteRule { chain, handle } => {
+            let chain = state.chains.get_mut(chain).ok_or(Reason::Missing)?;
+            let at = position(chain, *handle)?;
+            chain.rules.remove(at);
+            Ok(())
+        }
+        Op::AddSet(add, set) => add_set(state, *add, set),
+        Op::DeleteSet(name) => delete_set(state, name),
+        Op::FlushSet(set) => {
+            let state = state.sets.get_mut(&set.name).ok_or(Reason::Missing)?;
+            state.elements = Arc::default();
+            Ok(())
+        }
+        Op::AddElements(add, set, elements) => {
+            elements.iter().try_for_each(|element| add_element(state, *add, &set.name, element))
+        }
+        Op::DeleteElements(set, elements) => delete_elements(state, set, elements, true),
+        Op::DestroyElements(set, elements) => delete_elements(state, set, elements, false),
+    }
+}
+
+fn add_chain(state: &mut State, add: Add, chain: &Chain) -> Result<(), Reason> {
+    if let Some(present) = state.chains.get_mut(&chain.name) {
+        return match (add, &mut present.chain.base, &chain.base) {
+            (Add::Exclusive, _, _) => Err(Reason::Exists),
+            (_, _, None) => Ok(()),
+            (_, None, Some(_)) => Err(Reason::Exists),
+            (_, Some(old), Some(new)) => {
+                if (old.kind, old.hook, old.priority) != (new.kind, new.hook, new.priority) {
+                    return Err(Reason::Exists);
+                }
+                old.policy = new.policy;
+                Ok(())
+            }
+        };
+    }
+    if let Some(base) = &chain.base {
+        check_base(base)?;
+        state.order.push(chain.name.clone());
+    }
+    state.next_handle();
+    state.chains.insert(chain.name.clone(), ChainState { chain: chain.clone(), rules: Vec::new() });
+    Ok(())
+}
+
+fn check_base(base: &Base) -> Result<(), Reason> {
+    let possible = match base.kind {
+        ChainType::Filter => true,
+        ChainType::Nat => base.hook != Hook::Forward && base.priority > CONNTRACK_PRIORITY,
+        ChainType::Route => base.hook == Hook::Output,
+    };
+    if possible { Ok(()) } else { Err(Reason::Unsupported) }
+}
+
+/// Deleting a chain deletes its rules; what must not be is a jump to it from elsewhere.
+fn delete_chain(state: &mut State, name: &str) -> Result<(), Reason> {
+    if !state.chains.contains_key(name) {
+        return Err(Reason::Missing);
+    }
+    let elsewhere = state.chains.values().filter(|chain| chain.chain.name != name);
+    let by_rule = elsewhere.flat_map(|chain| &chain.rules).flat_map(|rule| &rule.exprs).any(|expr| match expr {
+        Expr::Verdict(verdict) => leads_to(verdict, name),
+        _ => false,
+    });
+    let verdict_maps = state.sets.values().filter(|set| set.set.data == Some(MapData::Verdict));
+    let by_element = verdict_maps.flat_map(|set| set.elements.values()).any(|content| match &content.data {
+        Some(Data::Verdict(verdict)) => leads_to(verdict, name),
+        _ => false,
+    });
+    if by_rule || by_element {
+        return Err(Reason::InUse);
+    }
+    state.chains.remove(name);
+    state.order.retain(|base| base != name);
+    Ok(())
+}
+
+fn leads_to(verdict: &Verdict, name: &str) -> bool {
+    matches!(verdict, Verdict::Jump(chain) | Verdict::Goto(chain) if chain == name)
+}
+
+fn add_rule(state: &mut State, table: &Table, chain: &str, place: Place, rule: &Rule) -> Result<(), Reason> {
+    if !state.chains.contains_key(chain) {
+        return Err(Reason::Missing);
+    }
+    check::rule(table.family, state, rule)?;
+    let handle = state.next_handle();
+    let chain = state.chains.get_mut(chain).ok_or(Reason::Missing)?;
+    let rule = Rule { handle: Some(handle), ..rule.clone() };
+    match place {
+        Place::Last => chain.rules.push(rule),
+        Place::First => chain.rules.insert(0, rule),
+        Place::After(at) => {
+            let at = position(chain, at)?;
+            chain.rules.insert(at + 1, rule);
+        }
+        Place::Before(at) => {
+            let at = position(chain, at)?;
+            chain.rules.insert(at, rule);
+        }
+        Place::Instead(at) => {
+            let at = position(chain, at)?;
+            chain.rules[at] = rule;
+        }
+    }
+    Ok(())
+}
+
+fn position(chain: &ChainState, handle: Handle) -> Result<usize, Reason> {
+    chain.rules.iter().position(|rule| rule.handle == Some(handle)).ok_or(Reason::Missing)
+}
+
+fn add_set(state: &mut State, add: Add, set: &Set) -> Result<(), Reason> {
+    if set.timeout.is_some() && !set.flags.timeout {
+        return Err(Reason::Invalid);
+    }
+    if set.flags.interval && set.flags.dynamic {
+        return Err(Reason::Unsupported);
+    }
+    if let Some(present) = state.sets.get_mut(&set.name) {
+        let old = &mut present.set;
+        if add == Add::Exclusive || (&old.key, &old.data, old.flags) != (&set.key, &set.data, set.flags) {
+            return Err(Reason::Exists);
+        }
+        // Adding a set again sets its default timeout and, if given, its size.
+        old.timeout = set.timeout;
+        old.size = set.size.or(old.size);
+        return Ok(());
+    }
+    state.next_handle();
+    state.sets.insert(set.name.clone(), SetState { set: set.clone(), elements: Arc::default() });
+    Ok(())
+}
+
+fn delete_set(state: &mut State, name: &str) -> Result<(), Reason> {
+    if !state.sets.contains_key(name) {
+        return Err(Reason::Missing);
+    }
+    let used = state.rules().flat_map(|rule| &rule.exprs).any(|expr| match expr {
+        Expr::Lookup { set, .. } | Expr::Dynset { set, .. } => set == name,
+        _ => false,
+    });
+    if used {
+        return Err(Reason::InUse);
+    }
+    state.sets.remove(name);
+    Ok(())
+}
+
+fn add_element(state: &mut State, add: Add, set: &str, element: &Element) -> Result<(), Reason> {
+    let found = state.sets.get(set).ok_or(Reason::Missing)?;
+    check_key(&found.set, &element.key)?;
+    check_data(state, &found.set, &element.content)?;
+    if element.content.timeout.is_some() && !found.set.flags.timeout {
+        return Err(Reason::Invalid);
+    }
+    let found = state.sets.get_mut(set).ok_or(Reason::Missing)?;
+    let default = found.set.timeout;
+    let mut content = element.content.clone();
+    if found.set.flags.timeout {
+        content.expires = content.expires.or(content.timeout).or(default);
+        // The kernel doesn't tell a timeout apart that is the set's own.
+        content.timeout = content.timeout.filter(|timeout| Some(*timeout) != default);
+    }
+    let elements = Arc::make_mut(&mut found.elements);
+    if let Some(present) = elements.get_mut(&element.key) {
+        return match add {
+            Add::Exclusive => Err(Reason::Exists),
+            Add::IfAbsent if present.data != content.data => Err(Reason::InUse),
+            Add::IfAbsent => {
+                if element.content.timeout.is_some() {
+                    present.timeout = content.timeout;
+                    present.expires = content.expires;
+                }
+                Ok(())
+            }
+        };
+    }
+    if found.set.flags.interval && overlaps(elements, &element.key, found.set.is_concatenation(), &found.set) {
+        return Err(Reason::Overlap);
+    }
+    if found.set.size.is_some_and(|size| elements.len() >= size as usize) {
+        return Err(Reason::Full);
+    }
+    elements.insert(element.key.clone(), content);
+    Ok(())
+}
+
+fn check_key(set: &Set, key: &Key) -> Result<(), Reason> {
+    let wrong_len = set.key_len().is_some_and(|len| key.start.len() != len || key.last().len() != len);
+    let range_outside = key.end.is_some() && !set.flags.interval;
+    if wrong_len || range_outside || key.start > *key.last() { Err(Reason::Invalid) } else { Ok(()) }
+}
+
+fn check_data(state: &State, set: &Set, content: &Content) -> Result<(), Reason> {
+    match (&set.data, &content.data) {
+        (None, None) => Ok(()),
+        (Some(MapData::Verdict), Some(Data::Verdict(verdict))) => check::verdict(state, verdict),
+        (Some(MapData::Value(types)), Some(Data::Value(value)))
+            if types_len(types).is_none_or(|len| value.len() == len) =>
+        {
+            Ok(())
+        }
+        _ => Err(Reason::Invalid),
+    }
+}
+
+/// Whether a range shares keys with another: in a concatenation, every field's ranges must meet.
+fn overlaps(elements: &BTreeMap<Key, Content>, key: &Key, concatenation: bool, set: &Set) -> bool {
+    elements.keys().any(|other| {
+        if !concatenation {
+            return other.start <= *key.last() && key.start <= *other.last();
+        }
+        let mut at = 0;
+        set.key.iter().all(|kind| {
+            let len = kind.padded_len().unwrap_or(4);
+            let field = |value: &crate::Value| value.as_bytes().get(at..at + len).map(<[u8]>::to_vec);
+            let meets = field(&other.start) <= field(key.last()) && field(&key.start) <= field(other.last());
+            at += len;
+            meets
+        })
+    })
+}
+
+fn delete_elements(state: &mut State, set: &Set, elements: &[Element], strict: bool) -> Result<(), Reason> {
+    let found = state.sets.get_mut(&set.name).ok_or(Reason::Missing)?;
+    let present = Arc::make_mut(&mut found.elements);
+    for element in elements {
+        check_key(&found.set, &element.key)?;
+        if present.remove(&element.key).is_none() && strict {
+            return Err(Reason::Missing);
+        }
+    }
+    Ok(())
+}
