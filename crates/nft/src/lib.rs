@@ -11,6 +11,7 @@ pub mod object;
 pub mod rule;
 pub mod ruleset;
 mod text;
+pub mod tracer;
 pub mod transaction;
 pub mod value;
 mod wire;
@@ -26,6 +27,7 @@ pub use object::{
 };
 pub use rule::{AddrType, Load};
 pub use ruleset::{ChainState, Ruleset, SetState};
+pub use tracer::{Connection, Entry, Fate, Link, Packet, SourceTranslation, Trace, TraceError, World};
 pub use transaction::{Add, Generation, Op, Place, Transaction};
 pub use value::{Concat, DataType, Field, Types, Value};
 
