@@ -9,6 +9,41 @@ use ipnet::IpNet;
 
 use crate::field::{self, Path, quoted};
 
+/// The family of an address, as `ipFamilies` spells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum IpFamily {
+    V4,
+    V6,
+}
+
+impl IpFamily {
+    /// The family of an address.
+    pub fn of(ip: IpAddr) -> Self {
+        if ip.is_ipv4() { IpFamily::V4 } else { IpFamily::V6 }
+    }
+
+    /// `IPv4` or `IPv6`.
+    pub fn name(self) -> &'static str {
+        match self {
+            IpFamily::V4 => "IPv4",
+            IpFamily::V6 => "IPv6",
+        }
+    }
+
+    /// The family called `name`.
+    pub fn named(name: &str) -> Option<Self> {
+        [IpFamily::V4, IpFamily::V6].into_iter().find(|family| family.name() == name)
+    }
+
+    /// The other one.
+    pub fn other(self) -> Self {
+        match self {
+            IpFamily::V4 => IpFamily::V6,
+            IpFamily::V6 => IpFamily::V4,
+        }
+    }
+}
+
 /// Parses as `net.ParseIP` did before Go 1.17: leading zeros in IPv4 are ignored, IPv4-mapped addresses are IPv4.
 pub fn parse_ip(text: &str) -> Option<IpAddr> {
     if text.contains(':') {

@@ -112,6 +112,11 @@ pub trait Strategy: Send + Sync {
         Vec::new()
     }
 
+    /// The warning that a read or delete of a deprecated kind answers with; `warnings` has it for writes.
+    fn deprecation(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Mistakes in `metadata.name` (the rule differs by kind); empty when it is good.
     fn validate_name(&self, name: &str, prefix: bool) -> Vec<String> {
         crate::names::dns_subdomain(name, prefix)

@@ -40,7 +40,7 @@ pub fn for_service(address: IpAddr, namespace: &str, name: &str) -> Value {
         "kind": "IPAddress",
         "metadata": {
             "name": address.to_string(),
-            "labels": {FAMILY_LABEL: if address.is_ipv4() { "IPv4" } else { "IPv6" }, MANAGED_BY_LABEL: MANAGER},
+            "labels": {FAMILY_LABEL: address::IpFamily::of(address).name(), MANAGED_BY_LABEL: MANAGER},
         },
         "spec": {"parentRef": {"group": "", "resource": "services", "namespace": namespace, "name": name}},
     })
