@@ -141,7 +141,9 @@ pub struct FieldTerm {
 impl FieldSelector {
     pub fn parse(text: &str) -> Result<Self, SelectorError> {
         let mut terms = Vec::new();
-        for part in split_unescaped(text) {
+        let mut parts = split_unescaped(text);
+        parts.sort_unstable();
+        for part in parts {
             if part.is_empty() {
                 continue;
             }

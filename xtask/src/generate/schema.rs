@@ -132,7 +132,7 @@ impl Generator {
         package: &str,
         owner: &go::Struct,
         field: &Field,
-        inline: Option<u32>,
+        inline: Option<&str>,
         out: &mut String,
     ) -> Result<(), Unsupported> {
         let json = field.tags.get("json").map(String::as_str).unwrap_or("-");
@@ -158,7 +158,7 @@ impl Generator {
             flags.push('p');
         }
         if let Some(outer) = inline {
-            attributes.push("inline", &outer.to_string());
+            attributes.push("inline", outer);
         }
         if let Some(default) = marker(&field.markers, "default") {
             attributes.push("default", &self.default_value(package, default)?);
@@ -173,7 +173,7 @@ impl Generator {
         package: &str,
         field: &Field,
         tag: u32,
-        inline: Option<u32>,
+        inline: Option<&str>,
         out: &mut String,
     ) -> Result<(), Unsupported> {
         if inline.is_some() {
@@ -188,8 +188,9 @@ impl Generator {
         let (target, name) = full.rsplit_once('.').unwrap_or(("", &full));
         let inner = self.files.get(target).and_then(|f| f.structs.iter().find(|s| s.name == name));
         let inner = inner.ok_or_else(|| Unsupported(format!("{full} is inlined but not declared")))?;
+        let outer = format!("{tag}:{name}");
         for field in &inner.fields {
-            self.field(target, inner, field, Some(tag), out)?;
+            self.field(target, inner, field, Some(&outer), out)?;
         }
         Ok(())
     }

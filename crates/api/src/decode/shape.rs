@@ -20,7 +20,7 @@ pub(super) fn conform(object: &mut Value, definition: &'static Definition) -> Re
 }
 
 enum Segment {
-    Field(&'static str),
+    Field(&'static Field),
     Index(usize),
     Key(String),
 }
@@ -46,7 +46,7 @@ impl Walk {
                 fields.remove(&name);
                 continue;
             };
-            self.path.push(Segment::Field(&field.json_name));
+            self.path.push(Segment::Field(field));
             self.value(value, &field.kind, field)?;
             self.path.pop();
             if value.is_null() || hidden(field, value) {
@@ -113,10 +113,6 @@ impl Walk {
     }
 
     fn scalar(&mut self, value: &mut Value, kind: &'static Kind, field: &'static Field) -> Result<(), DecodeError> {
-        let named = match kind {
-            Kind::String if field.kind == Kind::String => field.go_name.as_deref(),
-            _ => None,
-        };
         let canonical = match (kind, &*value) {
             (Kind::String, Value::String(_)) | (Kind::Bool, Value::Bool(_)) => return Ok(()),
             (Kind::Int32, Value::Number(n)) if n.as_i64().is_some_and(|n| i32::try_from(n).is_ok()) => return Ok(()),
@@ -127,19 +123,16 @@ impl Walk {
             }
             (Kind::FieldsV1, Value::Object(_)) => return Ok(()),
             (Kind::Int32 | Kind::Int64 | Kind::IntOrString, Value::Number(n)) => {
-                return Err(self.unmarshal(format!("number {n}"), kind.go_type(None)));
+                return Err(self.unmarshal(format!("number {n}"), read_as(kind, field)));
             }
             (Kind::Quantity, Value::String(text)) => quantity(text)?,
-            (Kind::Quantity, Value::Number(number)) => quantity(&number.to_string())?,
+            (Kind::Quantity, other) => quantity(&other.to_string())?,
             (Kind::Time, Value::String(text)) => crate::time::canonical(text).map_err(DecodeError::Scalar)?,
             (Kind::MicroTime, Value::String(text)) => {
                 crate::time::canonical_micro(text).map_err(DecodeError::Scalar)?
             }
             (Kind::Bytes, Value::String(text)) => base64_text(text)?,
-            (_, other) => {
-                let expected = kind.go_type(named);
-                return Err(self.mistyped(other, expected));
-            }
+            (_, other) => return Err(self.mistyped(other, read_as(kind, field))),
         };
         *value = Value::String(canonical);
         Ok(())
@@ -159,6 +152,8 @@ impl Walk {
                 Ok(Some(Value::Object(fields)))
             }
             Kind::String | Kind::Bool | Kind::Int32 | Kind::Int64 if !field.omitempty => Ok(Some(zero(&field.kind))),
+            // Structs in Go, which `omitempty` never hides.
+            Kind::IntOrString | Kind::Quantity => Ok(Some(zero(&field.kind))),
             _ => Ok(None),
         }
     }
@@ -168,7 +163,7 @@ impl Walk {
         let mut text = String::new();
         for segment in &self.path {
             match segment {
-                Segment::Field(name) => text.push_str(&format!("{name}.")),
+                Segment::Field(field) => text.push_str(&format!("{}.", field.json_name)),
                 Segment::Key(key) => text.push_str(&format!("{key}.")),
                 Segment::Index(index) => {
                     text.pop();
@@ -195,15 +190,27 @@ impl Walk {
     fn unmarshal(&self, found: String, expected: String) -> DecodeError {
         let mut target = format!("Go struct field {}", self.owner.short_name());
         for segment in &self.path {
-            if let Segment::Field(name) = segment {
-                target.push('.');
-                target.push_str(name);
+            if let Segment::Field(field) = segment {
+                for part in field.inline.iter().map(|i| &i.name).chain([&field.json_name]) {
+                    target.push('.');
+                    target.push_str(part);
+                }
             }
         }
         if self.path.is_empty() {
             target = "Go value".to_owned();
         }
         DecodeError::Type { found, target, expected }
+    }
+}
+
+/// The Go type that a scalar is read as: times and int-or-strings read themselves from a simpler type.
+fn read_as(kind: &Kind, field: &Field) -> String {
+    match kind {
+        Kind::Time | Kind::MicroTime => "string".to_owned(),
+        Kind::IntOrString => "int32".to_owned(),
+        Kind::String => field.go_name.as_deref().unwrap_or("string").to_owned(),
+        kind => kind.go_type(None),
     }
 }
 

@@ -115,7 +115,9 @@ fn set_order(
         }
     };
     let before = list_of(before.or(Some(Value::Array(Vec::new()))))?;
-    let merged = in_order(list_of(Some(merged))?, &order, &before, key);
+    let merged = list_of(Some(merged))?;
+    check_keys(&merged, key)?;
+    let merged = in_order(merged, &order, &before, key);
     original.insert(name, Value::Array(merged));
     Ok(())
 }
@@ -150,8 +152,8 @@ fn delete_primitives(original: &mut Object, name: &str, deleted: &Value) -> Resu
 fn merge_list(original: Vec<Value>, patch: Vec<Value>, field: Option<&'static Field>) -> Result<Value, PatchError> {
     let objects = original.iter().chain(&patch).any(Value::is_object);
     if !objects {
-        let mut merged = original.clone();
-        for element in &patch {
+        let mut merged: Vec<Value> = Vec::new();
+        for element in original.iter().chain(&patch) {
             if !merged.contains(element) {
                 merged.push(element.clone());
             }
@@ -167,7 +169,17 @@ fn merge_list(original: Vec<Value>, patch: Vec<Value>, field: Option<&'static Fi
     for element in &patch {
         merge_element(&mut merged, element, key, field)?;
     }
+    check_keys(&merged, Some(key))?;
     Ok(Value::Array(in_order(merged, &patch, &before, Some(key))))
+}
+
+/// Without their merge key, elements can't be told apart.
+fn check_keys(list: &[Value], key: Option<&str>) -> Result<(), PatchError> {
+    let Some(key) = key else { return Ok(()) };
+    match list.iter().find(|element| element.get(key).is_none()) {
+        Some(element) => Err(PatchError::NoMergeKey { element: element.clone(), key: key.to_owned() }),
+        None => Ok(()),
+    }
 }
 
 /// Merges one element into the element with the same key, or adds it.
@@ -257,7 +269,8 @@ fn same(a: &Value, b: &Value, key: Option<&str>) -> bool {
 fn without_directives(value: Value) -> Option<Value> {
     match value {
         Value::Object(fields) => {
-            if fields.get(DIRECTIVE).and_then(Value::as_str) == Some("delete") {
+            // Upstream drops the whole map, `$patch: replace` with its contents included.
+            if fields.contains_key(DIRECTIVE) {
                 return None;
             }
             let kept = fields.into_iter().filter(|(key, value)| !is_directive(key) && !value.is_null());

@@ -61,11 +61,13 @@ fn fill(
     }
     let mut reader = Reader::new(bytes);
     while let Some((number, wire)) = reader.next()? {
-        if let Some(field) = definition.fields.iter().find(|f| f.tag == number && number != 0 && f.inline == inline) {
+        if let Some(field) =
+            definition.fields.iter().find(|f| f.tag == number && number != 0 && f.outer_tag() == inline)
+        {
             add(object, field, wire, depth)?;
         } else if inline.is_none()
             && let Wire::Bytes(inner) = wire
-            && definition.fields.iter().any(|f| f.inline == Some(number))
+            && definition.fields.iter().any(|f| f.outer_tag() == Some(number))
         {
             fill(object, inner, definition, Some(number), depth + 1)?;
         }

@@ -37,7 +37,7 @@ fn nested(object: &Value, definition: &Definition, inline: Option<u32>, depth: u
         if value.is_null() || field.tag == 0 {
             continue;
         }
-        match field.inline {
+        match field.outer_tag() {
             outer if outer == inline => put_field(&mut out, field, value, depth)?,
             Some(outer) if inline.is_none() && !wrapped.contains(&outer) => wrapped.push(outer),
             _ => {}

@@ -29,8 +29,8 @@ pub struct Field {
     pub json_name: String,
     /// Protobuf field number; 0 when protobuf carries the field in the envelope (`kind`, `apiVersion`).
     pub tag: u32,
-    /// The number of the sub-message that holds this field in protobuf, when JSON has it inline (`VolumeSource`).
-    pub inline: Option<u32>,
+    /// The struct that Go embeds and JSON has inline (`VolumeSource` in `Volume`), if the field is one of its.
+    pub inline: Option<Inline>,
     pub kind: Kind,
     pub required: bool,
     /// Go leaves the field out when it has its zero value.
@@ -49,6 +49,15 @@ pub struct Field {
     pub enumeration: Vec<String>,
     /// The Go name of a named string or map (`v1.Protocol`), for error messages.
     pub go_name: Option<String>,
+}
+
+/// An embedded Go struct: in protobuf a sub-message, in JSON part of its owner.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Inline {
+    /// The sub-message's field number.
+    pub tag: u32,
+    /// `VolumeSource`
+    pub name: String,
 }
 
 /// What a field holds.
@@ -125,6 +134,11 @@ impl Definition {
 }
 
 impl Field {
+    /// The number of the sub-message that holds this field in protobuf, if it is an inlined struct's.
+    pub fn outer_tag(&self) -> Option<u32> {
+        self.inline.as_ref().map(|i| i.tag)
+    }
+
     /// The Go type, as error messages print it: `int32`, `[]v1.ServicePort`, `map[string]string`.
     pub fn go_type(&self) -> String {
         self.kind.go_type(self.go_name.as_deref())
@@ -190,10 +204,11 @@ mod tests {
     #[test]
     fn inlined_structs_are_flat_with_their_message_number() {
         let empty_dir = field("io.k8s.api.core.v1.Volume", "emptyDir");
-        assert_eq!((empty_dir.inline, empty_dir.tag), (Some(2), 2));
-        assert_eq!(field("io.k8s.api.core.v1.Probe", "httpGet").inline, Some(1));
-        assert_eq!(field("io.k8s.api.core.v1.EphemeralContainer", "image").inline, Some(1));
-        assert_eq!(field("io.k8s.api.core.v1.EphemeralContainer", "targetContainerName").inline, None);
+        assert_eq!(empty_dir.inline, Some(Inline { tag: 2, name: "VolumeSource".to_owned() }));
+        assert_eq!(empty_dir.tag, 2);
+        assert_eq!(field("io.k8s.api.core.v1.Probe", "httpGet").outer_tag(), Some(1));
+        assert_eq!(field("io.k8s.api.core.v1.EphemeralContainer", "image").outer_tag(), Some(1));
+        assert_eq!(field("io.k8s.api.core.v1.EphemeralContainer", "targetContainerName").outer_tag(), None);
     }
 
     #[test]
@@ -202,7 +217,7 @@ mod tests {
             let mut seen = std::collections::HashSet::new();
             for field in &definition.fields {
                 assert!(!has_dangling_message(&field.kind), "{}.{}", definition.name, field.json_name);
-                let fresh = field.tag == 0 || seen.insert((field.inline, field.tag));
+                let fresh = field.tag == 0 || seen.insert((field.outer_tag(), field.tag));
                 assert!(fresh, "{}.{}: number used twice", definition.name, field.json_name);
             }
         }

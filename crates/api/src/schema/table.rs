@@ -14,7 +14,7 @@
 
 use std::collections::HashMap;
 
-use super::{Definition, Field, Kind, ListType};
+use super::{Definition, Field, Inline, Kind, ListType};
 
 /// A line that doesn't follow the form.
 #[derive(Debug, thiserror::Error)]
@@ -114,7 +114,11 @@ impl<'t> Reader<'t> {
             "map" => field.map_atomic = value == "atomic",
             "merge" => field.patch_merge_key = Some(value.to_owned()),
             "strategy" => field.patch_strategy = list(),
-            "inline" => field.inline = Some(value.parse().map_err(|_| "inline is a number")?),
+            "inline" => {
+                let (tag, name) = value.split_once(':').ok_or("inline is number:Name")?;
+                let tag = tag.parse().map_err(|_| "inline is number:Name")?;
+                field.inline = Some(Inline { tag, name: name.to_owned() });
+            }
             "go" => field.go_name = Some(value.to_owned()),
             "enum" => field.enumeration = self.enums.get(&self.qualified(value)).cloned().unwrap_or_default(),
             _ => return Err("unknown attribute"),

@@ -17,6 +17,7 @@ enum Token<'t> {
     Close,
     Not,
     Equals,
+    DoubleEquals,
     NotEquals,
     Greater,
     Less,
@@ -33,6 +34,7 @@ impl Token<'_> {
             Token::Close => ")",
             Token::Not => "!",
             Token::Equals => "=",
+            Token::DoubleEquals => "==",
             Token::NotEquals => "!=",
             Token::Greater => ">",
             Token::Less => "<",
@@ -83,7 +85,7 @@ fn tokens(text: &str) -> Vec<Token<'_>> {
             '<' => (Token::Less, 1),
             '!' if rest.starts_with("!=") => (Token::NotEquals, 2),
             '!' => (Token::Not, 1),
-            '=' if rest.starts_with("==") => (Token::Equals, 2),
+            '=' if rest.starts_with("==") => (Token::DoubleEquals, 2),
             '=' => (Token::Equals, 1),
             '\0' => (Token::Bad("\0"), 1),
             _ => {
@@ -120,8 +122,7 @@ impl<'t> Parser<'t> {
             self.at += 1;
         }
         let key = match self.next() {
-            // Where a key belongs, `in` and `notin` are keywords.
-            Token::Word(word) if word != "in" && word != "notin" => checked_key(word)?,
+            Token::Word(word) => checked_key(word)?,
             other => return Err(format!("found '{}', expected: identifier", other.text())),
         };
         if matches!(self.peek(), Token::End | Token::Comma) {
@@ -134,7 +135,7 @@ impl<'t> Parser<'t> {
         let operator = match self.next() {
             Token::Word("in") => Operator::In(self.set(&key)?),
             Token::Word("notin") => Operator::NotIn(self.set(&key)?),
-            Token::Equals => Operator::In([self.exact(&key)?].into()),
+            Token::Equals | Token::DoubleEquals => Operator::In([self.exact(&key)?].into()),
             Token::NotEquals => Operator::NotIn([self.exact(&key)?].into()),
             Token::Greater => Operator::GreaterThan(self.number(&key)?),
             Token::Less => Operator::LessThan(self.number(&key)?),
@@ -169,21 +170,31 @@ impl<'t> Parser<'t> {
     }
 
     fn exact(&mut self, key: &str) -> Result<String, String> {
+        checked_value(key, self.word()?)
+    }
+
+    /// One value; nothing before a comma or the end is the empty one.
+    fn word(&mut self) -> Result<&'t str, String> {
         match self.peek() {
-            Token::End | Token::Comma => Ok(String::new()),
+            Token::End | Token::Comma => Ok(""),
             Token::Word(word) => {
                 self.at += 1;
-                checked_value(key, word)
+                Ok(word)
             }
             other => Err(format!("found '{}', expected: identifier", other.text())),
         }
     }
 
     fn number(&mut self, key: &str) -> Result<i64, String> {
-        let text = self.exact(key)?;
-        let path = Path::default().child("values").index(0);
+        let text = self.word()?;
+        let path = Path::new("values").index(0);
         let why = "for 'Gt', 'Lt' operators, the value must be an integer";
-        text.parse().map_err(|_| Error::invalid(&path, text, why).to_string())
+        match (text.parse(), checked_value(key, text)) {
+            (Ok(number), Ok(_)) => Ok(number),
+            (Ok(_), Err(other)) => Err(other),
+            (Err(_), Ok(_)) => Err(Error::invalid(&path, text, why).to_string()),
+            (Err(_), Err(other)) => Err(format!("[{}, {other}]", Error::invalid(&path, text, why))),
+        }
     }
 }
 
