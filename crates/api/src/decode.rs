@@ -132,7 +132,7 @@ mod tests {
                 r#"unknown field "spec.ports[0].x""#
             ]
         );
-        assert_eq!(decoded.object["spec"]["ports"], json!([{"port": 81}]));
+        assert_eq!(decoded.object["spec"]["ports"], json!([{"port": 81, "targetPort": 0}]));
         assert_eq!(decoded.object["spec"].get("foo"), None);
         assert_eq!(
             decode(text, Mode::Strict).unwrap_err().to_string(),
