@@ -8,7 +8,7 @@ use crate::transaction::Generation;
 pub enum Reason {
     #[error("there is no such table, chain, set, rule or element, or something it refers to is missing (ENOENT)")]
     Missing,
-    #[error("it exists already, or exists with another definition (EEXIST)")]
+    #[error("it exists already, with another definition, or it overlaps another interval (EEXIST)")]
     Exists,
     #[error("it is still used (EBUSY)")]
     InUse,
@@ -20,8 +20,6 @@ pub enum Reason {
     Full,
     #[error("the kernel does not support it (EOPNOTSUPP)")]
     Unsupported,
-    #[error("it overlaps another interval (ENOTEMPTY)")]
-    Overlap,
     #[error("it reads a register that nothing has written (ENODATA)")]
     Uninitialised,
     #[error("jumps form a loop or nest too deep (EMLINK, ELOOP)")]
@@ -71,14 +69,13 @@ impl Reason {
         // Numbers of asm-generic/errno, the same on every architecture we build for.
         match errno {
             2 => Self::Missing,
-            17 => Self::Exists,
+            17 | 39 => Self::Exists,
             16 => Self::InUse,
             22 | 34 | 75 => Self::Invalid,
             36 => Self::TooLong,
             23 => Self::Full,
             95 => Self::Unsupported,
             31 | 40 => Self::Loop,
-            39 => Self::Overlap,
             61 => Self::Uninitialised,
             other => Self::Other(other),
         }

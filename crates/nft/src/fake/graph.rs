@@ -5,24 +5,23 @@ use std::collections::BTreeSet;
 use super::State;
 use crate::error::Reason;
 use crate::expr::{Destination, Expr, NatKind, Verdict};
-use crate::object::{Base, ChainType, Data, Family, Hook};
+use crate::object::{Base, ChainType, Data, Hook};
 
 /// How deep chains may nest.
 const STACK: usize = 16;
 
 /// Follows every base chain.
-pub(super) fn validate(family: Family, state: &State) -> Result<(), Reason> {
+pub(super) fn validate(state: &State) -> Result<(), Reason> {
     for name in &state.order {
         let Some(base) = state.chains.get(name).and_then(|chain| chain.chain.base.as_ref()) else { continue };
         let mut done = BTreeSet::new();
-        walk(family, state, name, base, 0, &mut done)?;
+        walk(state, name, base, 0, &mut done)?;
     }
     // Loops among chains that nothing reaches are accepted, as by the kernel.
     Ok(())
 }
 
 fn walk<'a>(
-    family: Family,
     state: &'a State,
     name: &'a str,
     base: &Base,
@@ -37,9 +36,9 @@ fn walk<'a>(
     }
     let Some(chain) = state.chains.get(name) else { return Ok(()) };
     for expr in chain.rules.iter().flat_map(|rule| &rule.exprs) {
-        check_place(family, base, expr)?;
+        check_place(base, expr)?;
         for target in targets(state, expr) {
-            walk(family, state, target, base, depth + 1, done)?;
+            walk(state, target, base, depth + 1, done)?;
         }
     }
     Ok(())
@@ -70,7 +69,7 @@ fn target(verdict: &Verdict) -> Option<&str> {
     }
 }
 
-fn check_place(_: Family, base: &Base, expr: &Expr) -> Result<(), Reason> {
+fn check_place(base: &Base, expr: &Expr) -> Result<(), Reason> {
     let (nat_only, hooks): (bool, &[Hook]) = match expr {
         Expr::Nat { kind: NatKind::Destination, .. } | Expr::Redirect { .. } => {
             (true, &[Hook::Prerouting, Hook::Output])

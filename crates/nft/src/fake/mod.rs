@@ -82,15 +82,27 @@ impl Fake {
     }
 
     fn perform(&self, transaction: &Transaction) -> Result<BTreeMap<Table, State>, NftError> {
+        let tables = self.run(transaction, false)?;
+        // The kernel looks at a table as a whole once there is anything new that could be reached.
+        let new = transaction.ops.iter().any(adds_reachable);
+        let sound = tables.get(&transaction.table).is_none_or(|state| graph::validate(state).is_ok());
+        if sound || !new {
+            return Ok(tables);
+        }
+        // Again, step by step, to find whose fault it is.
+        self.run(transaction, true)
+    }
+
+    fn run(&self, transaction: &Transaction, validate: bool) -> Result<BTreeMap<Table, State>, NftError> {
+        let table = &transaction.table;
         let mut tables = self.tables.clone();
         for (index, op) in transaction.ops.iter().enumerate() {
-            encode::check(index, &transaction.table.name, op)?;
-            ops::perform(&mut tables, &transaction.table, op).map_err(|reason| refused(transaction, index, reason))?;
-        }
-        // The kernel looks at the whole table once there is anything new that could be reached.
-        let last = transaction.ops.iter().rposition(|op| matches!(op, Op::AddRule { .. } | Op::AddElements(..)));
-        if let (Some(index), Some(state)) = (last, tables.get(&transaction.table)) {
-            graph::validate(transaction.table.family, state).map_err(|reason| refused(transaction, index, reason))?;
+            encode::check(index, &table.name, op)?;
+            let mut done = ops::perform(&mut tables, table, op);
+            if let Some(state) = tables.get(table).filter(|_| validate && adds_reachable(op)) {
+                done = done.and_then(|()| graph::validate(state));
+            }
+            done.map_err(|reason| refused(transaction, index, reason))?;
         }
         Ok(tables)
     }
@@ -139,6 +151,10 @@ impl State {
     fn rules(&self) -> impl Iterator<Item = &Rule> {
         self.chains.values().flat_map(|chain| &chain.rules)
     }
+}
+
+fn adds_reachable(op: &Op) -> bool {
+    matches!(op, Op::AddRule { .. } | Op::AddElements(..))
 }
 
 fn refused(transaction: &Transaction, index: usize, reason: Reason) -> NftError {

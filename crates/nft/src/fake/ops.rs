@@ -62,13 +62,19 @@ pub(super) fn perform(tables: &mut BTreeMap<Table, State>, table: &Table, op: &O
 }
 
 fn add_chain(state: &mut State, add: Add, chain: &Chain) -> Result<(), Reason> {
+    if let Some(base) = &chain.base {
+        check_base(base)?;
+    }
     if let Some(present) = state.chains.get_mut(&chain.name) {
         return match (add, &mut present.chain.base, &chain.base) {
             (Add::Exclusive, _, _) => Err(Reason::Exists),
             (_, _, None) => Ok(()),
             (_, None, Some(_)) => Err(Reason::Exists),
             (_, Some(old), Some(new)) => {
-                if (old.kind, old.hook, old.priority) != (new.kind, new.hook, new.priority) {
+                if (old.hook, old.priority) != (new.hook, new.priority) {
+                    return Err(Reason::Unsupported);
+                }
+                if old.kind != new.kind {
                     return Err(Reason::Exists);
                 }
                 old.policy = new.policy;
@@ -76,8 +82,7 @@ fn add_chain(state: &mut State, add: Add, chain: &Chain) -> Result<(), Reason> {
             }
         };
     }
-    if let Some(base) = &chain.base {
-        check_base(base)?;
+    if chain.base.is_some() {
         state.order.push(chain.name.clone());
     }
     state.next_handle();
@@ -94,13 +99,12 @@ fn check_base(base: &Base) -> Result<(), Reason> {
     if possible { Ok(()) } else { Err(Reason::Unsupported) }
 }
 
-/// Deleting a chain deletes its rules; what must not be is a jump to it from elsewhere.
+/// Deleting a chain deletes its rules; what must not be is a jump to it, not even its own.
 fn delete_chain(state: &mut State, name: &str) -> Result<(), Reason> {
     if !state.chains.contains_key(name) {
         return Err(Reason::Missing);
     }
-    let elsewhere = state.chains.values().filter(|chain| chain.chain.name != name);
-    let by_rule = elsewhere.flat_map(|chain| &chain.rules).flat_map(|rule| &rule.exprs).any(|expr| match expr {
+    let by_rule = state.rules().flat_map(|rule| &rule.exprs).any(|expr| match expr {
         Expr::Verdict(verdict) => leads_to(verdict, name),
         _ => false,
     });
@@ -122,28 +126,20 @@ fn leads_to(verdict: &Verdict, name: &str) -> bool {
 }
 
 fn add_rule(state: &mut State, table: &Table, chain: &str, place: Place, rule: &Rule) -> Result<(), Reason> {
-    if !state.chains.contains_key(chain) {
-        return Err(Reason::Missing);
-    }
+    let found = state.chains.get(chain).ok_or(Reason::Missing)?;
+    let at = match place {
+        Place::Last => found.rules.len(),
+        Place::First => 0,
+        Place::After(at) => position(found, at)? + 1,
+        Place::Before(at) | Place::Instead(at) => position(found, at)?,
+    };
     check::rule(table.family, state, rule)?;
     let handle = state.next_handle();
-    let chain = state.chains.get_mut(chain).ok_or(Reason::Missing)?;
+    let rules = &mut state.chains.get_mut(chain).ok_or(Reason::Missing)?.rules;
     let rule = Rule { handle: Some(handle), ..rule.clone() };
     match place {
-        Place::Last => chain.rules.push(rule),
-        Place::First => chain.rules.insert(0, rule),
-        Place::After(at) => {
-            let at = position(chain, at)?;
-            chain.rules.insert(at + 1, rule);
-        }
-        Place::Before(at) => {
-            let at = position(chain, at)?;
-            chain.rules.insert(at, rule);
-        }
-        Place::Instead(at) => {
-            let at = position(chain, at)?;
-            chain.rules[at] = rule;
-        }
+        Place::Instead(_) => rules[at] = rule,
+        _ => rules.insert(at, rule),
     }
     Ok(())
 }
@@ -191,11 +187,11 @@ fn delete_set(state: &mut State, name: &str) -> Result<(), Reason> {
 
 fn add_element(state: &mut State, add: Add, set: &str, element: &Element) -> Result<(), Reason> {
     let found = state.sets.get(set).ok_or(Reason::Missing)?;
-    check_key(&found.set, &element.key)?;
-    check_data(state, &found.set, &element.content)?;
     if element.content.timeout.is_some() && !found.set.flags.timeout {
         return Err(Reason::Invalid);
     }
+    check_key(&found.set, &element.key)?;
+    check_data(state, &found.set, &element.content)?;
     let found = state.sets.get_mut(set).ok_or(Reason::Missing)?;
     let default = found.set.timeout;
     let mut content = element.content.clone();
@@ -208,9 +204,10 @@ fn add_element(state: &mut State, add: Add, set: &str, element: &Element) -> Res
     if let Some(present) = elements.get_mut(&element.key) {
         return match add {
             Add::Exclusive => Err(Reason::Exists),
-            Add::IfAbsent if present.data != content.data => Err(Reason::InUse),
+            Add::IfAbsent if present.data != content.data => Err(Reason::Exists),
             Add::IfAbsent => {
-                if element.content.timeout.is_some() {
+                // Since kernel 6.12 adding an element again renews its life.
+                if element.content.timeout.is_some() || default.is_some() {
                     present.timeout = content.timeout;
                     present.expires = content.expires;
                 }
@@ -219,7 +216,7 @@ fn add_element(state: &mut State, add: Add, set: &str, element: &Element) -> Res
         };
     }
     if found.set.flags.interval && overlaps(elements, &element.key, found.set.is_concatenation(), &found.set) {
-        return Err(Reason::Overlap);
+        return Err(Reason::Exists);
     }
     if found.set.size.is_some_and(|size| elements.len() >= size as usize) {
         return Err(Reason::Full);
