@@ -3,6 +3,8 @@
 //! Not responsible for Kubernetes objects (the agent translates) nor for any way of running a container
 //! (`runtime-libcontainer` is one).
 
+pub mod battery;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -188,6 +190,9 @@ pub enum RuntimeError {
     /// `exec` or another call that needs a running container.
     #[error("container {0:?} is not running")]
     NotRunning(ContainerId),
+    /// `remove_container` needs one that isn't.
+    #[error("container {0:?} is still running")]
+    StillRunning(ContainerId),
     #[error("{step}: {source}")]
     Io {
         step: &'static str,

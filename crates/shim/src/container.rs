@@ -18,7 +18,7 @@ use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::syscall::syscall::SyscallType;
 use nix::unistd::{ForkResult, fork, setsid};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{FlockOperation, Mode, OFlags, flock};
+use rustix::fs::{FlockOperation, Mode, OFlags, ResolveFlags, flock, mkdirat, openat2};
 use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -208,7 +208,25 @@ fn enter_own_mounts(directory: &Path, config: &ShimConfig) -> Result<(), StartEr
     let rootfs = directory.join(record::ROOTFS);
     fs::create_dir_all(&rootfs).map_err(io_at("make the root's mount point"))?;
     mount_overlay(&config.lower_dirs, &config.upper_dir, &config.work_dir, &rootfs)
-        .map_err(io_at("mount the container's overlay"))
+        .map_err(io_at("mount the container's overlay"))?;
+    make_inside(&rootfs, &config.working_dir).map_err(io_at("make the working directory"))
+}
+
+/// Makes a directory and those above it, as seen with `root` as root: a link in the image leads nowhere else.
+fn make_inside(root: &Path, directory: &Path) -> rustix::io::Result<()> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open(root, flags, Mode::empty())?;
+    let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let mut so_far = PathBuf::from(".");
+    for component in directory.components() {
+        let std::path::Component::Normal(name) = component else { continue };
+        let parent = openat2(&root, &so_far, flags, Mode::empty(), inside)?;
+        match mkdirat(&parent, name, Mode::from_raw_mode(0o755)) {
+            Ok(()) | Err(Errno::EXIST) => so_far.push(name),
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
 }
 
 /// Masked paths are covered by /dev/null; a replaced one would be a way out (CVE-2025-31133).

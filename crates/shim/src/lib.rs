@@ -10,6 +10,7 @@ mod container;
 mod exec;
 mod executor;
 mod log_pump;
+pub mod loopback;
 pub mod node_init;
 mod overlay;
 mod pause;

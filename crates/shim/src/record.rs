@@ -40,6 +40,8 @@ pub struct ShimConfig {
     pub lower_dirs: Vec<PathBuf>,
     pub upper_dir: PathBuf,
     pub work_dir: PathBuf,
+    /// Made in the container if no layer has it.
+    pub working_dir: PathBuf,
     pub log_path: PathBuf,
     /// Keep standard input open instead of empty.
     pub stdin: bool,

@@ -53,7 +53,7 @@ fn prepare(config: &NodeInitConfig) -> Result<(OwnedFd, Children), NodeInitError
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS | UnshareFlags::NEWUTS | UnshareFlags::NEWIPC) }
         .map_err(step("make mount, UTS and IPC namespaces"))?;
     rustix::system::sethostname(config.hostname.as_bytes()).map_err(step("set the host name"))?;
-    raise_loopback().map_err(step("raise lo"))?;
+    crate::loopback::raise().map_err(step("raise lo"))?;
     make_mounts(config)?;
     let _ = rustix::process::chdir("/");
     Ok((lifeline, children))
@@ -86,26 +86,6 @@ fn enter_network(namespace: Option<&Path>) -> Result<(), NodeInitError> {
             unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }.map_err(step("make a network namespace"))
         }
     }
-}
-
-/// netdevice(7): the flags of an interface are read and written with its name.
-fn raise_loopback() -> std::io::Result<()> {
-    let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)?;
-    // SAFETY: an all-zero ifreq is a valid one.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    request.ifr_name[0] = b'l' as libc::c_char;
-    request.ifr_name[1] = b'o' as libc::c_char;
-    // SAFETY: the request outlives the calls, which fill in and read its flags only.
-    unsafe {
-        if libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS as _, &mut request) != 0 {
-            return Err(std::io::Error::last_os_error());
-        }
-        request.ifr_ifru.ifru_flags |= libc::IFF_UP as libc::c_short;
-        if libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &mut request) != 0 {
-            return Err(std::io::Error::last_os_error());
-        }
-    }
-    Ok(())
 }
 
 fn make_mounts(config: &NodeInitConfig) -> Result<(), NodeInitError> {

@@ -1,0 +1,36 @@
+//! The runtime's own files: one per pod, one per container.
+//!
+//! Not responsible for the files shared with shims (`shim::record`).
+
+use std::net::IpAddr;
+
+use pod_runtime::{ContainerId, ContainerSpec, SandboxId, SandboxSpec};
+use serde::{Deserialize, Serialize};
+
+pub(crate) const SANDBOX: &str = "sandbox.json";
+pub(crate) const CONTAINER: &str = "container.json";
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct SandboxRecord {
+    pub(crate) spec: SandboxSpec,
+    pub(crate) phase: SandboxPhase,
+    pub(crate) addresses: Vec<IpAddr>,
+    /// Unix seconds.
+    pub(crate) created_at: i64,
+}
+
+/// What is to become, or has become, of a sandbox. Whether it is ready the kernel has a say in too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum SandboxPhase {
+    Making,
+    Ready,
+    Stopped,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ContainerRecord {
+    pub(crate) id: ContainerId,
+    pub(crate) sandbox: SandboxId,
+    pub(crate) image_id: String,
+    pub(crate) spec: ContainerSpec,
+}

@@ -1,0 +1,292 @@
+//! The inside: the agent of a node, which runs one case and then looks for leftovers.
+
+use std::collections::HashMap;
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use images::ImageStore;
+use pod_runtime::battery::{Act, CASES, Subject};
+use pod_runtime::{
+    ContainerId, ContainerSpec, ContainerState, PodNetwork, PodRuntime, Resources, RuntimeError, SandboxId,
+    SandboxNetwork, SandboxSpec,
+};
+use runtime_libcontainer::{Config, Runtime};
+use shim::record::{RUNNING, Running};
+
+use crate::acts::command;
+
+const IMAGE: &str = "portolan.local/testserver:latest";
+
+/// What only this runtime has.
+pub const OWN_CASES: [&str; 5] = ["shim-killed", "out-of-memory", "node-network", "terminal", "leftovers-swept"];
+
+pub fn run_agent(case: &str, directory: &Path) -> ExitCode {
+    let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(2).build().unwrap();
+    tokio.block_on(async {
+        let mut subject = Lab::open(case, directory).await;
+        match case {
+            "supervisor-gone" | "node-stopped" => hold_pod(&subject, directory).await,
+            "node-joins-network" => {}
+            "shim-killed" => shim_killed(&subject).await,
+            "out-of-memory" => out_of_memory(&subject).await,
+            "node-network" => node_network(&subject).await,
+            "terminal" => terminal(&subject).await,
+            "leftovers-swept" => leftovers_swept(&mut subject).await,
+            _ => {
+                assert!(CASES.contains(&case));
+                pod_runtime::battery::run(case, &mut subject).await;
+            }
+        }
+        subject.nothing_left();
+    });
+    ExitCode::SUCCESS
+}
+
+struct Lab {
+    config: Config,
+    network: Arc<Addresses>,
+    runtime: Option<Arc<Runtime>>,
+    directory: PathBuf,
+    parent_group: PathBuf,
+}
+
+impl Lab {
+    async fn open(case: &str, directory: &Path) -> Self {
+        let images = ImageStore::open(directory, None).unwrap();
+        let parent_group = Path::new("/").join(directory.file_name().unwrap());
+        let network = Arc::new(Addresses::default());
+        let config = Config {
+            state_dir: directory.join("state"),
+            images,
+            cgroup_parent: parent_group.join(case),
+            network: Arc::clone(&network) as Arc<dyn PodNetwork>,
+            executable: std::env::current_exe().unwrap(),
+        };
+        let mut lab = Self { config, network, runtime: None, directory: directory.to_owned(), parent_group };
+        lab.up().await;
+        lab
+    }
+
+    fn spec(&self, name: &str, act: Act) -> ContainerSpec {
+        ContainerSpec {
+            name: name.to_owned(),
+            image: IMAGE.to_owned(),
+            command: command(act),
+            log_path: self.directory.join(format!("{name}.log")),
+            ..ContainerSpec::default()
+        }
+    }
+
+    async fn pod(&self, name: &str, network: SandboxNetwork) -> SandboxId {
+        let spec = SandboxSpec {
+            id: SandboxId(name.to_owned()),
+            namespace: "default".to_owned(),
+            name: name.to_owned(),
+            uid: format!("uid-{name}"),
+            hostname: name.to_owned(),
+            network,
+            annotations: [].into(),
+        };
+        self.runtime().run_sandbox(&spec).await.unwrap();
+        spec.id
+    }
+
+    async fn start(&self, pod: &SandboxId, spec: &ContainerSpec) -> ContainerId {
+        let id = self.runtime().create_container(pod, spec).await.unwrap();
+        self.runtime().start_container(&id).await.unwrap();
+        id
+    }
+
+    async fn state(&self, id: &ContainerId) -> ContainerState {
+        let all = self.runtime().containers(None).await.unwrap();
+        all.into_iter().find(|status| status.id == *id).unwrap().state
+    }
+
+    async fn ended(&self, id: &ContainerId) -> pod_runtime::Exit {
+        let runtime = self.runtime();
+        let mut changes = runtime.changes();
+        loop {
+            if let ContainerState::Exited(exit) = self.state(id).await {
+                return exit;
+            }
+            tokio::time::timeout(Duration::from_secs(60), changes.recv()).await.expect("news").unwrap();
+        }
+    }
+
+    fn processes(&self, id: &ContainerId) -> Running {
+        let file = self.config.state_dir.join("containers").join(&id.0).join(RUNNING);
+        shim::record::read(&file).unwrap().unwrap()
+    }
+
+    /// No file, mount, group, address or process of any pod.
+    fn nothing_left(&self) {
+        for part in ["sandboxes", "containers", "writable", "namespaces"] {
+            let left: Vec<_> =
+                fs::read_dir(self.config.state_dir.join(part)).unwrap().map(|entry| entry.unwrap().path()).collect();
+            assert!(left.is_empty(), "{left:?}");
+        }
+        let below = format!("{}/", self.config.state_dir.join("namespaces").display());
+        assert!(!fs::read_to_string("/proc/self/mountinfo").unwrap().contains(&below), "mounts are left");
+        assert!(shim::cgroup::children(&self.config.cgroup_parent).is_empty(), "groups are left");
+        assert!(self.network.given.lock().unwrap().is_empty(), "addresses are left");
+        let (me, before) = (std::process::id().to_string(), Instant::now());
+        loop {
+            let others: Vec<String> = fs::read_dir("/proc")
+                .unwrap()
+                .filter_map(|entry| entry.unwrap().file_name().into_string().ok())
+                .filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()) && *name != me && *name != "1")
+                .collect();
+            if others.is_empty() {
+                break;
+            }
+            let tell = || {
+                others
+                    .iter()
+                    .map(|pid| fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default())
+                    .collect::<String>()
+            };
+            assert!(before.elapsed() < Duration::from_secs(10), "processes are left: {}", tell());
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        shim::cgroup::remove_if_empty(&self.config.cgroup_parent);
+        shim::cgroup::remove_if_empty(&self.parent_group);
+    }
+}
+
+#[async_trait]
+impl Subject for Lab {
+    fn runtime(&self) -> Arc<dyn PodRuntime> {
+        Arc::clone(self.runtime.as_ref().expect("the agent is up")) as Arc<dyn PodRuntime>
+    }
+
+    async fn down(&mut self) {
+        self.runtime = None;
+    }
+
+    async fn up(&mut self) {
+        self.runtime = Some(Arc::new(Runtime::open(self.config.clone()).await.unwrap()));
+    }
+
+    fn image(&self) -> &str {
+        IMAGE
+    }
+
+    fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    fn command(&self, act: Act) -> Vec<String> {
+        command(act)
+    }
+}
+
+/// Gives each pod an address, and knows which namespace it was for.
+#[derive(Default)]
+struct Addresses {
+    given: Mutex<HashMap<SandboxId, IpAddr>>,
+}
+
+#[async_trait]
+impl PodNetwork for Addresses {
+    async fn attach(&self, sandbox: &SandboxSpec, namespace: &Path) -> Result<Vec<IpAddr>, RuntimeError> {
+        assert!(fs::File::open(namespace).is_ok(), "the namespace can be opened");
+        let mut given = self.given.lock().unwrap();
+        let next = given.values().filter_map(|ip| match ip {
+            IpAddr::V4(ip) => Some(ip.octets()[3]),
+            IpAddr::V6(_) => None,
+        });
+        let next = next.max().unwrap_or(1) + 1;
+        Ok(vec![*given.entry(sandbox.id.clone()).or_insert(IpAddr::V4(Ipv4Addr::new(10, 0, 0, next)))])
+    }
+
+    async fn detach(&self, sandbox: &SandboxId) -> Result<(), RuntimeError> {
+        self.given.lock().unwrap().remove(sandbox);
+        Ok(())
+    }
+}
+
+async fn hold_pod(lab: &Lab, directory: &Path) {
+    let pod = lab.pod("held", SandboxNetwork::Pod).await;
+    lab.start(&pod, &lab.spec("stubborn", Act::Stubborn)).await;
+    fs::write(directory.join("pod-runs"), "").unwrap();
+    std::future::pending::<()>().await;
+}
+
+/// Then nobody can tell how the container ends any more: it ends now, and the pod can go on.
+async fn shim_killed(lab: &Lab) {
+    let pod = lab.pod("shim-killed", SandboxNetwork::Pod).await;
+    let id = lab.start(&pod, &lab.spec("stays", Act::Stay)).await;
+    let processes = lab.processes(&id);
+    let shim = nix::unistd::Pid::from_raw(processes.shim.pid);
+    nix::sys::signal::kill(shim, nix::sys::signal::Signal::SIGKILL).unwrap();
+    let exit = lab.ended(&id).await;
+    assert_eq!((exit.code, exit.signal, exit.reason.as_str()), (137, Some(9), "Error"));
+    assert!(exit.message.contains("shim"));
+    let again = ContainerSpec { attempt: 1, ..lab.spec("stays", Act::Exit(0)) };
+    let again = lab.start(&pod, &again).await;
+    assert_eq!(lab.ended(&again).await.code, 0);
+    lab.runtime().remove_sandbox(&pod).await.unwrap();
+}
+
+async fn out_of_memory(lab: &Lab) {
+    let pod = lab.pod("oom", SandboxNetwork::Pod).await;
+    let mut spec = lab.spec("eats", Act::Exit(0));
+    spec.command = ["/testserver", "allocate", "200000000"].map(str::to_owned).to_vec();
+    spec.resources = Resources { memory_limit_bytes: Some(32 << 20), oom_score_adj: Some(-500), ..Default::default() };
+    let id = lab.start(&pod, &spec).await;
+    let exit = lab.ended(&id).await;
+    assert_eq!((exit.code, exit.reason.as_str()), (137, "OOMKilled"));
+    lab.runtime().remove_sandbox(&pod).await.unwrap();
+}
+
+async fn node_network(lab: &Lab) {
+    let pod = lab.pod("node-network", SandboxNetwork::Node).await;
+    let id = lab.start(&pod, &lab.spec("tells", Act::Tell)).await;
+    lab.ended(&id).await;
+    let log = fs::read_to_string(lab.directory.join("tells.log")).unwrap();
+    let own = fs::read_link("/proc/self/ns/net").unwrap();
+    assert!(log.contains(&format!("net={}", own.display())), "{log}");
+    assert!(log.contains("host=battery"), "the node's own name: {log}");
+    let status = lab.runtime().sandboxes().await.unwrap().remove(0);
+    assert!(status.ready && status.addresses.is_empty() && status.network_namespace.is_none());
+    lab.runtime().remove_sandbox(&pod).await.unwrap();
+}
+
+async fn terminal(lab: &Lab) {
+    let pod = lab.pod("terminal", SandboxNetwork::Pod).await;
+    let mut spec = lab.spec("says", Act::Say("to a terminal\n".to_owned(), "and this\n".to_owned()));
+    (spec.tty, spec.stdin) = (true, true);
+    let id = lab.start(&pod, &spec).await;
+    assert_eq!(lab.ended(&id).await.code, 0);
+    let log = fs::read_to_string(lab.directory.join("says.log")).unwrap();
+    assert!(log.contains(" stdout F to a terminal\r\n") && log.contains(" stdout F and this\r\n"), "{log:?}");
+    lab.runtime().remove_sandbox(&pod).await.unwrap();
+}
+
+/// A crash may leave any part without the others.
+async fn leftovers_swept(lab: &mut Lab) {
+    let pod = lab.pod("kept", SandboxNetwork::Pod).await;
+    let kept = lab.start(&pod, &lab.spec("stays", Act::Stay)).await;
+    let lost = lab.pod("lost", SandboxNetwork::Pod).await;
+    let orphan = lab.start(&lost, &lab.spec("orphan", Act::Stubborn)).await;
+    let processes = lab.processes(&orphan);
+    lab.down().await;
+    let state = lab.config.state_dir.clone();
+    fs::remove_dir_all(state.join("sandboxes/lost")).unwrap();
+    lab.network.given.lock().unwrap().remove(&lost);
+    for garbage in ["containers/half-made/oci", "writable/nobody/upper", "sandboxes/empty"] {
+        fs::create_dir_all(state.join(garbage)).unwrap();
+    }
+    lab.up().await;
+    assert!(processes.init.open().unwrap().is_none(), "the orphan is ended");
+    assert!(matches!(lab.state(&kept).await, ContainerState::Running { .. }));
+    assert_eq!(lab.runtime().containers(None).await.unwrap().len(), 1);
+    assert_eq!(fs::read_dir(state.join("namespaces")).unwrap().count(), 1);
+    assert_eq!(shim::cgroup::children(&lab.config.cgroup_parent), ["uid-kept"]);
+    lab.runtime().remove_sandbox(&pod).await.unwrap();
+}

@@ -1,0 +1,190 @@
+//! The outside: a node per case, and a look at what is left when it has ended.
+
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child as Process, Command, ExitCode, Stdio};
+use std::time::Instant;
+
+use pod_runtime::battery::CASES;
+use shim::{Child, NODE_INIT, NodeInitConfig, NodeReady, OnExit};
+
+use crate::cases::OWN_CASES;
+
+/// Cases that are about a node's init itself.
+const NODE_CASES: [&str; 3] = ["supervisor-gone", "node-stopped", "node-joins-network"];
+
+pub fn run_all(args: &[String]) -> ExitCode {
+    let filters: Vec<&String> = args.iter().filter(|arg| !arg.starts_with('-')).collect();
+    let wanted = |case: &&str| filters.is_empty() || filters.iter().any(|filter| case.contains(filter.as_str()));
+    let mut failed = Vec::new();
+    let mut out = std::io::stdout();
+    for case in CASES.into_iter().chain(OWN_CASES).chain(NODE_CASES).filter(wanted) {
+        let before = Instant::now();
+        let result = run_case(case);
+        let verdict = if result.is_ok() { "ok" } else { "FAILED" };
+        writeln!(out, "test {case} ... {verdict} ({} ms)", before.elapsed().as_millis()).unwrap();
+        if let Err(error) = result {
+            writeln!(out, "{error}").unwrap();
+            failed.push(case);
+        }
+    }
+    writeln!(out, "\n{} failed {failed:?}", failed.len()).unwrap();
+    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn run_case(case: &str) -> Result<(), String> {
+    let node = Node::new(case);
+    let mounts = mount_table();
+    let result = match case {
+        "supervisor-gone" => node.supervisor_gone(),
+        "node-stopped" => node.stopped(),
+        "node-joins-network" => node.joins_network(),
+        _ => node.until_end(node.config("agent", OnExit::EndNode)),
+    };
+    assert_eq!(mount_table(), mounts, "mounts are left");
+    for hierarchy in shim::cgroup::hierarchies() {
+        let left = hierarchy.join(node.cgroup.strip_prefix("/").unwrap());
+        assert!(!left.exists(), "{} is left", left.display());
+    }
+    result.map_err(|error| {
+        format!("{error}\n{}", fs::read_to_string(node.directory.join("agent.log")).unwrap_or_default())
+    })
+}
+
+fn mount_table() -> String {
+    fs::read_to_string("/proc/self/mounts").unwrap()
+}
+
+struct Node {
+    case: String,
+    directory: PathBuf,
+    cgroup: PathBuf,
+}
+
+impl Node {
+    fn new(case: &str) -> Self {
+        let name = format!("portolan-battery-{}-{case}", std::process::id());
+        let directory = std::env::temp_dir().join(&name);
+        fs::create_dir_all(&directory).unwrap();
+        Self { case: case.to_owned(), directory, cgroup: Path::new("/").join(name) }
+    }
+
+    fn config(&self, program: &str, on_exit: OnExit) -> NodeInitConfig {
+        let executable = std::env::current_exe().unwrap();
+        let text = |path: &Path| path.display().to_string();
+        let argv = vec![text(&executable), program.to_owned(), self.case.clone(), text(&self.directory)];
+        NodeInitConfig {
+            hostname: "battery".to_owned(),
+            network_namespace: None,
+            lifeline: 0,
+            wait_for_go: false,
+            tmpfs: vec!["/run".into()],
+            binds: Vec::new(),
+            children: vec![Child {
+                name: "agent".to_owned(),
+                argv,
+                env: vec![("RUST_BACKTRACE".to_owned(), "0".to_owned())],
+                log: self.directory.join("agent.log"),
+                on_exit,
+            }],
+            stop_grace_ms: 2_000,
+            cgroup: Some(self.cgroup.clone()),
+        }
+    }
+
+    fn spawn(&self, config: &NodeInitConfig) -> Process {
+        let file = self.directory.join("node.json");
+        fs::write(&file, serde_json::to_vec(config).unwrap()).unwrap();
+        Command::new(std::env::current_exe().unwrap())
+            .arg(NODE_INIT)
+            .arg(file)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap()
+    }
+
+    fn ready(process: &mut Process) -> Result<NodeReady, String> {
+        let mut line = String::new();
+        BufReader::new(process.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        serde_json::from_str(&line).map_err(|error| format!("the node isn't ready: {line:?} {error}"))
+    }
+
+    fn until_end(&self, config: NodeInitConfig) -> Result<(), String> {
+        let mut process = self.spawn(&config);
+        Self::ready(&mut process)?;
+        // A shell's `wait` closes standard input first, which would end the node.
+        let lifeline = process.stdin.take();
+        let status = process.wait().unwrap();
+        drop(lifeline);
+        if status.success() { Ok(()) } else { Err(format!("{status}")) }
+    }
+
+    /// A node whose agent holds a pod: ends, with the pod, when the lifeline does.
+    fn supervisor_gone(&self) -> Result<(), String> {
+        let mut process = self.spawn(&self.config("agent", OnExit::Restart));
+        let ready = Self::ready(&mut process)?;
+        self.wait_for_pod();
+        drop(process.stdin.take());
+        process.wait().unwrap();
+        assert!(!Path::new(&format!("/proc/{}", ready.pid)).exists());
+        Ok(())
+    }
+
+    fn stopped(&self) -> Result<(), String> {
+        let mut process = self.spawn(&self.config("agent", OnExit::Restart));
+        Self::ready(&mut process)?;
+        self.wait_for_pod();
+        let lifeline = process.stdin.take();
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(process.id() as i32), nix::sys::signal::Signal::SIGTERM)
+            .unwrap();
+        let status = process.wait().unwrap();
+        drop(lifeline);
+        if status.success() { Ok(()) } else { Err(format!("{status}")) }
+    }
+
+    /// Given a network namespace, kept open by a thread; the children wait for the go-ahead.
+    fn joins_network(&self) -> Result<(), String> {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let (done, wait) = std::sync::mpsc::channel::<()>();
+        let holder = std::thread::spawn(move || {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+            sender.send(nix::unistd::gettid()).unwrap();
+            let _ = wait.recv();
+        });
+        let path = PathBuf::from(format!("/proc/{}/ns/net", receiver.recv().unwrap()));
+        let config = NodeInitConfig {
+            network_namespace: Some(path.clone()),
+            wait_for_go: true,
+            ..self.config("agent", OnExit::EndNode)
+        };
+        let mut process = self.spawn(&config);
+        let ready = Self::ready(&mut process)?;
+        let same = fs::read_link(format!("/proc/{}/ns/net", ready.pid)).unwrap() == fs::read_link(path).unwrap();
+        let started_early = fs::metadata(self.directory.join("agent.log")).is_ok_and(|log| log.len() > 0);
+        let mut lifeline = process.stdin.take().unwrap();
+        lifeline.write_all(b"g").unwrap();
+        let status = process.wait().unwrap();
+        drop((done, lifeline));
+        holder.join().unwrap();
+        assert!(same && !started_early);
+        if status.success() { Ok(()) } else { Err(format!("{status}")) }
+    }
+
+    fn wait_for_pod(&self) {
+        let sign = self.directory.join("pod-runs");
+        let before = Instant::now();
+        while File::open(&sign).is_err() {
+            let log = || fs::read_to_string(self.directory.join("agent.log")).unwrap_or_default();
+            assert!(before.elapsed().as_secs() < 60, "the pod never ran: {}", log());
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
