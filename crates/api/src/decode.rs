@@ -201,6 +201,24 @@ mod tests {
         assert_eq!(decoded.problems, [r#"unknown field "spec.bad""#]);
     }
 
+    #[test]
+    fn yaml_is_the_old_one_that_kubernetes_reads() {
+        let read = untyped_yaml(b"a: 0644\nb: yes\nc: 'yes'\nd: 0o17\ne: ~\nf: 1.5\ng: 0x1f\nh: 2026-01-01\n").unwrap();
+        assert_eq!(
+            read,
+            json!({"a": 420, "b": true, "c": "yes", "d": 15, "e": null, "f": 1.5, "g": 31, "h": "2026-01-01"})
+        );
+        assert!(untyped_yaml(b"a: b: c").is_err());
+        let bomb = "a: &a [x,x,x,x,x,x,x,x,x]\n".to_owned()
+            + &(1..12)
+                .map(|i| {
+                    format!("b{i}: &b{i} [*a,*a,*a,*a,*a,*a,*a,*a]\n")
+                        .replace("*a", &if i == 1 { "*a".to_owned() } else { format!("*b{}", i - 1) })
+                })
+                .collect::<String>();
+        assert!(untyped_yaml(bomb.as_bytes()).is_err());
+    }
+
     proptest::proptest! {
         #[test]
         fn no_bytes_make_it_panic(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200)) {

@@ -1,6 +1,7 @@
 //! The three kinds of patch: JSON patch (RFC 6902), merge patch (RFC 7386), strategic merge patch. Pure functions from
 //! object and patch to object. Not responsible for shape, defaults or validation of the result.
 
+use json_patch::PatchOperation;
 use serde_json::Value;
 
 use crate::schema::Definition;
@@ -11,6 +12,9 @@ mod strategic;
 /// More operations than this are refused.
 pub const MAX_OPERATIONS: usize = 10_000;
 
+/// All `copy` operations of a JSON patch together may add so many bytes.
+pub const MAX_COPIED_BYTES: usize = 3 * 1024 * 1024;
+
 /// Why a patch doesn't apply.
 #[derive(Debug, thiserror::Error)]
 pub enum PatchError {
@@ -18,21 +22,25 @@ pub enum PatchError {
     Malformed(#[source] serde_json::Error),
     #[error("The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {0}")]
     TooManyOperations(usize),
+    #[error(
+        "Unable to complete the copy, the accumulated size increase of copy is {0}, exceeding the limit {MAX_COPIED_BYTES}"
+    )]
+    CopiesTooMuch(usize),
     /// An operation of a JSON patch fails, `test` included.
     #[error("{0}")]
     Operation(#[source] json_patch::PatchError),
     #[error("expected an object as patch")]
     NotAnObject,
-    #[error("unknown patch type: {directive} in map: {patch}")]
+    #[error("unknown patch type: {} in map: {}", go_text(.directive), go_text(.patch))]
     UnknownDirective { directive: Value, patch: Value },
-    #[error("map: {element} does not contain declared merge key: {key}")]
+    #[error("map: {} does not contain declared merge key: {key}", go_text(.element))]
     NoMergeKey { element: Value, key: String },
     #[error("invalid patch format of retainKeys")]
     RetainKeys,
     #[error("invalid patch format of primitive list")]
     PrimitiveList,
-    #[error("The order in patch list:\n{patch}\n doesn't match {directive} list:\n{order}\n")]
-    ElementOrder { directive: String, patch: Value, order: Value },
+    #[error("The order in patch list:\n{}\n doesn't match $setElementOrder list:\n{}\n", go_text(.patch), go_text(.order))]
+    ElementOrder { patch: Value, order: Value },
     #[error("expected a {expected}, but received a {found}")]
     WrongType { expected: &'static str, found: &'static str },
     #[error("merging lists cannot yet be specified in the patch")]
@@ -43,7 +51,9 @@ impl PatchError {
     /// What the API answers.
     pub fn status(&self) -> Status {
         match self {
-            PatchError::TooManyOperations(_) => Status::request_entity_too_large(&self.to_string()),
+            PatchError::TooManyOperations(_) | PatchError::CopiesTooMuch(_) => {
+                Status::request_entity_too_large(&self.to_string())
+            }
             PatchError::Operation(_) => Status::unprocessable(&self.to_string()),
             _ => Status::bad_request(self.to_string()),
         }
@@ -59,7 +69,17 @@ pub fn json(original: &Value, patch: &[u8]) -> Result<Value, PatchError> {
     let operations: json_patch::Patch =
         serde_json::from_value(Value::Array(operations)).map_err(PatchError::Malformed)?;
     let mut object = original.clone();
-    json_patch::patch(&mut object, &operations).map_err(PatchError::Operation)?;
+    let mut copied = 0;
+    for operation in operations.iter() {
+        if let PatchOperation::Copy(copy) = operation {
+            // Copies of copies grow without bound, so each is counted before it is made.
+            copied += object.pointer(copy.from.as_str()).map_or(0, |source| source.to_string().len());
+            if copied > MAX_COPIED_BYTES {
+                return Err(PatchError::CopiesTooMuch(copied));
+            }
+        }
+        json_patch::patch(&mut object, std::slice::from_ref(operation)).map_err(PatchError::Operation)?;
+    }
     Ok(object)
 }
 
@@ -80,6 +100,20 @@ pub fn strategic(original: &Value, patch: &Value, definition: &'static Definitio
         return Err(PatchError::NotAnObject);
     };
     strategic::merge_map(original.clone(), patch.clone(), Some(definition)).map(Value::Object)
+}
+
+/// A value as Go prints it in messages: `map[a:1 b:[x y]]`.
+fn go_text(value: &Value) -> String {
+    let joined = |parts: Vec<String>| parts.join(" ");
+    match value {
+        Value::Null => "<nil>".to_owned(),
+        Value::String(text) => text.clone(),
+        Value::Array(elements) => format!("[{}]", joined(elements.iter().map(go_text).collect())),
+        Value::Object(fields) => {
+            format!("map[{}]", joined(fields.iter().map(|(key, value)| format!("{key}:{}", go_text(value))).collect()))
+        }
+        other => other.to_string(),
+    }
 }
 
 #[cfg(test)]
@@ -103,6 +137,15 @@ mod tests {
     fn json_patch_has_a_limit() {
         let many = vec![json!({"op": "test", "path": "/a", "value": 1}); MAX_OPERATIONS + 1];
         let refused = json(&json!({"a": 1}), &serde_json::to_vec(&many).unwrap()).unwrap_err();
+        assert_eq!(refused.status().code, 413);
+    }
+
+    #[test]
+    fn copies_of_copies_are_stopped() {
+        let doubling: Vec<Value> =
+            (0..60).map(|i| json!({"op": "copy", "from": "", "path": format!("/c{i}")})).collect();
+        let refused = json(&json!({"a": "x".repeat(1000)}), &serde_json::to_vec(&doubling).unwrap()).unwrap_err();
+        assert!(matches!(refused, PatchError::CopiesTooMuch(_)), "{refused}");
         assert_eq!(refused.status().code, 413);
     }
 

@@ -13,11 +13,12 @@ pub(super) enum Tree {
     Map(Vec<(String, Tree)>),
 }
 
-/// One YAML document. Numbers and booleans follow YAML 1.2, so that `yes` and `0777` stay what they look like.
+/// One YAML document, as Kubernetes reads it: YAML 1.1, so `defaultMode: 0644` is octal and `yes` is true.
 pub(super) fn from_yaml(bytes: &[u8]) -> Result<Tree, DecodeError> {
     let options = serde_saphyr::options! {
         duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins,
-        strict_booleans: true,
+        strict_booleans: false,
+        legacy_octal_numbers: true,
     };
     serde_saphyr::from_slice_with_options(bytes, options).map_err(|e| DecodeError::Yaml(Box::new(e)))
 }

@@ -19,7 +19,7 @@ pub fn v3(group: &str, version: &str, resources: &[&Resource]) -> Value {
         "info": {"title": "Kubernetes", "version": "v1.36.3"},
         "paths": paths::paths(group, version, &mine),
         "components": {
-            "schemas": schemas::schemas(&mine),
+            "schemas": schemas::schemas(group, version, &mine),
             "securitySchemes": {
                 "BearerToken": {
                     "type": "apiKey",

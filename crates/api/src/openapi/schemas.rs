@@ -10,6 +10,8 @@ use crate::Resource;
 use crate::schema::{self, Definition, Field, Kind, ListType};
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
+/// Says which kinds a schema describes.
+const KIND: &str = "x-kubernetes-group-version-kind";
 
 /// Types whose schema isn't an object of fields: name, schema without its description, description.
 fn scalars() -> [(&'static str, Value, &'static str); 8] {
@@ -35,7 +37,7 @@ fn scalars() -> [(&'static str, Value, &'static str); 8] {
     ]
 }
 
-pub(super) fn schemas(resources: &[&Resource]) -> Value {
+pub(super) fn schemas(group: &str, version: &str, resources: &[&Resource]) -> Value {
     let descriptions = Descriptions::load();
     let mut out = Map::new();
     let mut pending: Vec<String> =
@@ -63,6 +65,9 @@ pub(super) fn schemas(resources: &[&Resource]) -> Value {
             out.insert(name, schema);
         }
     }
+    out[&format!("{META}.Status")][KIND] = json!([{"group": "", "version": "v1", "kind": "Status"}]);
+    out[&format!("{META}.DeleteOptions")][KIND] =
+        json!([{"group": group, "version": version, "kind": "DeleteOptions"}]);
     for resource in resources {
         mark(&mut out, resource.definition, resource, "");
         mark(&mut out, &format!("{}List", resource.definition), resource, "List");
@@ -72,7 +77,7 @@ pub(super) fn schemas(resources: &[&Resource]) -> Value {
                 && definition.name != resource.definition
             {
                 let kinds = json!([{"group": group, "version": version, "kind": kind}]);
-                out[&definition.name]["x-kubernetes-group-version-kind"] = kinds;
+                out[&definition.name][KIND] = kinds;
             }
         }
     }
@@ -83,8 +88,7 @@ pub(super) fn schemas(resources: &[&Resource]) -> Value {
 fn mark(out: &mut Map<String, Value>, name: &str, resource: &Resource, suffix: &str) {
     if let Some(schema) = out.get_mut(name) {
         let kind = format!("{}{suffix}", resource.kind);
-        schema["x-kubernetes-group-version-kind"] =
-            json!([{"group": resource.group, "version": resource.version, "kind": kind}]);
+        schema[KIND] = json!([{"group": resource.group, "version": resource.version, "kind": kind}]);
     }
 }
 

@@ -100,7 +100,7 @@ fn set_order(
     let before = original.get(&name).cloned();
     let patched = patch.remove(&name);
     if let Some(Value::Array(patched)) = &patched {
-        check_order(patched, &order, key, directive)?;
+        check_order(patched, &order, key)?;
     }
     let merged = match (original.remove(&name), patched) {
         (None, None) => return Ok(()),
@@ -123,14 +123,13 @@ fn set_order(
 }
 
 /// The patch's elements must all be in the order list, and in that order.
-fn check_order(patched: &[Value], order: &[Value], key: Option<&str>, directive: &str) -> Result<(), PatchError> {
+fn check_order(patched: &[Value], order: &[Value], key: Option<&str>) -> Result<(), PatchError> {
     let mut from = 0;
     for element in patched.iter().filter(|e| e.get(DIRECTIVE).is_none()) {
         match order[from..].iter().position(|o| same(o, element, key)) {
             Some(at) => from += at + 1,
             None => {
                 return Err(PatchError::ElementOrder {
-                    directive: directive.to_owned(),
                     patch: Value::Array(patched.to_vec()),
                     order: Value::Array(order.to_vec()),
                 });
