@@ -116,6 +116,16 @@ impl Builder {
         self.bytes.is_empty()
     }
 
+    /// What was written so far, to be copied into another buffer.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Drops what was written from `len` on.
+    pub fn truncate(&mut self, len: usize) {
+        self.bytes.truncate(len);
+    }
+
     /// The messages, unless an attribute outgrew its 16-bit length.
     pub fn finish(self) -> Result<Vec<u8>, Error> {
         if self.overlong { Err(Error::Overlong) } else { Ok(self.bytes) }

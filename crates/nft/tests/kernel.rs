@@ -311,3 +311,29 @@ fn foreign_tables_are_left_alone_and_do_not_disturb() {
         assert_eq!(kernel.tables().unwrap(), [Table::new(Family::Inet, "other")]);
     });
 }
+
+#[test]
+fn without_privilege_a_big_transaction_is_refused_before_it_is_sent() {
+    in_namespace(|| {
+        let set = endpoints();
+        let element =
+            |n: u32| Element::new(Value::concat().mark(n).slot(0)).to(Value::concat().addr([10, 0, 0, 1]).port(80));
+        let mut tx = Transaction::new(table());
+        // The system's limit counts double, and an element takes more than 32 bytes.
+        let limit: u32 = std::fs::read_to_string("/proc/sys/net/core/wmem_max").unwrap().trim().parse().unwrap();
+        tx.add_table().add_set(set.clone()).add_elements(&set, (0..limit / 16).map(element).collect());
+        // Capabilities are the thread's own.
+        caps::drop(None, caps::CapSet::Effective, caps::Capability::CAP_NET_ADMIN).unwrap();
+        let mut kernel = Kernel::open().unwrap();
+        match kernel.apply(&tx).unwrap_err() {
+            NftError::TooBig { needed, capacity } => {
+                assert_eq!(needed, tx.encoded_len().unwrap());
+                assert!(capacity < needed);
+            }
+            other => panic!("{other}"),
+        }
+        let mut small = Transaction::new(table());
+        small.add_table();
+        assert!(matches!(kernel.apply(&small), Err(NftError::Privilege)));
+    });
+}

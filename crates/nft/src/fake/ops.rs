@@ -9,7 +9,7 @@ use crate::expr::{Expr, Verdict};
 use crate::object::{Base, Chain, ChainType, Content, Data, Element, Handle, Hook, Key, MapData, Rule, Set, Table};
 use crate::ruleset::{ChainState, SetState};
 use crate::transaction::{Add, Op, Place};
-use crate::value::types_len;
+use crate::value::{Value, types_len};
 
 /// Translation works at or behind connection tracking's priority only.
 const CONNTRACK_PRIORITY: i32 = -200;
@@ -215,7 +215,7 @@ fn add_element(state: &mut State, add: Add, set: &str, element: &Element) -> Res
             }
         };
     }
-    if found.set.flags.interval && overlaps(elements, &element.key, found.set.is_concatenation(), &found.set) {
+    if found.set.flags.interval && overlaps(elements, &element.key, &found.set) {
         return Err(Reason::Exists);
     }
     if found.set.size.is_some_and(|size| elements.len() >= size as usize) {
@@ -245,17 +245,19 @@ fn check_data(state: &State, set: &Set, content: &Content) -> Result<(), Reason>
 }
 
 /// Whether a range shares keys with another: in a concatenation, every field's ranges must meet.
-fn overlaps(elements: &BTreeMap<Key, Content>, key: &Key, concatenation: bool, set: &Set) -> bool {
+fn overlaps(elements: &BTreeMap<Key, Content>, key: &Key, set: &Set) -> bool {
+    if !set.is_concatenation() {
+        // Ranges that don't overlap end in the order they start: only the last one that starts before our end can.
+        let behind = Key { start: key.last().clone(), end: Some(Value::new([0xff; 64])) };
+        return elements.range(..=behind).next_back().is_some_and(|(other, _)| *other.last() >= key.start);
+    }
     elements.keys().any(|other| {
-        if !concatenation {
-            return other.start <= *key.last() && key.start <= *other.last();
-        }
         let mut at = 0;
         set.key.iter().all(|kind| {
-            let len = kind.padded_len().unwrap_or(4);
-            let field = |value: &crate::Value| value.as_bytes().get(at..at + len).map(<[u8]>::to_vec);
+            let end = at + kind.padded_len().unwrap_or(4);
+            let field = |value: &Value| value.as_bytes().get(at..end).map(<[u8]>::to_vec);
             let meets = field(&other.start) <= field(key.last()) && field(&key.start) <= field(other.last());
-            at += len;
+            at = end;
             meets
         })
     })

@@ -192,3 +192,75 @@ fn read_comment(mut data: &[u8]) -> Option<String> {
     }
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use netlink::Builder;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::object::Element;
+    use crate::wire::encode;
+
+    fn read_all(payload: &[u8]) {
+        let message = Message { kind: 0, flags: 0, sequence: 0, payload };
+        let _ = (table_name(&message), read_chain(&message), read_rule(Family::Inet, &message));
+        if let Ok(set) = read_set(&message) {
+            let mut raw = Vec::new();
+            if read_elements(&message, &mut raw).is_ok() {
+                let elements = join_elements(&set, raw);
+                let shown = |key| crate::text::ShowKey(&set, key).to_string();
+                let _: Vec<String> = elements.keys().map(shown).collect();
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+            read_all(&bytes);
+        }
+
+        /// Bytes that look right for longer than random ones do.
+        #[test]
+        fn any_attributes_are_read_without_panic(
+            attributes in proptest::collection::vec((0u16..14, proptest::collection::vec(any::<u8>(), 0..40)), 0..12),
+            name in "[a-z]{2,9}",
+        ) {
+            let mut builder = Builder::default();
+            builder.raw(&[0; 4]);
+            for (kind, payload) in &attributes {
+                builder.bytes(*kind, payload);
+            }
+            for kind in [3, 4] {
+                builder.nested(kind, |m| m.nested(1, |m| {
+                    m.text(1, &name);
+                    m.nested(2, |m| attributes.iter().for_each(|(kind, payload)| m.bytes(*kind, payload)));
+                }));
+            }
+            let bytes = builder.finish().unwrap();
+            read_all(&bytes);
+        }
+
+        #[test]
+        fn intervals_are_joined_as_they_were_split(starts in proptest::collection::btree_set(0u32..2000, 1..20)) {
+            let set = Set::set("s", [crate::DataType::Mark]).interval();
+            let starts: Vec<u32> = starts.into_iter().collect();
+            let key = |(at, start): (usize, &u32)| {
+                let next = starts.get(at + 1).copied().unwrap_or(u32::MAX);
+                // Every other interval reaches to the next one; the last one to the end of all.
+                let last = if at % 2 == 0 && next != u32::MAX { *start } else { next.saturating_sub(u32::from(next != u32::MAX)) };
+                Key::range(Value::concat().mark_be(*start), Value::concat().mark_be(last))
+            };
+            let keys: Vec<Key> = starts.iter().enumerate().map(key).collect();
+            let mut builder = Builder::default();
+            builder.raw(&[0; 4]);
+            builder.nested(3, |m| keys.iter().rev().for_each(|key| encode::write_element(m, &set, &Element::new(key.clone()))));
+            let bytes = builder.finish().unwrap();
+            let mut raw = Vec::new();
+            read_elements(&Message { kind: 0, flags: 0, sequence: 0, payload: &bytes }, &mut raw).unwrap();
+            let joined: Vec<Key> = join_elements(&set, raw).into_keys().collect();
+            prop_assert_eq!(joined, keys);
+        }
+    }
+}

@@ -130,17 +130,28 @@ impl Encoder<'_> {
     }
 
     fn elements(&mut self, number: u8, flags: u16, set: &Set, elements: &[Element]) {
-        let mut rest = elements;
-        while !rest.is_empty() {
-            let count = fitting(set, rest);
-            let (now, later) = rest.split_at(count);
-            rest = later;
-            self.push(number, flags, |m, table| {
-                m.text(1, table);
-                m.text(2, &set.name);
-                m.nested(3, |m| now.iter().for_each(|element| write_element(m, set, element)));
-            });
+        let mut chunk = Builder::default();
+        for element in elements {
+            let before = chunk.len();
+            write_element(&mut chunk, set, element);
+            if chunk.len() > ELEMENTS_LIMIT && before > 0 {
+                chunk.truncate(before);
+                self.push_elements(number, flags, set, &chunk);
+                chunk.truncate(0);
+                write_element(&mut chunk, set, element);
+            }
         }
+        if !chunk.is_empty() {
+            self.push_elements(number, flags, set, &chunk);
+        }
+    }
+
+    fn push_elements(&mut self, number: u8, flags: u16, set: &Set, elements: &Builder) {
+        self.push(number, flags, |m, table| {
+            m.text(1, table);
+            m.text(2, &set.name);
+            m.nested(3, |m| m.raw(elements.as_bytes()));
+        });
     }
 }
 
@@ -149,18 +160,6 @@ fn create(add: Add) -> u16 {
         Add::IfAbsent => FLAG_CREATE,
         Add::Exclusive => FLAG_CREATE | FLAG_EXCL,
     }
-}
-
-/// How many of the elements fit one message: at least one.
-fn fitting(set: &Set, elements: &[Element]) -> usize {
-    let mut scratch = Builder::default();
-    for (index, element) in elements.iter().enumerate() {
-        write_element(&mut scratch, set, element);
-        if scratch.len() > ELEMENTS_LIMIT {
-            return index.max(1);
-        }
-    }
-    elements.len()
 }
 
 fn write_chain(m: &mut Builder, chain: &Chain) {
@@ -245,7 +244,7 @@ fn byte_orders(set: &Set) -> Vec<u8> {
 }
 
 /// Writes an element; an interval of a plain key is two: where it starts, and the first key behind it.
-fn write_element(m: &mut Builder, set: &Set, element: &Element) {
+pub(crate) fn write_element(m: &mut Builder, set: &Set, element: &Element) {
     let plain_interval = set.flags.interval && !set.is_concatenation();
     m.nested(LIST_ELEM, |m| {
         let flagged = None;
