@@ -12,8 +12,10 @@ mod view;
 pub mod wire;
 
 pub use answer::{Answer, Config, answer};
-pub use message::{Query, QueryError, Rcode, Response, RrType};
+pub use message::{Edns, Query, QueryError, Rcode, Response, RrType, UDP_MAX};
 pub use name::Name;
-pub use objects::{EndpointSlice, Namespace, Object, ObjectKey, Service};
+pub use objects::{
+    Endpoint, EndpointPort, EndpointSlice, Metadata, Namespace, Object, ObjectKey, Service, ServiceSpec,
+};
 pub use records::{Data, Record};
 pub use view::View;

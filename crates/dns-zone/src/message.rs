@@ -113,6 +113,36 @@ impl Query {
         usize::from(self.edns.map_or(UDP_MIN, |e| e.udp_size.clamp(UDP_MIN, UDP_MAX)))
     }
 
+    /// The question section as it came.
+    pub fn question(&self) -> &[u8] {
+        &self.question
+    }
+
+    /// A query of our own for a name, in the shape a client would send it.
+    pub fn new(name: Name, rr_type: RrType, edns: Option<Edns>) -> Self {
+        let mut question = name.as_wire().to_vec();
+        question.push(0);
+        question.extend(rr_type.0.to_be_bytes());
+        question.extend(CLASS_IN.to_be_bytes());
+        Query { id: 0, recursion_desired: true, name, rr_type, class: CLASS_IN, edns, question }
+    }
+
+    /// The message that asks another server this question, recursion desired.
+    pub fn write(&self, id: u16) -> Vec<u8> {
+        let mut bytes = vec![0; HEADER];
+        bytes[..2].copy_from_slice(&id.to_be_bytes());
+        bytes[2] = 0x01;
+        bytes[5] = 1;
+        bytes.extend_from_slice(&self.question);
+        if let Some(edns) = self.edns {
+            bytes[11] = 1;
+            bytes.extend([0, 0, RrType::OPT.0 as u8]);
+            bytes.extend(UDP_MAX.to_be_bytes());
+            bytes.extend([0, 0, u8::from(edns.dnssec_ok) << 7, 0, 0, 0]);
+        }
+        bytes
+    }
+
     /// Where the last `labels` labels of the question's name begin in a response.
     fn suffix_at(&self, labels: usize) -> Option<u16> {
         let depth = self.name.depth();
