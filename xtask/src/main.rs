@@ -2,7 +2,13 @@
 
 use clap::{Parser, Subcommand};
 
+mod bench;
+mod check;
 mod generate;
+mod machine;
+mod peers;
+mod step;
+mod test;
 
 #[derive(Parser)]
 #[command(name = "xtask", about = "The project's own commands.")]
@@ -13,6 +19,22 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Everything that must hold: format, lints, layers, unit, kernel and whole-system tests. Installs what it needs
+    /// from Debian's packages when it can, and names it when it can't.
+    Test {
+        /// Only the test binaries of these packages, after the same preparation.
+        #[arg(short, long)]
+        package: Vec<String>,
+    },
+    /// The rules of the house: layers, documents that name what exists, sizes, module names.
+    Check,
+    /// Measure ours side by side with a peer; without a name, list what there is.
+    Bench { name: Option<String> },
+    /// Build the originals we are judged by, from their Go modules, and print where they are.
+    Peers {
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
     /// Regenerate a committed file from its published source.
     Generate {
         #[command(subcommand)]
@@ -22,6 +44,10 @@ enum Command {
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
+        Command::Test { package } => test::run(&package),
+        Command::Check => check::run(),
+        Command::Bench { name } => bench::run(name.as_deref()),
+        Command::Peers { names } => peers::print(&names),
         Command::Generate { what } => generate::run(what),
     }
 }

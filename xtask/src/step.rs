@@ -1,0 +1,32 @@
+//! Running a command as a step: shown, timed, and failing with its own words.
+
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+
+/// Runs a command with its output shown; an exit status other than 0 is an error.
+pub fn run(title: &str, command: &mut Command) -> Result<()> {
+    eprintln!("── {title}");
+    let begun = Instant::now();
+    let status = command.status().with_context(|| format!("cannot start {:?}", command.get_program()))?;
+    if !status.success() {
+        bail!("{title}: {:?} ended with {status}", command.get_program());
+    }
+    eprintln!("── {title}: {:.1} s", begun.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// Runs a command and returns what it printed.
+pub fn output(command: &mut Command) -> Result<String> {
+    let output = command.output().with_context(|| format!("cannot start {:?}", command.get_program()))?;
+    if !output.status.success() {
+        bail!("{:?} ended with {}: {}", command.get_program(), output.status, String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// The cargo that runs us.
+pub fn cargo() -> Command {
+    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
