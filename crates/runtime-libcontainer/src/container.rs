@@ -57,18 +57,14 @@ impl Shared {
         let found = self.config.images.get(&spec.image).map_err(other_at("look up the container's image"))?;
         let image = found.ok_or_else(|| RuntimeError::NoImage(spec.image.clone()))?;
         check(spec, &image)?;
-        let (directory, writable) = (self.layout.container(id), self.layout.writable(id));
-        let (upper_dir, work_dir) = (writable.join("upper"), writable.join("work"));
-        for path in [&directory, &upper_dir, &work_dir] {
-            fs::create_dir_all(path).map_err(io_at("make a container's directories"))?;
-        }
         let cgroup = self.config.cgroup_parent.join(&pod.spec.uid).join(&id.0);
         let document = self.oci_document(pod, spec, &image, &cgroup)?;
+        let writable = self.layout.writable(id);
         let config = ShimConfig {
             id: id.0.clone(),
             lower_dirs: image.layers.iter().rev().cloned().collect(),
-            upper_dir,
-            work_dir,
+            upper_dir: writable.join("upper"),
+            work_dir: writable.join("work"),
             working_dir: spec::working_directory(spec, &image.config),
             log_path: spec.log_path.clone(),
             stdin: spec.stdin,
@@ -82,9 +78,13 @@ impl Shared {
             image_id: image.id.to_string(),
             spec: spec.clone(),
         };
+        let directory = self.layout.container(id);
+        for path in [&directory, &config.upper_dir, &config.work_dir] {
+            fs::create_dir_all(path).map_err(io_at("make a container's directories"))?;
+        }
         files::write(&directory.join(files::SPEC), &document)
             .and_then(|()| files::write(&directory.join(files::SHIM_CONFIG), &config))
-            // Last: with it the container exists.
+            // Last: with it the container exists. What a failure leaves without it is swept by the next open.
             .and_then(|()| files::write(&directory.join(CONTAINER), &record))
             .map_err(io_at("write a container's files"))
     }

@@ -62,6 +62,12 @@ impl Shared {
                 fs::remove_dir_all(self.layout.writable(&id)).map_err(io_at("remove a container's leftovers"))?;
             }
         }
+        for name in list(self.layout.sandboxes())? {
+            let id = SandboxId(name);
+            if self.sandbox_record(&id)?.is_none() {
+                fs::remove_dir_all(self.layout.sandbox(&id)).map_err(io_at("remove a pod's leftovers"))?;
+            }
+        }
         let pods = self.sandbox_records()?;
         for name in list(self.layout.all_namespaces())? {
             if !pods.iter().any(|pod| pod.spec.id.0 == name) {

@@ -314,7 +314,10 @@ impl Stdio {
         if config.terminal {
             let socket_path = directory.join("console.sock");
             let _ = fs::remove_file(&socket_path);
-            return Ok(Self::Terminal { listener: UnixListener::bind(&socket_path)?, socket_path });
+            // By its name alone: an address has room for 107 bytes (unix(7)).
+            rustix::process::chdir(directory)?;
+            let listener = UnixListener::bind("console.sock")?;
+            return Ok(Self::Terminal { listener, socket_path });
         }
         let (stdin, keep_open) = if config.stdin {
             let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;

@@ -23,15 +23,19 @@ use crate::acts::command;
 const IMAGE: &str = "portolan.local/testserver:latest";
 
 /// What only this runtime has.
-pub const OWN_CASES: [&str; 5] = ["shim-killed", "out-of-memory", "node-network", "terminal", "leftovers-swept"];
+pub const OWN_CASES: [&str; 7] =
+    ["shim-killed", "out-of-memory", "node-network", "terminal", "leftovers-swept", "two-agents", "pins-are-private"];
 
 pub fn run_agent(case: &str, directory: &Path) -> ExitCode {
     let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(2).build().unwrap();
     tokio.block_on(async {
         let mut subject = Lab::open(case, directory).await;
         match case {
-            "supervisor-gone" | "node-stopped" => hold_pod(&subject, directory).await,
-            "node-joins-network" => {}
+            "supervisor-gone" | "node-stopped" | "outer-killed" => hold_pod(&subject, directory).await,
+            "child-restarted" => end_once(directory).await,
+            "node-joins-network" => look_around(directory),
+            "two-agents" => two_agents(&mut subject).await,
+            "pins-are-private" => pins_are_private(&subject).await,
             "shim-killed" => shim_killed(&subject).await,
             "out-of-memory" => out_of_memory(&subject).await,
             "node-network" => node_network(&subject).await,
@@ -215,6 +219,62 @@ async fn hold_pod(lab: &Lab, directory: &Path) {
     lab.start(&pod, &lab.spec("stubborn", Act::Stubborn)).await;
     fs::write(directory.join("pod-runs"), "").unwrap();
     std::future::pending::<()>().await;
+}
+
+/// Ends badly the first time, then stays.
+async fn end_once(directory: &Path) {
+    let mark = directory.join("ended-once");
+    if !mark.exists() {
+        fs::write(mark, "").unwrap();
+        std::process::exit(3);
+    }
+    fs::write(directory.join("pod-runs"), "").unwrap();
+    std::future::pending::<()>().await;
+}
+
+/// What a node sees of the host and of itself.
+fn look_around(directory: &Path) {
+    let bound = directory.join("bound");
+    assert_eq!(fs::read_to_string("/run/portolan/bound/file").unwrap(), "from the host");
+    assert!(fs::write("/run/portolan/bound/new", "").is_err(), "it is read-only");
+    assert!(std::os::unix::net::UnixStream::connect("/run/portolan/api.sock").is_ok());
+    let seen: Vec<_> = fs::read_dir("/run").unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(seen, ["portolan"]);
+    assert!(bound.exists(), "the host's files stay where they are");
+    assert_eq!(fs::read_to_string("/proc/1/comm").unwrap(), fs::read_to_string("/proc/self/comm").unwrap());
+    assert_eq!(nix::unistd::gethostname().unwrap(), "battery");
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    assert!(std::net::TcpStream::connect(listener.local_addr().unwrap()).is_ok(), "lo is up");
+}
+
+/// An agent that was killed while it started a container, and the next one, which starts it again.
+async fn two_agents(lab: &mut Lab) {
+    let pod = lab.pod("two-agents", SandboxNetwork::Pod).await;
+    let id = lab.runtime().create_container(&pod, &lab.spec("stays", Act::Stay)).await.unwrap();
+    let first = lab.runtime();
+    let second = Runtime::open(lab.config.clone()).await.unwrap();
+    let (one, two) = tokio::join!(first.start_container(&id), second.start_container(&id));
+    (one.unwrap(), two.unwrap());
+    assert!(matches!(lab.state(&id).await, ContainerState::Running { .. }));
+    second.stop_container(&id, 15, Duration::from_secs(60)).await.unwrap();
+    // Both notice.
+    assert_eq!(lab.ended(&id).await.code, 0);
+    let up = fs::read_to_string(lab.directory.join("stays.log")).unwrap();
+    assert_eq!(up.lines().count(), 1, "it ran once");
+    lab.runtime().remove_sandbox(&pod).await.unwrap();
+}
+
+/// Else every container would keep alive the namespaces of all pods that were there when it started.
+async fn pins_are_private(lab: &Lab) {
+    let (other, pod) = (lab.pod("other", SandboxNetwork::Pod).await, lab.pod("own", SandboxNetwork::Pod).await);
+    let id = lab.start(&pod, &lab.spec("stays", Act::Stay)).await;
+    let processes = lab.processes(&id);
+    for process in [processes.shim, processes.init] {
+        let mounts = fs::read_to_string(format!("/proc/{}/mountinfo", process.pid)).unwrap();
+        assert!(!mounts.contains("namespaces/other"), "{mounts}");
+    }
+    lab.runtime().remove_sandbox(&other).await.unwrap();
+    lab.runtime().remove_sandbox(&pod).await.unwrap();
 }
 
 /// Then nobody can tell how the container ends any more: it ends now, and the pod can go on.

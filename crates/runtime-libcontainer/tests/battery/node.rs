@@ -7,12 +7,13 @@ use std::process::{Child as Process, Command, ExitCode, Stdio};
 use std::time::Instant;
 
 use pod_runtime::battery::CASES;
-use shim::{Child, NODE_INIT, NodeInitConfig, NodeReady, OnExit};
+use shim::{Bind, Child, NODE_INIT, NodeInitConfig, NodeReady, OnExit};
 
 use crate::cases::OWN_CASES;
 
 /// Cases that are about a node's init itself.
-const NODE_CASES: [&str; 3] = ["supervisor-gone", "node-stopped", "node-joins-network"];
+const NODE_CASES: [&str; 5] =
+    ["supervisor-gone", "outer-killed", "node-stopped", "child-restarted", "node-joins-network"];
 
 pub fn run_all(args: &[String]) -> ExitCode {
     let filters: Vec<&String> = args.iter().filter(|arg| !arg.starts_with('-')).collect();
@@ -37,7 +38,8 @@ fn run_case(case: &str) -> Result<(), String> {
     let node = Node::new(case);
     let mounts = mount_table();
     let result = match case {
-        "supervisor-gone" => node.supervisor_gone(),
+        "supervisor-gone" | "child-restarted" => node.supervisor_gone(),
+        "outer-killed" => node.outer_killed(),
         "node-stopped" => node.stopped(),
         "node-joins-network" => node.joins_network(),
         _ => node.until_end(node.config("agent", OnExit::EndNode)),
@@ -132,6 +134,21 @@ impl Node {
         Ok(())
     }
 
+    /// PID 1 notices and ends; only the groups stay, for the next start to sweep.
+    fn outer_killed(&self) -> Result<(), String> {
+        let mut process = self.spawn(&self.config("agent", OnExit::Restart));
+        let ready = Self::ready(&mut process)?;
+        self.wait_for_pod();
+        process.kill().unwrap();
+        process.wait().unwrap();
+        let before = Instant::now();
+        while Path::new(&format!("/proc/{}/ns/pid", ready.pid)).exists() {
+            assert!(before.elapsed().as_secs() < 60, "the node goes on without its outer process");
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        shim::cgroup::remove_tree(&self.cgroup).map_err(|error| error.to_string())
+    }
+
     fn stopped(&self) -> Result<(), String> {
         let mut process = self.spawn(&self.config("agent", OnExit::Restart));
         Self::ready(&mut process)?;
@@ -154,9 +171,18 @@ impl Node {
             let _ = wait.recv();
         });
         let path = PathBuf::from(format!("/proc/{}/ns/net", receiver.recv().unwrap()));
+        let bound = self.directory.join("bound");
+        fs::create_dir_all(&bound).unwrap();
+        fs::write(bound.join("file"), "from the host").unwrap();
+        let socket = std::os::unix::net::UnixListener::bind(self.directory.join("api.sock")).unwrap();
+        let bind = |source: PathBuf, target: &str, read_only| Bind { source, target: target.into(), read_only };
         let config = NodeInitConfig {
             network_namespace: Some(path.clone()),
             wait_for_go: true,
+            binds: vec![
+                bind(bound, "/run/portolan/bound", true),
+                bind(self.directory.join("api.sock"), "/run/portolan/api.sock", false),
+            ],
             ..self.config("agent", OnExit::EndNode)
         };
         let mut process = self.spawn(&config);
@@ -166,7 +192,7 @@ impl Node {
         let mut lifeline = process.stdin.take().unwrap();
         lifeline.write_all(b"g").unwrap();
         let status = process.wait().unwrap();
-        drop((done, lifeline));
+        drop((done, lifeline, socket));
         holder.join().unwrap();
         assert!(same && !started_early);
         if status.success() { Ok(()) } else { Err(format!("{status}")) }

@@ -1,12 +1,15 @@
 //! A node's processes: starting them, and starting them again later and later while they keep ending early.
 //!
 //! Not responsible for waiting: `inner` calls when there is news.
+#![allow(unsafe_code)]
 
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
+use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::SigSet;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, wait};
 
 use super::{Child, NodeInitError, OnExit, at};
@@ -121,6 +124,8 @@ impl Kept {
         let program = self.child.argv.first().ok_or(std::io::ErrorKind::InvalidInput)?;
         let mut command = Command::new(program);
         command.args(&self.child.argv[1..]).envs(self.child.env.iter().cloned());
+        // SAFETY: sigprocmask(2) may be called between fork and exec. A child must not inherit that we block signals.
+        unsafe { command.pre_exec(|| Ok(SigSet::empty().thread_set_mask()?)) };
         command.stdin(Stdio::null()).stdout(self.log.try_clone()?).stderr(self.log.try_clone()?);
         Ok(command)
     }

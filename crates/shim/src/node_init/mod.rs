@@ -49,7 +49,8 @@ pub struct NodeInitConfig {
     pub children: Vec<Child>,
     #[serde(default = "stop_grace_ms")]
     pub stop_grace_ms: u64,
-    /// A control group (`/portolan/<cluster>/<node>`) that is removed, with all below it, after the node's end.
+    /// A control group (`/portolan/<cluster>/<node>`) that is removed after the node's end, with all below it
+    /// and with those above it that are empty then.
     #[serde(default)]
     pub cgroup: Option<PathBuf>,
 }

@@ -56,13 +56,21 @@ fn make_node(path: &Path) -> Result<ExitCode, NodeInitError> {
             drop((ready_writer, outer_life));
             let code = watch(child, ready_reader);
             drop(outer_keeps);
-            if let Some(group) = &config.cgroup
-                && let Err(error) = cgroup::remove_tree(group)
-            {
-                eprintln!("node: remove the control group {}: {error}", group.display());
+            if let Some(group) = &config.cgroup {
+                remove_group(group);
             }
             Ok(code)
         }
+    }
+}
+
+/// The node's group, and those above it that hold nothing else.
+fn remove_group(group: &Path) {
+    if let Err(error) = cgroup::remove_tree(group) {
+        eprintln!("node: remove the control group {}: {error}", group.display());
+    }
+    for parent in group.ancestors().skip(1) {
+        cgroup::remove_if_empty(parent);
     }
 }
 
