@@ -64,13 +64,14 @@ impl Shared {
             .args([container, exec])
             .env_clear()
             .current_dir("/")
-            .stdin(Stdio::null())
+            // A lifeline: dropping this future, or this process's end, ends the command.
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            // Dropping the future ends the helper; the command then ends with its container at the latest.
-            .kill_on_drop(true)
             .spawn()
             .map_err(io_at("start an exec's helper"))?;
+        // `wait` would close it.
+        let _lifeline = helper.stdin.take();
         let (stdout, stderr) = (helper.stdout.take(), helper.stderr.take());
         let (ended, helper_ended) = watch::channel(false);
         let waiting = async move {

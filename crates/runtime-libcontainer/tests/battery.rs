@@ -21,7 +21,7 @@ fn main() -> ExitCode {
         return code;
     }
     let args: Vec<String> = args.into_iter().filter_map(|arg| arg.into_string().ok()).collect();
-    if args[0].ends_with("/testserver") {
+    if args[0].ends_with("testserver") {
         return acts::act(&args[1..]);
     }
     match args.get(1).map(String::as_str) {

@@ -1,4 +1,5 @@
-//! Runs one command in a running container, with this helper's own standard streams, and records how it ended.
+//! Runs one command in a running container, with this helper's own standard output and error, and records how it
+//! ended. The helper's standard input is a lifeline: when it ends, nobody wants the command any more.
 //!
 //! Not responsible for collecting output: the runtime reads the streams it gave.
 
@@ -44,15 +45,17 @@ fn execute(container: &Path, exec: &Path, config: &ExecConfig) -> ExecResult {
         _ if !message.is_empty() => ExecResult::CannotRun { message },
         Err(error) => ExecResult::Failed { message: crate::chain(&error) },
         Ok(pid) => {
-            let_go_of_streams();
+            let_go_of_output();
             wait(pid, config.timeout_ms)
         }
     }
 }
 
 fn join(container: &Path, exec: &Path, config: &ExecConfig, failure: &OwnedFd) -> Result<i32, LibcontainerError> {
+    let nothing = File::open("/dev/null").map_err(LibcontainerError::OtherIO)?;
     let pid = ContainerBuilder::new(config.id.clone(), SyscallType::default())
         .with_executor(ReportingExecutor::new(failure))
+        .with_stdin(nothing)
         .with_root_path(container.join(record::OCI_STATE))?
         .as_tenant()
         .with_process(Some(exec.join(record::PROCESS)))
@@ -62,9 +65,8 @@ fn join(container: &Path, exec: &Path, config: &ExecConfig, failure: &OwnedFd) -
 }
 
 /// The streams end with the command, not with this helper.
-fn let_go_of_streams() {
-    if let Ok(null) = OpenOptions::new().read(true).write(true).open("/dev/null") {
-        let _ = nix::unistd::dup2_stdin(&null);
+fn let_go_of_output() {
+    if let Ok(null) = OpenOptions::new().write(true).open("/dev/null") {
         let _ = nix::unistd::dup2_stdout(&null);
         let _ = nix::unistd::dup2_stderr(&null);
     }
@@ -91,14 +93,17 @@ fn wait(pid: i32, timeout_ms: Option<u64>) -> ExecResult {
     }
 }
 
+/// False at the end of the timeout or of the lifeline.
 fn ends_in_time(process: &OwnedFd, timeout_ms: Option<u64>) -> rustix::io::Result<bool> {
     let timeout = timeout_ms.map(|ms| Timespec {
         tv_sec: i64::try_from(ms / 1000).unwrap_or(i64::MAX),
         tv_nsec: i64::try_from(ms % 1000 * 1_000_000).unwrap_or(0),
     });
+    let lifeline = std::io::stdin();
+    let mut watched = [PollFd::new(process, PollFlags::IN), PollFd::new(&lifeline, PollFlags::IN)];
     loop {
-        match poll(&mut [PollFd::new(process, PollFlags::IN)], timeout.as_ref()) {
-            Ok(ready) => return Ok(ready > 0),
+        match poll(&mut watched, timeout.as_ref()) {
+            Ok(_) => return Ok(!watched[0].revents().is_empty()),
             Err(Errno::INTR) => {}
             Err(error) => return Err(error),
         }

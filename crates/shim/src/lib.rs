@@ -13,7 +13,6 @@ mod log_pump;
 pub mod loopback;
 pub mod node_init;
 mod overlay;
-mod pause;
 mod process;
 pub mod record;
 
@@ -30,8 +29,6 @@ pub const SHIM: &str = "__shim";
 pub const EXEC: &str = "__exec";
 /// `argv[1]` of a node's init; `argv[2]` is a file with its `NodeInitConfig`.
 pub const NODE_INIT: &str = "__node-init";
-/// `argv[1]` of a process that only holds its namespaces.
-pub const PAUSE: &str = "__pause";
 
 /// Runs the process these arguments (with the program's name in front) ask for; `None` when they mean none of ours.
 /// To be called from `main` before any thread or runtime exists.
@@ -43,7 +40,6 @@ pub fn dispatch(args: impl IntoIterator<Item = OsString>) -> Option<ExitCode> {
         (SHIM, Some(container), _) => Some(container::run(container)),
         (EXEC, Some(container), Some(exec)) => Some(exec::run(container, exec)),
         (NODE_INIT, Some(config), _) => Some(node_init::run(config)),
-        (PAUSE, _, _) => Some(pause::run()),
         (SHIM | EXEC | NODE_INIT, _, _) => {
             eprintln!("{command}: missing argument");
             Some(ExitCode::from(2))

@@ -23,8 +23,17 @@ use crate::acts::command;
 const IMAGE: &str = "portolan.local/testserver:latest";
 
 /// What only this runtime has.
-pub const OWN_CASES: [&str; 7] =
-    ["shim-killed", "out-of-memory", "node-network", "terminal", "leftovers-swept", "two-agents", "pins-are-private"];
+pub const OWN_CASES: [&str; 9] = [
+    "shim-killed",
+    "out-of-memory",
+    "node-network",
+    "terminal",
+    "leftovers-swept",
+    "two-agents",
+    "pins-are-private",
+    "dropped-exec",
+    "imported-image",
+];
 
 pub fn run_agent(case: &str, directory: &Path) -> ExitCode {
     let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(2).build().unwrap();
@@ -35,6 +44,8 @@ pub fn run_agent(case: &str, directory: &Path) -> ExitCode {
             "child-restarted" => end_once(directory).await,
             "node-joins-network" => look_around(directory),
             "two-agents" => two_agents(&mut subject).await,
+            "dropped-exec" => dropped_exec(&subject).await,
+            "imported-image" => imported_image(&subject).await,
             "pins-are-private" => pins_are_private(&subject).await,
             "shim-killed" => shim_killed(&subject).await,
             "out-of-memory" => out_of_memory(&subject).await,
@@ -254,7 +265,8 @@ async fn two_agents(lab: &mut Lab) {
     let first = lab.runtime();
     let second = Runtime::open(lab.config.clone()).await.unwrap();
     let (one, two) = tokio::join!(first.start_container(&id), second.start_container(&id));
-    (one.unwrap(), two.unwrap());
+    one.unwrap();
+    two.unwrap();
     assert!(matches!(lab.state(&id).await, ContainerState::Running { .. }));
     second.stop_container(&id, 15, Duration::from_secs(60)).await.unwrap();
     // Both notice.
@@ -275,6 +287,103 @@ async fn pins_are_private(lab: &Lab) {
     }
     lab.runtime().remove_sandbox(&other).await.unwrap();
     lab.runtime().remove_sandbox(&pod).await.unwrap();
+}
+
+/// A command nobody waits for any more ends.
+async fn dropped_exec(lab: &Lab) {
+    let pod = lab.pod("dropped-exec", SandboxNetwork::Pod).await;
+    let id = lab.start(&pod, &lab.spec("stays", Act::Stay)).await;
+    let runtime = lab.runtime();
+    let group = shim::cgroup::hierarchies()[0]
+        .join(lab.config.cgroup_parent.strip_prefix("/").unwrap())
+        .join(format!("uid-dropped-exec/{}/cgroup.procs", id.0));
+    let settled = |count: usize| {
+        let group = group.clone();
+        async move {
+            let mut tick = tokio::time::interval(Duration::from_millis(2));
+            while fs::read_to_string(&group).unwrap().lines().count() != count {
+                tick.tick().await;
+            }
+        }
+    };
+    let within = |wait| tokio::time::timeout(Duration::from_secs(60), wait);
+    let (stubborn, mark) = (command(Act::Stubborn), settled(2));
+    tokio::select! {
+        ended = runtime.exec(&id, &stubborn, Duration::ZERO) => panic!("{ended:?}"),
+        started = within(mark) => started.expect("the command starts"),
+    }
+    within(settled(1)).await.expect("the command ends");
+    runtime.remove_sandbox(&pod).await.unwrap();
+}
+
+fn add(layer: &mut tar::Builder<Vec<u8>>, path: &str, mode: u32, content: &[u8]) {
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(if path.ends_with('/') { tar::EntryType::Directory } else { tar::EntryType::Regular });
+    header.set_size(content.len() as u64);
+    header.set_mode(mode);
+    layer.append_data(&mut header, path, content).unwrap();
+}
+
+/// A docker archive of two layers; the upper one deletes of the lower.
+fn archive() -> Vec<u8> {
+    let (mut lower, mut upper) = (tar::Builder::new(Vec::new()), tar::Builder::new(Vec::new()));
+    add(&mut lower, "bin/testserver", 0o755, &fs::read("/proc/self/exe").unwrap());
+    add(&mut lower, "etc/passwd", 0o644, b"root:x:0:0::/:\nweb:x:33:44::/:\n");
+    for file in ["data/gone", "data/kept", "cache/old"] {
+        add(&mut lower, file, 0o644, b"");
+    }
+    add(&mut upper, "data/.wh.gone", 0, b"");
+    add(&mut upper, "cache/", 0o755, b"");
+    add(&mut upper, "cache/.wh..wh..opq", 0, b"");
+    add(&mut upper, "cache/new", 0o644, b"");
+    let layers = [lower.into_inner().unwrap(), upper.into_inner().unwrap()];
+    let config = serde_json::json!({
+        "architecture": "any", "os": "linux", "rootfs": {"type": "layers", "diff_ids": layers.each_ref().map(|layer| images::Digest::of(layer))},
+        "config": {"Entrypoint": ["testserver"], "Cmd": ["tell"], "User": "web", "WorkingDir": "/data", "Env": ["PATH=/bin", "FROM=image"]},
+    });
+    let manifest = serde_json::json!([{"Config": "config", "RepoTags": ["web:1"], "Layers": ["lower", "upper"]}]);
+    let mut archive = tar::Builder::new(Vec::new());
+    let documents = [serde_json::to_vec(&config).unwrap(), serde_json::to_vec(&manifest).unwrap()];
+    for (name, content) in
+        [("config", &documents[0]), ("manifest.json", &documents[1]), ("lower", &layers[0]), ("upper", &layers[1])]
+    {
+        add(&mut archive, name, 0o644, content);
+    }
+    archive.into_inner().unwrap()
+}
+
+async fn imported_image(lab: &Lab) {
+    let images = lab.config.images.clone();
+    let layers = images.import(&archive()[..]).unwrap().remove(0).layers;
+    let pod = lab.pod("imported", SandboxNetwork::Pod).await;
+    let of_image = |name: &str, args: &[&str]| ContainerSpec {
+        image: "web:1".to_owned(),
+        command: Vec::new(),
+        args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+        ..lab.spec(name, Act::Stay)
+    };
+    let tells = lab.start(&pod, &of_image("tells", &[])).await;
+    assert_eq!(lab.ended(&tells).await.code, 0);
+    let told = fs::read_to_string(lab.directory.join("tells.log")).unwrap();
+    for line in ["uid=33", "gid=44", "cwd=/data", "env:FROM=image"] {
+        assert!(told.contains(&format!("stdout F {line}\n")), "{line} is missing in {told}");
+    }
+    for (number, (file, code)) in
+        [("data/kept", 0), ("data/gone", 1), ("cache/new", 0), ("cache/old", 1)].into_iter().enumerate()
+    {
+        let id = lab.start(&pod, &of_image(&format!("looks-{number}"), &["look", &format!("/{file}")])).await;
+        assert_eq!(lab.ended(&id).await.code, code, "{file}");
+    }
+    let stays = lab.start(&pod, &of_image("stays", &["stay"])).await;
+    assert!(images.remove("web:1").unwrap());
+    assert!(layers.iter().all(|layer| layer.exists()), "a running container's layers stay");
+    let again =
+        lab.runtime().exec(&stays, &["testserver".to_owned(), "exit".to_owned(), "6".to_owned()], Duration::ZERO).await;
+    assert_eq!(again.unwrap().exit_code, 6);
+    lab.runtime().remove_sandbox(&pod).await.unwrap();
+    images.import(&archive()[..]).unwrap();
+    images.remove("web:1").unwrap();
+    assert!(!layers.iter().any(|layer| layer.exists()));
 }
 
 /// Then nobody can tell how the container ends any more: it ends now, and the pod can go on.
