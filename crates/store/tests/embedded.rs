@@ -1,5 +1,7 @@
 //! The embedded store against a model, across reopening, and its watches and compaction.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
