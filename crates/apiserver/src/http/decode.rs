@@ -1,0 +1,94 @@
+//! Request bodies into objects: by Content-Type, checked against the kind that the path names.
+//!
+//! Not responsible for formats or schemas (`api::decode`), nor for what an object says.
+
+use api::decode::{self, DecodeError, Decoded, Mode};
+use api::schema::{self, Definition};
+use api::status::Status;
+use http::HeaderMap;
+use http::header::CONTENT_TYPE;
+use serde_json::Value;
+
+use crate::registry::Answer;
+
+const ACCEPTED: &[&str] = &["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
+
+/// The kind that a body must be of.
+#[derive(Clone, Copy, Debug)]
+pub struct Expected {
+    pub group: &'static str,
+    pub version: &'static str,
+    pub kind: &'static str,
+    pub definition: &'static str,
+}
+
+impl Expected {
+    pub fn api_version(&self) -> String {
+        if self.group.is_empty() { self.version.to_owned() } else { format!("{}/{}", self.group, self.version) }
+    }
+
+    pub fn schema(&self) -> Answer<&'static Definition> {
+        let missing = || Box::new(Status::internal(format!("no schema for {}", self.definition)));
+        schema::definition(self.definition).ok_or_else(missing)
+    }
+}
+
+/// The media type of a body, without parameters; JSON where none is given.
+pub fn media_type(headers: &HeaderMap) -> &str {
+    let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    match value.split(';').next().unwrap_or_default().trim() {
+        "" => "application/json",
+        media => media,
+    }
+}
+
+/// A body of any format the server reads; warnings beside the object.
+pub fn object(headers: &HeaderMap, body: &[u8], expected: Expected, mode: Mode) -> Answer<Decoded> {
+    let schema = expected.schema()?;
+    let decoded = match media_type(headers) {
+        "application/json" => decode::json(body, schema, mode),
+        "application/yaml" => decode::yaml(body, schema, mode),
+        "application/vnd.kubernetes.protobuf" => decode::protobuf(body, schema),
+        _ => return Err(Box::new(Status::unsupported_media_type(ACCEPTED))),
+    };
+    let mut decoded = decoded.map_err(|error| refused(expected, &error))?;
+    identify(&mut decoded.object, expected)?;
+    Ok(decoded)
+}
+
+/// A value that a patch made, as an object of the kind.
+pub fn value(object: Value, expected: Expected, mode: Mode) -> Answer<Decoded> {
+    let mut decoded = decode::value(object, expected.schema()?, mode).map_err(|error| refused(expected, &error))?;
+    identify(&mut decoded.object, expected)?;
+    Ok(decoded)
+}
+
+fn refused(expected: Expected, error: &DecodeError) -> Box<Status> {
+    Box::new(Status::cannot_handle(expected.kind, expected.version, error))
+}
+
+/// A body may leave its kind out; if it has one, it must be the path's.
+fn identify(object: &mut Value, expected: Expected) -> Answer<()> {
+    let api_version = expected.api_version();
+    let found = |key: &str| object[key].as_str().unwrap_or_default().to_owned();
+    let (found_version, found_kind) = (found("apiVersion"), found("kind"));
+    if !found_version.is_empty() && found_version != api_version {
+        let why = format!(
+            "the API version in the data ({found_version}) does not match the expected API version ({api_version})"
+        );
+        return Err(Box::new(Status::bad_request(why)));
+    }
+    if !found_kind.is_empty() && found_kind != expected.kind {
+        let why = format!(
+            "{found_kind} in version {:?} cannot be handled as a {}: converting ({found_kind}) to ({}): unknown conversion",
+            expected.version, expected.kind, expected.kind
+        );
+        return Err(Box::new(Status::bad_request(why)));
+    }
+    if !object.is_object() {
+        return Err(Box::new(Status::bad_request("the object provided is unrecognized (must be of type Object)")));
+    }
+    object["apiVersion"] = api_version.into();
+    object["kind"] = expected.kind.into();
+    Ok(())
+}
