@@ -337,3 +337,21 @@ fn without_privilege_a_big_transaction_is_refused_before_it_is_sent() {
         assert!(matches!(kernel.apply(&small), Err(NftError::Privilege)));
     });
 }
+
+#[test]
+fn the_ipv6_layout_carries_connections() {
+    in_namespace(|| {
+        run("ip", &["addr", "add", "fd00::2/128", "dev", "lo", "nodad"]);
+        run("ip", &["route", "add", "fd00::/64", "dev", "lo"]);
+        serve("[fd00::2]:8080", 6);
+        let mut kernel = Kernel::open().unwrap();
+        kernel.apply(&layout_v6()).unwrap();
+        let mut answer = [0];
+        TcpStream::connect("[fd00::1]:80").unwrap().read_exact(&mut answer).unwrap();
+        assert_eq!(answer, [6]);
+        let recorded = kernel.dump(&layout_v6().table).unwrap().unwrap();
+        let recorded = &recorded.sets["affinity"].elements;
+        let to = Value::concat().addr("fd00::2".parse::<std::net::IpAddr>().unwrap()).port(8080).value();
+        assert_eq!(recorded.values().map(|content| content.data.clone()).collect::<Vec<_>>(), [Some(Data::Value(to))]);
+    });
+}

@@ -136,6 +136,14 @@ impl Flight<'_, '_, '_> {
             Expr::Immediate { dreg, data } => r.write(*dreg, data.as_bytes()),
             Expr::Verdict(verdict) => return Ok(Effect::Verdict(verdict.clone())),
             Expr::Lookup { set, sreg, dest, invert } => return self.lookup(place, r, set, *sreg, *dest, *invert),
+            other => return self.run_source(place, r, other),
+        }
+        Ok(Effect::Continue)
+    }
+
+    /// Loads from what lies outside of the packet.
+    fn run_source(&mut self, place: &Place<'_>, r: &mut Registers, expr: &Expr) -> Result<Effect, TraceError> {
+        match expr {
             Expr::Numgen { dreg, kind: NumgenKind::Random, modulus, offset } => {
                 let number = (self.world.random)(*modulus) % modulus.max(&1) + offset;
                 r.write(*dreg, &number.to_ne_bytes());

@@ -16,7 +16,7 @@ pub(crate) fn write(m: &mut Builder, expr: &Expr) {
         match expr {
             Expr::Notrack => {}
             Expr::Unknown { data, .. } => m.nested(2, |m| m.raw(data)),
-            _ => m.nested(2, |m| body(m, expr)),
+            _ => m.nested(2, |m| load(m, expr)),
         }
     });
 }
@@ -46,7 +46,8 @@ fn name(expr: &Expr) -> &str {
     }
 }
 
-fn body(m: &mut Builder, expr: &Expr) {
+/// What fills registers.
+fn load(m: &mut Builder, expr: &Expr) {
     match expr {
         Expr::Payload { dreg, base, offset, len } => {
             reg(m, 1, *dreg);
@@ -58,14 +59,32 @@ fn body(m: &mut Builder, expr: &Expr) {
             m.be32(2, key.number());
             reg(m, 1, *dreg);
         }
-        Expr::MetaSet { sreg, key } => {
-            m.be32(2, key.number());
-            reg(m, 3, *sreg);
+        Expr::Immediate { dreg, data } => {
+            reg(m, 1, *dreg);
+            write_value(m, 2, data);
         }
-        Expr::Cmp { sreg, op, data } => {
-            reg(m, 1, *sreg);
-            m.be32(2, cmp_number(*op));
-            write_value(m, 3, data);
+        Expr::Ct { dreg, key, direction } => {
+            m.be32(2, key.number());
+            reg(m, 1, *dreg);
+            if let Some(direction) = direction {
+                m.u8(3, u8::from(*direction == Direction::Reply));
+            }
+        }
+        Expr::Numgen { dreg, kind, modulus, offset } => {
+            reg(m, 1, *dreg);
+            m.be32(2, *modulus);
+            m.be32(3, u32::from(*kind == NumgenKind::Random));
+            m.be32(4, *offset);
+        }
+        Expr::Fib { dreg, result, flags } => {
+            reg(m, 1, *dreg);
+            let result = match result {
+                FibResult::Oif => 1,
+                FibResult::OifName => 2,
+                FibResult::AddrType => 3,
+            };
+            m.be32(2, result);
+            m.be32(3, fib_number(*flags));
         }
         Expr::Bitwise { sreg, dreg, mask, xor } => {
             reg(m, 1, *sreg);
@@ -81,9 +100,25 @@ fn body(m: &mut Builder, expr: &Expr) {
             m.be32(4, *len);
             m.be32(5, *size);
         }
-        Expr::Immediate { dreg, data } => {
-            reg(m, 1, *dreg);
-            write_value(m, 2, data);
+        other => test(m, other),
+    }
+}
+
+/// What reads registers and decides.
+fn test(m: &mut Builder, expr: &Expr) {
+    match expr {
+        Expr::MetaSet { sreg, key } => {
+            m.be32(2, key.number());
+            reg(m, 3, *sreg);
+        }
+        Expr::CtSet { sreg, key } => {
+            m.be32(2, key.number());
+            reg(m, 4, *sreg);
+        }
+        Expr::Cmp { sreg, op, data } => {
+            reg(m, 1, *sreg);
+            m.be32(2, cmp_number(*op));
+            write_value(m, 3, data);
         }
         Expr::Verdict(verdict) => {
             m.be32(1, 0);
@@ -99,29 +134,29 @@ fn body(m: &mut Builder, expr: &Expr) {
             }
             m.be32(5, u32::from(*invert));
         }
-        Expr::Ct { dreg, key, direction } => {
-            m.be32(2, key.number());
-            reg(m, 1, *dreg);
-            if let Some(direction) = direction {
-                m.u8(3, u8::from(*direction == Direction::Reply));
+        Expr::Dynset { set, op, key, data, timeout } => {
+            m.text(1, set);
+            let op = match op {
+                DynsetOp::Add => 0,
+                DynsetOp::Update => 1,
+                DynsetOp::Delete => 2,
+            };
+            m.be32(3, op);
+            reg(m, 4, *key);
+            if let Some(data) = data {
+                reg(m, 5, *data);
+            }
+            if let Some(timeout) = timeout {
+                m.be64(6, millis(*timeout));
             }
         }
-        Expr::CtSet { sreg, key } => {
-            m.be32(2, key.number());
-            reg(m, 4, *sreg);
-        }
-        other => statement(m, other),
+        other => translate(m, other),
     }
 }
 
-fn statement(m: &mut Builder, expr: &Expr) {
+/// What changes addresses.
+fn translate(m: &mut Builder, expr: &Expr) {
     match expr {
-        Expr::Numgen { dreg, kind, modulus, offset } => {
-            reg(m, 1, *dreg);
-            m.be32(2, *modulus);
-            m.be32(3, u32::from(*kind == NumgenKind::Random));
-            m.be32(4, *offset);
-        }
         Expr::Nat { kind, family, addr, proto, flags } => {
             m.be32(1, u32::from(*kind == NatKind::Destination));
             m.be32(2, l3_number(*family));
@@ -145,6 +180,13 @@ fn statement(m: &mut Builder, expr: &Expr) {
             }
             nat_flags(m, 3, *flags);
         }
+        other => statement(m, other),
+    }
+}
+
+/// The rest.
+fn statement(m: &mut Builder, expr: &Expr) {
+    match expr {
         Expr::Reject(how) => {
             let (kind, code) = match how {
                 Reject::Icmp(code) | Reject::Icmpv6(code) => (0, *code),
@@ -153,32 +195,6 @@ fn statement(m: &mut Builder, expr: &Expr) {
             };
             m.be32(1, kind);
             m.u8(2, code);
-        }
-        Expr::Dynset { set, op, key, data, timeout } => {
-            m.text(1, set);
-            let op = match op {
-                DynsetOp::Add => 0,
-                DynsetOp::Update => 1,
-                DynsetOp::Delete => 2,
-            };
-            m.be32(3, op);
-            reg(m, 4, *key);
-            if let Some(data) = data {
-                reg(m, 5, *data);
-            }
-            if let Some(timeout) = timeout {
-                m.be64(6, millis(*timeout));
-            }
-        }
-        Expr::Fib { dreg, result, flags } => {
-            reg(m, 1, *dreg);
-            let result = match result {
-                FibResult::Oif => 1,
-                FibResult::OifName => 2,
-                FibResult::AddrType => 3,
-            };
-            m.be32(2, result);
-            m.be32(3, fib_number(*flags));
         }
         Expr::Counter(counter) => {
             m.be64(1, counter.bytes);
@@ -202,7 +218,7 @@ fn statement(m: &mut Builder, expr: &Expr) {
                 m.be32(5, level);
             }
         }
-        // The others were written by the caller.
+        // The others were written by the callers, or have no attributes.
         _ => {}
     }
 }
