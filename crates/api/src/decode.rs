@@ -55,18 +55,17 @@ pub fn json(bytes: &[u8], definition: &'static Definition, mode: Mode) -> Result
     if mode == Mode::Ignore {
         return value(serde_json::from_slice(bytes).map_err(DecodeError::Json)?, definition, mode);
     }
-    let tree: tree::Tree = serde_json::from_slice(bytes).map_err(DecodeError::Json)?;
-    from_tree(tree, definition, mode)
+    from_tree(&|| serde_json::from_slice(bytes).map_err(DecodeError::Json), definition, mode)
 }
 
 /// A YAML body: one document.
 pub fn yaml(bytes: &[u8], definition: &'static Definition, mode: Mode) -> Result<Decoded, DecodeError> {
-    from_tree(tree::from_yaml(bytes)?, definition, mode)
+    from_tree(&|| tree::from_yaml(bytes), definition, mode)
 }
 
 /// YAML (or JSON, its subset) without a schema.
 pub fn untyped_yaml(bytes: &[u8]) -> Result<Value, DecodeError> {
-    Ok(tree::from_yaml(bytes)?.into_value(&mut Vec::new()))
+    Ok(tree::from_yaml(bytes)?.into_value().0)
 }
 
 /// A protobuf body: the `k8s\0` envelope and a message of the definition. Unknown numbers are skipped, as upstream does.
@@ -84,14 +83,35 @@ pub fn protobuf(bytes: &[u8], definition: &'static Definition) -> Result<Decoded
 /// An object that is a value already: the result of a patch.
 pub fn value(mut object: Value, definition: &'static Definition, mode: Mode) -> Result<Decoded, DecodeError> {
     let unknown = shape::conform(&mut object, definition)?;
-    finish(object, unknown, mode)
+    finish(object, unknown.iter().map(|path| unknown_field(path)).collect(), mode)
 }
 
-fn from_tree(tree: tree::Tree, definition: &'static Definition, mode: Mode) -> Result<Decoded, DecodeError> {
-    let mut problems = Vec::new();
-    let mut object = tree.into_value(&mut problems);
-    problems.extend(shape::conform(&mut object, definition)?);
+/// Parses, and parses once more in the rare case that several problems must be put in the order of the text.
+fn from_tree(
+    parse: &dyn Fn() -> Result<tree::Tree, DecodeError>,
+    definition: &'static Definition,
+    mode: Mode,
+) -> Result<Decoded, DecodeError> {
+    let (mut object, duplicates) = parse()?.into_value();
+    let unknown = shape::conform(&mut object, definition)?;
+    let mut problems: Vec<String> = duplicates.iter().map(|path| format!("duplicate field {path:?}")).collect();
+    problems.extend(unknown.iter().map(|path| unknown_field(path)));
+    if problems.len() > 1 {
+        let mut places: Vec<usize> = Vec::new();
+        let paths = parse()?.paths();
+        let place = |path: &String, nth: usize| paths.iter().enumerate().filter(|(_, p)| *p == path).nth(nth);
+        // A duplicate is met at its second occurrence.
+        places.extend(duplicates.iter().map(|path| place(path, 1).map_or(0, |(at, _)| at)));
+        places.extend(unknown.iter().map(|path| place(path, 0).map_or(0, |(at, _)| at)));
+        let mut ordered: Vec<(usize, String)> = places.into_iter().zip(problems).collect();
+        ordered.sort_by_key(|(at, _)| *at);
+        problems = ordered.into_iter().map(|(_, problem)| problem).collect();
+    }
     finish(object, problems, mode)
+}
+
+fn unknown_field(path: &str) -> String {
+    format!("unknown field {path:?}")
 }
 
 fn finish(object: Value, problems: Vec<String>, mode: Mode) -> Result<Decoded, DecodeError> {
@@ -127,8 +147,8 @@ mod tests {
         assert_eq!(
             decoded.problems,
             [
-                r#"duplicate field "spec.ports[0].port""#,
                 r#"unknown field "spec.foo""#,
+                r#"duplicate field "spec.ports[0].port""#,
                 r#"unknown field "spec.ports[0].x""#
             ]
         );
@@ -136,7 +156,7 @@ mod tests {
         assert_eq!(decoded.object["spec"].get("foo"), None);
         assert_eq!(
             decode(text, Mode::Strict).unwrap_err().to_string(),
-            "strict decoding error: duplicate field \"spec.ports[0].port\", unknown field \"spec.foo\", unknown field \
+            "strict decoding error: unknown field \"spec.foo\", duplicate field \"spec.ports[0].port\", unknown field \
              \"spec.ports[0].x\""
         );
         assert!(decode(text, Mode::Ignore).unwrap().problems.is_empty());

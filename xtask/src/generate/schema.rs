@@ -4,14 +4,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, bail};
 
 use super::go::{self, Field, marker};
+use super::{VERSION, workspace_root};
 
-const VERSION: &str = "v0.36.3";
 const TARGET: &str = "crates/api/src/schema/definitions.txt";
 
 /// Go package path, below the two modules. One line serves another group-version.
@@ -62,10 +62,6 @@ pub fn run(check: bool) -> anyhow::Result<()> {
         return Ok(());
     }
     std::fs::write(&target, text).with_context(|| format!("writing {TARGET}"))
-}
-
-fn workspace_root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_owned).unwrap_or_default()
 }
 
 struct Generator {

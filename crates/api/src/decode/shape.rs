@@ -35,23 +35,26 @@ struct Walk {
 impl Walk {
     fn message(&mut self, fields: &mut Map<String, Value>, definition: &'static Definition) -> Result<(), DecodeError> {
         let outer = std::mem::replace(&mut self.owner, definition);
-        let names: Vec<String> = fields.keys().cloned().collect();
-        for name in names {
-            let Some(field) = definition.field(&name) else {
-                self.unknown.push(format!("unknown field {:?}", self.path_to(&name)));
-                fields.remove(&name);
-                continue;
-            };
-            let Some(value) = fields.get_mut(&name).filter(|v| !v.is_null()) else {
-                fields.remove(&name);
-                continue;
-            };
-            self.path.push(Segment::Field(field));
-            self.value(value, &field.kind, field)?;
-            self.path.pop();
-            if value.is_null() || hidden(field, value) {
-                fields.remove(&name);
+        let mut dropped = Vec::new();
+        for (name, value) in fields.iter_mut() {
+            match definition.field(name) {
+                None => {
+                    self.unknown.push(self.path_to(name));
+                    dropped.push(name.clone());
+                }
+                Some(_) if value.is_null() => dropped.push(name.clone()),
+                Some(field) => {
+                    self.path.push(Segment::Field(field));
+                    self.value(value, &field.kind, field)?;
+                    self.path.pop();
+                    if value.is_null() || hidden(field, value) {
+                        dropped.push(name.clone());
+                    }
+                }
             }
+        }
+        for name in dropped {
+            fields.remove(&name);
         }
         for field in &definition.fields {
             if !fields.contains_key(&field.json_name)

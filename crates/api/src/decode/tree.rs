@@ -24,20 +24,22 @@ pub(super) fn from_yaml(bytes: &[u8]) -> Result<Tree, DecodeError> {
 }
 
 impl Tree {
-    /// The last of equal keys wins; each repetition is a problem.
-    pub(super) fn into_value(self, problems: &mut Vec<String>) -> Value {
-        self.convert(&mut String::new(), problems)
+    /// The value, where the last of equal keys wins, and the paths that came more than once.
+    pub(super) fn into_value(self) -> (Value, Vec<String>) {
+        let mut duplicates = Vec::new();
+        let value = self.convert(&mut String::new(), &mut duplicates);
+        (value, duplicates)
     }
 
-    fn convert(self, path: &mut String, problems: &mut Vec<String>) -> Value {
+    fn convert(self, path: &mut String, duplicates: &mut Vec<String>) -> Value {
         let length = path.len();
         match self {
             Tree::Scalar(value) => value,
             Tree::List(elements) => {
                 let mut list = Vec::with_capacity(elements.len());
                 for (index, element) in elements.into_iter().enumerate() {
-                    path.push_str(&format!("[{index}]"));
-                    list.push(element.convert(path, problems));
+                    push_index(path, index);
+                    list.push(element.convert(path, duplicates));
                     path.truncate(length);
                 }
                 Value::Array(list)
@@ -45,16 +47,10 @@ impl Tree {
             Tree::Map(entries) => {
                 let mut map = Map::new();
                 for (key, element) in entries {
-                    if !path.is_empty() {
-                        path.push('.');
-                    }
-                    path.push_str(&key);
-                    let value = element.convert(path, problems);
-                    if map.insert(key, value).is_some() {
-                        let problem = format!("duplicate field {path:?}");
-                        if !problems.contains(&problem) {
-                            problems.push(problem);
-                        }
+                    push_key(path, &key);
+                    let value = element.convert(path, duplicates);
+                    if map.insert(key, value).is_some() && !duplicates.contains(path) {
+                        duplicates.push(path.clone());
                     }
                     path.truncate(length);
                 }
@@ -62,6 +58,46 @@ impl Tree {
             }
         }
     }
+
+    /// The path of every key, in the order of the text.
+    pub(super) fn paths(&self) -> Vec<String> {
+        let mut paths = Vec::new();
+        self.collect_paths(&mut String::new(), &mut paths);
+        paths
+    }
+
+    fn collect_paths(&self, path: &mut String, paths: &mut Vec<String>) {
+        let length = path.len();
+        match self {
+            Tree::Scalar(_) => {}
+            Tree::List(elements) => {
+                for (index, element) in elements.iter().enumerate() {
+                    push_index(path, index);
+                    element.collect_paths(path, paths);
+                    path.truncate(length);
+                }
+            }
+            Tree::Map(entries) => {
+                for (key, element) in entries {
+                    push_key(path, key);
+                    paths.push(path.clone());
+                    element.collect_paths(path, paths);
+                    path.truncate(length);
+                }
+            }
+        }
+    }
+}
+
+fn push_index(path: &mut String, index: usize) {
+    path.push_str(&format!("[{index}]"));
+}
+
+fn push_key(path: &mut String, key: &str) {
+    if !path.is_empty() {
+        path.push('.');
+    }
+    path.push_str(key);
 }
 
 impl<'de> Deserialize<'de> for Tree {
