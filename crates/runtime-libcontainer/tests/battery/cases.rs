@@ -41,6 +41,8 @@ pub fn run_agent(case: &str, directory: &Path) -> ExitCode {
         let mut subject = Lab::open(case, directory).await;
         match case {
             "supervisor-gone" | "node-stopped" | "outer-killed" => hold_pod(&subject, directory).await,
+            "node-came-back" if directory.join("pod-runs").exists() => came_back(&subject).await,
+            "node-came-back" => hold_pod(&subject, directory).await,
             "child-restarted" => end_once(directory).await,
             "node-joins-network" => look_around(directory),
             "two-agents" => two_agents(&mut subject).await,
@@ -230,6 +232,20 @@ async fn hold_pod(lab: &Lab, directory: &Path) {
     lab.start(&pod, &lab.spec("stubborn", Act::Stubborn)).await;
     fs::write(directory.join("pod-runs"), "").unwrap();
     std::future::pending::<()>().await;
+}
+
+/// In a new node with an old one's files: nothing runs, and the same pod can run again.
+async fn came_back(lab: &Lab) {
+    let sandbox = lab.runtime().sandboxes().await.unwrap().remove(0);
+    assert!(!sandbox.ready && sandbox.network_namespace.is_none());
+    let container = lab.runtime().containers(None).await.unwrap().remove(0);
+    let ContainerState::Exited(exit) = container.state else { panic!("{container:?}") };
+    assert_eq!((exit.code, exit.reason.as_str()), (137, "Error"));
+    let pod = lab.pod("held", SandboxNetwork::Pod).await;
+    assert_eq!(pod, sandbox.spec.id);
+    let again = lab.start(&pod, &ContainerSpec { attempt: 1, ..lab.spec("stubborn", Act::Exit(2)) }).await;
+    assert_eq!(lab.ended(&again).await.code, 2);
+    lab.runtime().remove_sandbox(&pod).await.unwrap();
 }
 
 /// Ends badly the first time, then stays.
@@ -448,9 +464,13 @@ async fn leftovers_swept(lab: &mut Lab) {
     let state = lab.config.state_dir.clone();
     fs::remove_dir_all(state.join("sandboxes/lost")).unwrap();
     lab.network.given.lock().unwrap().remove(&lost);
-    for garbage in ["containers/half-made/oci", "writable/nobody/upper", "sandboxes/empty"] {
+    for garbage in
+        ["containers/half-made/oci", "writable/nobody/upper", "sandboxes/empty", "sandboxes/torn", "containers/torn"]
+    {
         fs::create_dir_all(state.join(garbage)).unwrap();
     }
+    fs::write(state.join("sandboxes/torn/sandbox.json"), "").unwrap();
+    fs::write(state.join("containers/torn/container.json"), "{\"id\"").unwrap();
     lab.up().await;
     assert!(processes.init.open().unwrap().is_none(), "the orphan is ended");
     assert!(matches!(lab.state(&kept).await, ContainerState::Running { .. }));

@@ -39,6 +39,7 @@ fn run_case(case: &str) -> Result<(), String> {
     let mounts = mount_table();
     let result = match case {
         "supervisor-gone" | "child-restarted" => node.supervisor_gone(),
+        "node-came-back" => node.supervisor_gone().and_then(|()| node.until_end(node.config("agent", OnExit::EndNode))),
         "outer-killed" => node.outer_killed(),
         "node-stopped" => node.stopped(),
         "node-joins-network" => node.joins_network(),
