@@ -12,8 +12,8 @@ use shim::{Bind, Child, NODE_INIT, NodeInitConfig, NodeReady, OnExit};
 use crate::cases::OWN_CASES;
 
 /// Cases that are about a node's init itself.
-const NODE_CASES: [&str; 5] =
-    ["supervisor-gone", "outer-killed", "node-stopped", "child-restarted", "node-joins-network"];
+const NODE_CASES: [&str; 6] =
+    ["supervisor-gone", "outer-killed", "node-stopped", "node-came-back", "child-restarted", "node-joins-network"];
 
 pub fn run_all(args: &[String]) -> ExitCode {
     let filters: Vec<&String> = args.iter().filter(|arg| !arg.starts_with('-')).collect();
