@@ -9,6 +9,8 @@ pub enum Error {
     StateDir { path: PathBuf, source: io::Error },
     #[error("cannot listen on {path}: {source}")]
     Listen { path: PathBuf, source: io::Error },
+    #[error("cannot set up the node's network: {0}")]
+    Network(#[from] crate::network::NetworkError),
     #[error("cannot list the runtime's sandboxes: {0}")]
     Runtime(#[from] pod_runtime::RuntimeError),
 }

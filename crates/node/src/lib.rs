@@ -5,6 +5,7 @@
 //! (`network`), and serves kubelet's HTTP paths (`server`). Not responsible for Services (the proxy), names (the DNS
 //! process) nor for how containers come to run (the runtime).
 
+mod agent;
 mod backoff;
 mod clock;
 mod config;
@@ -12,12 +13,18 @@ mod container;
 mod error;
 mod events;
 mod hosts;
+mod dns_endpoint;
+mod logs;
+pub mod network;
 pub mod pod;
+mod registration;
 mod probe;
 mod resolv;
+mod server;
 #[cfg(test)]
 mod testing;
 mod volumes;
 
+pub use agent::run;
 pub use config::{Config, DnsConfig};
 pub use error::Error;

@@ -74,7 +74,8 @@ impl FakeRuntime {
     }
 
     pub fn load(&self, name: &str) {
-        let image = ImageStatus { id: format!("sha256:{name}"), tags: vec![name.into()], size_bytes: 1, stop_signal: 15 };
+        let (id, tags) = (format!("sha256:{name}"), vec![name.to_owned()]);
+        let image = ImageStatus { id, tags, size_bytes: 1, stop_signal: 15, user: String::new() };
         self.machine().images.insert(name.to_owned(), image);
     }
 
@@ -419,7 +420,8 @@ impl FakeApi {
         let state = (self.clone(), from, path.to_owned());
         let lines = futures::stream::unfold(state, |(api, from, path)| async move {
             loop {
-                let written = api.written.notified();
+                let written = api.written.clone();
+                let written = written.notified();
                 tokio::pin!(written);
                 written.as_mut().enable();
                 let next = {

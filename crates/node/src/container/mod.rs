@@ -9,7 +9,7 @@ pub mod quantity;
 pub mod services;
 mod spec;
 
-pub use spec::{ContainerError, FilesAndMounts, build};
+pub use spec::{FilesAndMounts, build};
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

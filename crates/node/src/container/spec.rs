@@ -22,8 +22,8 @@ pub enum ContainerError {
     SubPath(String),
     #[error("container has runAsNonRoot and image will run as root")]
     Root,
-    #[error("container has runAsNonRoot, and which user its image runs as isn't known here: set runAsUser")]
-    UnknownUser,
+    #[error("container has runAsNonRoot and image has non-numeric user ({0}), cannot verify user is non-root")]
+    NamedUser(String),
     #[error("{field} {value} is out of range")]
     Id { field: &'static str, value: i64 },
 }
@@ -36,6 +36,8 @@ pub struct FilesAndMounts {
     /// Files that every container of the pod has, unless it mounts something there itself.
     pub files: Vec<Mount>,
     pub log_path: PathBuf,
+    /// Whom the image runs as: `uid[:gid]` or names; empty is root.
+    pub image_user: String,
 }
 
 /// The container, and the parts of volumes (root, path inside) that must exist before it starts.
@@ -62,14 +64,14 @@ pub fn build(
         args,
         working_dir: container.working_dir.clone().filter(|dir| !dir.is_empty()),
         mounts,
-        user: user(pod, &own)?,
+        user: user(pod, &own, &prepared.image_user)?,
         supplemental_groups: groups(pod)?,
         read_only_root: own.read_only_root_filesystem == Some(true),
         privileged: own.privileged == Some(true),
         no_new_privileges: own.allow_privilege_escalation == Some(false),
         add_capabilities: capabilities.add.unwrap_or_default(),
         drop_capabilities: capabilities.drop.unwrap_or_default(),
-        resources: resources(container.resources.as_ref()),
+        resources: resources(pod, container.resources.as_ref(), facts.node_memory_bytes),
         log_path: prepared.log_path,
         tty: container.tty == Some(true),
         stdin: container.stdin == Some(true),
@@ -114,15 +116,15 @@ fn sub_path<'a>(
     if inside { Ok(Some(path)) } else { Err(ContainerError::SubPath(path.display().to_string())) }
 }
 
-fn user(pod: &Pod, own: &SecurityContext) -> Result<Option<String>, ContainerError> {
+fn user(pod: &Pod, own: &SecurityContext, image: &str) -> Result<Option<String>, ContainerError> {
     let shared = spec::spec(pod).security_context.as_ref();
     let user = own.run_as_user.or(shared.and_then(|context| context.run_as_user));
     let group = own.run_as_group.or(shared.and_then(|context| context.run_as_group));
     if own.run_as_non_root.or(shared.and_then(|context| context.run_as_non_root)) == Some(true) {
         match user {
             Some(0) => return Err(ContainerError::Root),
-            None => return Err(ContainerError::UnknownUser),
             Some(_) => {}
+            None => not_root(image)?,
         }
     }
     let user = user.map(|id| numeric("runAsUser", id)).transpose()?;
@@ -133,6 +135,16 @@ fn user(pod: &Pod, own: &SecurityContext) -> Result<Option<String>, ContainerErr
         (None, Some(group)) => Some(format!("0:{group}")),
         (None, None) => None,
     })
+}
+
+fn not_root(image: &str) -> Result<(), ContainerError> {
+    let user = image.split(':').next().unwrap_or("");
+    match user.parse::<u32>() {
+        Ok(0) => Err(ContainerError::Root),
+        Ok(_) => Ok(()),
+        Err(_) if user.is_empty() || user == "root" => Err(ContainerError::Root),
+        Err(_) => Err(ContainerError::NamedUser(user.to_owned())),
+    }
 }
 
 fn groups(pod: &Pod) -> Result<Vec<u32>, ContainerError> {
@@ -146,7 +158,7 @@ fn numeric(field: &'static str, value: i64) -> Result<u32, ContainerError> {
 }
 
 /// CPU requests become shares (1024 a core, at least 2), limits a quota in 100 ms periods (at least 1 ms).
-fn resources(requirements: Option<&ResourceRequirements>) -> Resources {
+fn resources(pod: &Pod, requirements: Option<&ResourceRequirements>, node_memory: u64) -> Resources {
     const PERIOD_US: u64 = 100_000;
     let limit = |name: &str| requirements?.limits.as_ref()?.get(name);
     let request = |name: &str| requirements?.requests.as_ref()?.get(name);
@@ -158,6 +170,19 @@ fn resources(requirements: Option<&ResourceRequirements>) -> Resources {
         cpu_quota_us: quota.and_then(|quota| i64::try_from(quota).ok()),
         cpu_period_us: quota.map(|_| PERIOD_US),
         memory_limit_bytes: limit("memory").and_then(|q| quantity::units(&q.0)).and_then(|b| i64::try_from(b).ok()),
+        oom_score_adj: Some(oom_score(pod, request("memory").and_then(|q| quantity::units(&q.0)), node_memory)),
+    }
+}
+
+/// As kubelet scores: who promised the least memory goes first.
+fn oom_score(pod: &Pod, request: Option<u64>, node_memory: u64) -> i32 {
+    match pod.status.as_ref().and_then(|status| status.qos_class.as_deref()) {
+        Some("Guaranteed") => -997,
+        Some("Burstable") => {
+            let share = request.unwrap_or(0).saturating_mul(1000) / node_memory.max(1);
+            i32::try_from(1000 - share.min(1000)).unwrap_or(1000).clamp(3, 999)
+        }
+        _ => 1000,
     }
 }
 
@@ -172,6 +197,7 @@ mod tests {
             volumes: [("data".to_owned(), PathBuf::from("/state/data"))].into(),
             files: vec![Mount { source: "/state/hosts".into(), target: "/etc/hosts".into(), read_only: false }],
             log_path: "/log".into(),
+            image_user: "nobody:x".into(),
         };
         let facts = Facts {
             node_name: "n",
@@ -227,7 +253,10 @@ mod tests {
     fn run_as_non_root_is_kept_or_refused() {
         let with = |context: serde_json::Value| run(json!({"containers": [{"name": "m", "securityContext": context}]}));
         assert_eq!(with(json!({"runAsNonRoot": true, "runAsUser": 0})).unwrap_err(), ContainerError::Root);
-        assert_eq!(with(json!({"runAsNonRoot": true})).unwrap_err(), ContainerError::UnknownUser);
+        assert_eq!(with(json!({"runAsNonRoot": true})).unwrap_err(), ContainerError::NamedUser("nobody".into()));
+        assert_eq!(not_root(""), Err(ContainerError::Root));
+        assert_eq!(not_root("0:0"), Err(ContainerError::Root));
+        assert_eq!(not_root("65534:65534"), Ok(()));
         assert!(with(json!({"runAsNonRoot": true, "runAsUser": 1})).is_ok());
         assert!(with(json!({"runAsUser": -1})).is_err());
     }

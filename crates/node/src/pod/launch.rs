@@ -58,11 +58,11 @@ impl Launch {
                 ready.map_err(|error| self.failed(FailureKind::Config, &error.to_string()))?;
             }
         }
-        self.image().await?;
+        let image = self.image().await?;
         if self.ending.is_cancelled() {
             return Err(self.failed(FailureKind::Config, "the pod ends"));
         }
-        let spec = self.configure().await?;
+        let spec = self.configure(image).await?;
         let runtime = &self.shared.runtime;
         let id = match runtime.create_container(&self.sandbox.spec.id, &spec).await {
             Ok(id) => id,
@@ -168,7 +168,7 @@ impl Launch {
         Err(self.failed(FailureKind::ImagePull, &message))
     }
 
-    async fn configure(&self) -> Result<pod_runtime::ContainerSpec, Failed> {
+    async fn configure(&self, image: ImageStatus) -> Result<pod_runtime::ContainerSpec, Failed> {
         let config = |error: &dyn std::fmt::Display| self.say(FailureKind::Config, &error.to_string());
         let namespace = self.pod.metadata.namespace.as_deref().unwrap_or("default");
         let sources = self.shared.sources(namespace, env::references(&self.container)).await;
@@ -184,6 +184,7 @@ impl Launch {
             volumes: self.prepared.volumes.clone(),
             files,
             log_path: log.join(format!("{}.log", self.attempt)),
+            image_user: image.user,
         };
         let built = container::build(&self.pod, &self.container, self.attempt, ready, &sources, &facts);
         let (spec, parts) = built.map_err(|error| config(&error))?;

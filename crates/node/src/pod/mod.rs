@@ -13,5 +13,8 @@ mod hooks;
 mod launch;
 mod worker;
 
+#[cfg(test)]
+mod tests;
+
 pub use spec::PodKey;
 pub use worker::{PodChange, Shared, Worker, WorkerHandle};

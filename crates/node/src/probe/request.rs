@@ -10,7 +10,7 @@ use std::time::Duration;
 use http_body_util::Empty;
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::{Container, ExecAction, HTTPGetAction, HTTPHeader, TCPSocketAction};
-use pod_runtime::{ContainerId, PodRuntime};
+use pod_runtime::{ContainerId, PodRuntime, RuntimeError};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -99,6 +99,7 @@ async fn exec(runtime: &dyn PodRuntime, id: &ContainerId, command: &[String], ti
                 text.to_owned()
             })
         }
+        Err(error @ RuntimeError::ExecTimeout(_)) => Outcome::Bad(error.to_string()),
         Err(error) => Outcome::Error(error.to_string()),
     }
 }

@@ -5,5 +5,5 @@
 mod files;
 mod write;
 
-pub use files::{VolumeError, VolumePlan, VolumeSource, plan, references};
-pub use write::{WriteError, ensure_part, remove, write};
+pub use files::{plan, references};
+pub use write::{ensure_part, remove, write};
