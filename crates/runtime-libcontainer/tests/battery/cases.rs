@@ -43,6 +43,10 @@ pub fn run_agent(case: &str, directory: &Path) -> ExitCode {
             "supervisor-gone" | "node-stopped" | "outer-killed" => hold_pod(&subject, directory).await,
             "node-came-back" if directory.join("pod-runs").exists() => came_back(&subject).await,
             "node-came-back" => hold_pod(&subject, directory).await,
+            "cgroup-v2" => {
+                assert_eq!(shim::cgroup::hierarchies(), [Path::new("/sys/fs/cgroup")], "needs a cgroup 2 hierarchy");
+                pod_runtime::battery::run("exec", &mut subject).await;
+            }
             "child-restarted" => end_once(directory).await,
             "node-joins-network" => look_around(directory),
             "two-agents" => two_agents(&mut subject).await,
