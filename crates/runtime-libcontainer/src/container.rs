@@ -19,6 +19,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Command;
 
 use crate::Shared;
+use crate::capability::DeviceFilter;
 use crate::failure::{HelperFailure, blocking, io_at, other_at};
 use crate::layout::{is_safe_name, names};
 use crate::namespaces::Kind;
@@ -104,7 +105,7 @@ impl Shared {
             image: &image.config,
             binds: &image.binds,
             user: &user,
-            capabilities: self.capabilities.of_container(spec)?,
+            capabilities: self.capabilities.of_container(spec, DeviceFilter::detect())?,
             namespaces: &self.layout.namespaces(&pod.spec.id),
             kinds: Kind::of(&pod.spec.network),
             hostname: &pod.spec.hostname,

@@ -352,6 +352,13 @@ fn archive() -> Vec<u8> {
     for file in ["data/gone", "data/kept", "cache/old"] {
         add(&mut lower, file, 0o644, b"");
     }
+    let mut null = tar::Header::new_gnu();
+    null.set_entry_type(tar::EntryType::Char);
+    null.set_mode(0o666);
+    null.set_device_major(1).unwrap();
+    null.set_device_minor(3).unwrap();
+    null.set_size(0);
+    lower.append_data(&mut null, "data/null", std::io::empty()).unwrap();
     add(&mut upper, "data/.wh.gone", 0, b"");
     add(&mut upper, "cache/", 0o755, b"");
     add(&mut upper, "cache/.wh..wh..opq", 0, b"");
@@ -393,6 +400,10 @@ async fn imported_image(lab: &Lab) {
     {
         let id = lab.start(&pod, &of_image(&format!("looks-{number}"), &["look", &format!("/{file}")])).await;
         assert_eq!(lab.ended(&id).await.code, code, "{file}");
+    }
+    for (name, device, code) in [("image-device", "/data/null", 1), ("own-device", "/dev/null", 0)] {
+        let id = lab.start(&pod, &of_image(name, &["write", device])).await;
+        assert_eq!(lab.ended(&id).await.code, code, "{device}");
     }
     let stays = lab.start(&pod, &of_image("stays", &["stay"])).await;
     assert!(images.remove("web:1").unwrap());
