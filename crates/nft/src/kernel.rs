@@ -93,13 +93,13 @@ impl Kernel {
         }
         let mut sets = BTreeMap::new();
         for set in found {
-            let elements = Arc::new(self.elements(table, &set)?);
+            let elements = Arc::new(self.read_elements(table, &set)?);
             sets.insert(set.name.clone(), SetState { set, elements });
         }
         Ok(sets)
     }
 
-    fn elements(&mut self, table: &Table, set: &Set) -> Result<BTreeMap<crate::Key, crate::Content>, Error> {
+    fn read_elements(&mut self, table: &Table, set: &Set) -> Result<BTreeMap<crate::Key, crate::Content>, Error> {
         let dump = self.list(msg::GETSETELEM, table.family.number(), |m| {
             m.text(1, &table.name);
             m.text(2, &set.name);
@@ -155,6 +155,13 @@ impl Nft for Kernel {
             }
         }
         Err(NftError::Unstable(table.clone()))
+    }
+
+    fn elements(&mut self, table: &Table, set: &Set) -> Result<BTreeMap<crate::Key, crate::Content>, NftError> {
+        match self.read_elements(table, set) {
+            Err(error) if error.errno() == Some(ENOENT) => Ok(BTreeMap::new()),
+            read => read.map_err(|source| NftError::Netlink { step: "read a set", source }),
+        }
     }
 
     fn generation(&mut self) -> Result<Generation, NftError> {

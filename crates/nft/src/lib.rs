@@ -31,6 +31,9 @@ pub use tracer::{Connection, Entry, Fate, Link, Packet, SourceTranslation, Trace
 pub use transaction::{Add, Generation, Op, Place, Transaction};
 pub use value::{Concat, DataType, Field, Types, Value};
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 /// What a committed transaction leaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Applied {
@@ -45,6 +48,12 @@ pub trait Nft {
 
     /// Reads a table; `None` if it isn't there.
     fn dump(&mut self, table: &Table) -> Result<Option<Ruleset>, NftError>;
+
+    /// Reads the elements of one set of a table; none if it isn't there.
+    fn elements(&mut self, table: &Table, set: &Set) -> Result<BTreeMap<Key, Content>, NftError> {
+        let found = self.dump(table)?.and_then(|ruleset| ruleset.sets.get(&set.name).map(|set| set.elements.clone()));
+        Ok(found.map(Arc::unwrap_or_clone).unwrap_or_default())
+    }
 
     /// The current generation.
     fn generation(&mut self) -> Result<Generation, NftError>;

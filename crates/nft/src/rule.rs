@@ -27,6 +27,8 @@ pub enum Load {
     Mark,
     /// The mark as a big-endian number, for sets of intervals.
     MarkBigEndian,
+    /// `meta mark & MASK`, also as a part of a key.
+    MarkMasked(u32),
     Iif,
     Oif,
     IifName,
@@ -88,7 +90,7 @@ impl Load {
             Self::Dport => payload(PayloadBase::Transport, 2, 2),
             Self::L4Proto => meta(MetaKey::L4Proto),
             Self::NfProto => meta(MetaKey::NfProto),
-            Self::Mark | Self::MarkBigEndian => meta(MetaKey::Mark),
+            Self::Mark | Self::MarkBigEndian | Self::MarkMasked(_) => meta(MetaKey::Mark),
             Self::Iif => meta(MetaKey::Iif),
             Self::Oif => meta(MetaKey::Oif),
             Self::IifName => meta(MetaKey::IifName),
@@ -112,6 +114,9 @@ impl Load {
         });
         if *self == Self::MarkBigEndian {
             out.push(Expr::ByteOrder { sreg: dreg, dreg, op: ByteOrderOp::HostToNetwork, len: 4, size: 4 });
+        }
+        if let Self::MarkMasked(mask) = self {
+            out.push(Expr::Bitwise { sreg: dreg, dreg, mask: Value::mark(*mask), xor: Value::mark(0) });
         }
     }
 }

@@ -1,1 +1,20 @@
-//! The Service proxy: Backend trait, Syncer, watch into the model, conntrack clean-up.
+//! The Service proxy's machinery: watches the API into `service-model`, and keeps a [`Backend`] per IP family in step with
+//! the ForwardingTable that comes out. Not responsible for Service semantics (`service-model`) nor for how a mode forwards
+//! packets (`proxy-*`).
+
+pub mod backend;
+pub mod battery;
+mod config;
+mod flows;
+mod health;
+mod run;
+mod status;
+mod syncer;
+mod watch;
+
+pub use backend::{Backend, Plan, Refusal, RefusalReason};
+pub use config::Config;
+pub use health::ListenError;
+pub use run::{RunError, run};
+pub use status::{Applied, Progress, Status};
+pub use syncer::{Complaint, Shared, State, Syncer};

@@ -1,5 +1,4 @@
-//! Taking over: watch what runs, settle what ended unseen, remove what belongs to nothing. One part that can't be dealt
-//! with is logged and stays; it stops nothing else.
+//! Taking over: watch what runs, settle what ended unseen, remove what belongs to nothing.
 //!
 //! Not responsible for pods the agent no longer wants: it lists and removes those.
 
@@ -32,82 +31,64 @@ impl Shared {
     fn take_over(&self) -> Result<Vec<ContainerRecord>, RuntimeError> {
         let mut running = Vec::new();
         for record in self.container_records()? {
-            match self.runs_or_settles(&record.id) {
-                Ok(true) => running.push(record),
-                Ok(false) => {}
-                Err(error) => tracing::warn!(container = %record.id.0, %error, "can't take over a container"),
+            if let Some(processes) = self.running(&record.id)?
+                && self.exit(&record.id)?.is_none()
+            {
+                match processes.shim.open().map_err(io_at("find a container's shim"))? {
+                    Some(_) => running.push(record),
+                    None => self.settle(&record.id)?,
+                }
             }
         }
         Ok(running)
     }
 
-    fn runs_or_settles(&self, id: &ContainerId) -> Result<bool, RuntimeError> {
-        let Some(processes) = self.running(id)? else { return Ok(false) };
-        if self.exit(id)?.is_some() {
-            return Ok(false);
-        }
-        if processes.shim.open().map_err(io_at("find a container's shim"))?.is_some() {
-            return Ok(true);
-        }
-        self.settle(id).map(|()| false)
-    }
-
     fn remove_leftovers(&self) -> Result<(), RuntimeError> {
-        each(self.layout.containers(), |name| self.remove_container_leftovers(ContainerId(name)))?;
-        each(self.layout.all_writable(), |name| {
+        let list = |directory: PathBuf| names(&directory).map_err(io_at("list the runtime's directories"));
+        for name in list(self.layout.containers())? {
             let id = ContainerId(name);
-            if self.layout.container(&id).exists() {
-                return Ok(());
+            let record = self.container_record(&id)?;
+            let orphan = match &record {
+                None => true,
+                Some(record) => self.sandbox_record(&record.sandbox)?.is_none(),
+            };
+            if orphan {
+                self.remove_orphan(&id, record.as_ref())?;
             }
-            fs::remove_dir_all(self.layout.writable(&id)).map_err(io_at("remove what a container wrote"))
-        })?;
-        each(self.layout.sandboxes(), |name| {
+        }
+        for name in list(self.layout.all_writable())? {
+            let id = ContainerId(name);
+            if !self.layout.container(&id).exists() {
+                fs::remove_dir_all(self.layout.writable(&id)).map_err(io_at("remove a container's leftovers"))?;
+            }
+        }
+        for name in list(self.layout.sandboxes())? {
             let id = SandboxId(name);
-            match self.sandbox_record(&id)? {
-                Some(_) => Ok(()),
-                None => fs::remove_dir_all(self.layout.sandbox(&id)).map_err(io_at("remove a pod's directory")),
+            if self.sandbox_record(&id)?.is_none() {
+                fs::remove_dir_all(self.layout.sandbox(&id)).map_err(io_at("remove a pod's leftovers"))?;
             }
-        })?;
+        }
         let pods = self.sandbox_records()?;
-        each(self.layout.all_namespaces(), |name| match pods.iter().any(|pod| pod.spec.id.0 == name) {
-            true => Ok(()),
-            false => namespaces::remove(&self.layout.namespaces(&SandboxId(name))),
-        })?;
+        for name in list(self.layout.all_namespaces())? {
+            if !pods.iter().any(|pod| pod.spec.id.0 == name) {
+                namespaces::remove(&self.layout.namespaces(&SandboxId(name)))?;
+            }
+        }
         let uids: HashSet<&str> = pods.iter().map(|pod| pod.spec.uid.as_str()).collect();
         for group in cgroup::children(&self.config.cgroup_parent) {
-            if !uids.contains(group.as_str()) {
-                let removed = cgroup::remove_tree(&self.config.cgroup_parent.join(&group));
-                report(&group, removed.map_err(io_at("remove a control group")));
+            if !uids.contains(group.as_str())
+                && let Err(error) = cgroup::remove_tree(&self.config.cgroup_parent.join(&group))
+            {
+                tracing::warn!(%group, %error, "a control group of no pod stays");
             }
         }
         Ok(())
     }
 
-    /// Ends and removes a container that isn't on record, or whose pod isn't.
-    fn remove_container_leftovers(&self, id: ContainerId) -> Result<(), RuntimeError> {
-        let record = self.container_record(&id)?;
-        if let Some(record) = &record
-            && self.sandbox_record(&record.sandbox)?.is_some()
-        {
-            return Ok(());
+    fn remove_orphan(&self, id: &ContainerId, record: Option<&ContainerRecord>) -> Result<(), RuntimeError> {
+        if matches!(self.state(id)?, ContainerState::Running { .. }) {
+            self.end_now(id)?;
         }
-        if matches!(self.state(&id)?, ContainerState::Running { .. }) {
-            self.end_now(&id)?;
-        }
-        self.delete_files(&id, record.as_ref())
-    }
-}
-
-fn each(directory: PathBuf, mut work: impl FnMut(String) -> Result<(), RuntimeError>) -> Result<(), RuntimeError> {
-    for name in names(&directory).map_err(io_at("list the runtime's directories"))? {
-        let done = work(name.clone());
-        report(&name, done);
-    }
-    Ok(())
-}
-
-fn report(name: &str, done: Result<(), RuntimeError>) {
-    if let Err(error) = done {
-        tracing::warn!(%name, %error, "something stays that belongs to no pod");
+        self.delete_files(id, record)
     }
 }

@@ -22,6 +22,9 @@ pub struct Meta {
     pub name: String,
     #[serde(deserialize_with = "null_as_default")]
     pub uid: String,
+    /// For whoever watches. A model is given objects without it, or each write would look like a change.
+    #[serde(deserialize_with = "null_as_default")]
+    pub resource_version: String,
     #[serde(deserialize_with = "null_as_default")]
     pub labels: BTreeMap<String, String>,
 }

@@ -63,7 +63,11 @@ pub(crate) fn resolve_service<'a>(
             };
             let found = candidates(slices.clone(), (&spec.name, protocol), family, node, &mut report);
             let frontends = frontends(&shared, service, spec, port, &mut report);
-            let resolved = service_port(&shared, protocol, frontends, choose(&found, node), service);
+            let mut resolved = service_port(&shared, protocol, frontends, choose(&found, node), service);
+            if protocol == Protocol::Udp {
+                let serving = found.iter().filter(|candidate| candidate.ready || candidate.serving);
+                resolved.flows_may_stay_with = serving.map(|candidate| candidate.endpoint.socket()).collect();
+            }
             let port = Arc::from(spec.name.as_str());
             ports.push((ServicePortName { service: name.clone(), port, protocol }, resolved));
         }
@@ -212,6 +216,7 @@ fn service_port(
         source_ranges: shared.source_ranges.clone(),
         masquerade: shared.masquerade,
         health_check: health_check(service, choice.local_ready),
+        flows_may_stay_with: Default::default(),
     }
 }
 

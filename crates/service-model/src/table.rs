@@ -56,6 +56,8 @@ pub struct ServicePort {
     pub source_ranges: Option<SourceRanges>,
     pub masquerade: MasqueradeRule,
     pub health_check: Option<HealthCheck>,
+    /// For UDP: with whom a flow may stay that began earlier. Wider than what new flows are given: whoever still serves.
+    pub flows_may_stay_with: BTreeSet<SocketAddr>,
 }
 
 /// Where a Service port can be reached.

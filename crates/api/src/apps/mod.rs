@@ -2,4 +2,3 @@
 
 pub mod deployment;
 pub mod replica_set;
-mod template;

@@ -5,7 +5,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value};
 
-use super::{DecodeError, MAX_PROBLEMS, cut};
+use super::DecodeError;
 use crate::quantity::Quantity;
 use crate::schema::{Definition, Field, Kind};
 
@@ -39,9 +39,7 @@ impl Walk {
         for (name, value) in fields.iter_mut() {
             match definition.field(name) {
                 None => {
-                    if self.unknown.len() < MAX_PROBLEMS {
-                        self.unknown.push(cut(&self.path_to(name)));
-                    }
+                    self.unknown.push(self.path_to(name));
                     dropped.push(name.clone());
                 }
                 Some(_) if value.is_null() => dropped.push(name.clone()),

@@ -1,0 +1,76 @@
+//! What a proxy mode is: pure functions from a ForwardingTable to what it wants and from what is there to a plan, and the
+//! few steps that touch the kernel. Backends know no traffic policy by name. Not responsible for when anything happens:
+//! that is the Syncer's.
+
+use std::fmt::{Debug, Display};
+use std::future::Future;
+
+use service_model::{ForwardingTable, IpFamily, ServicePortName};
+
+/// Turns ForwardingTables of one family into whatever forwards packets.
+pub trait Backend: Send + Sync + 'static {
+    /// What the table asks for, in the backend's terms. Cheap: it may share the table's contents.
+    type Desired: Send + Sync;
+    /// What is in force, as far as it is ours.
+    type Observed: Send + Sync;
+    type Plan: Plan;
+    type Error: std::error::Error + Send + Sync + 'static;
+
+    fn name(&self) -> &'static str;
+
+    fn family(&self) -> IpFamily;
+
+    fn desired(&self, table: &ForwardingTable) -> Self::Desired;
+
+    /// What has to be done. Right whatever `observed` is; empty if there is nothing to do.
+    fn plan(&self, desired: &Self::Desired, observed: &Self::Observed) -> Self::Plan;
+
+    /// Reads what is in force: at start, after a failure, when somebody else has interfered.
+    fn observe(&self) -> impl Future<Output = Result<Self::Observed, Self::Error>> + Send;
+
+    /// Executes a plan made for `observed`, step by step, and returns what is in force after it.
+    fn apply(
+        &self,
+        plan: &Self::Plan,
+        observed: Self::Observed,
+    ) -> impl Future<Output = Result<Self::Observed, Self::Error>> + Send;
+
+    /// Whether somebody else may have changed what `observed` says since.
+    fn is_stale(&self, observed: &Self::Observed) -> impl Future<Output = Result<bool, Self::Error>> + Send;
+
+    /// Removes everything of ours.
+    fn cleanup(&self) -> impl Future<Output = Result<(), Self::Error>> + Send;
+}
+
+/// What is to be done, as a value. Printed, it is what the mode's own tool would be fed.
+pub trait Plan: Eq + Debug + Display + Send + Sync {
+    fn is_empty(&self) -> bool {
+        self.steps() == 0
+    }
+
+    /// How many steps it has; each takes effect at once or not at all.
+    fn steps(&self) -> usize;
+
+    /// The first steps only: what is done when the proxy is killed then.
+    fn first(&self, steps: usize) -> Self;
+
+    /// Service ports the backend can't serve, and why.
+    fn refused(&self) -> &[Refusal];
+}
+
+/// A Service port a backend had to leave out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    pub port: ServicePortName,
+    pub reason: RefusalReason,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RefusalReason {
+    #[error("there are more endpoint lists than this mode can number")]
+    TooManyLists,
+    #[error("there are more different endpoint counts and affinity timeouts than this mode can number")]
+    TooManyClasses,
+    #[error("programming it failed although everything else succeeded")]
+    Unprogrammable,
+}

@@ -1,0 +1,87 @@
+//! /healthz and /livez (KEP-3836): whether this node may get traffic from load balancers, and whether the proxy works.
+//! Not responsible for the health-check ports of Services.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant, SystemTime};
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use k8s_openapi::jiff::Timestamp;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::status::Status;
+
+/// Twice kube-proxy's sync period: an update pending for longer means the proxy is stuck.
+const STUCK: Duration = Duration::from_secs(60);
+/// Probes in flight at once; more wait in the listener's queue.
+const CONNECTIONS: usize = 64;
+/// A probe that takes longer is cut off.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen for health probes on {address}")]
+pub struct ListenError {
+    address: SocketAddr,
+    source: std::io::Error,
+}
+
+pub(crate) async fn listen(address: SocketAddr) -> Result<TcpListener, ListenError> {
+    TcpListener::bind(address).await.map_err(|source| ListenError { address, source })
+}
+
+pub(crate) async fn serve(listener: TcpListener, status: Status, token: CancellationToken) {
+    let mut probes = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            () = token.cancelled() => return,
+            Some(_) = probes.join_next(), if !probes.is_empty() => continue,
+            accepted = listener.accept(), if probes.len() < CONNECTIONS => accepted,
+        };
+        let Ok((stream, _)) = accepted else { continue };
+        let status = status.clone();
+        probes.spawn(async move {
+            let answer = hyper::service::service_fn(move |request| {
+                let answer = answer(&request, &status);
+                async move { Ok::<_, Infallible>(answer) }
+            });
+            let connection = hyper::server::conn::http1::Builder::new()
+                .keep_alive(false)
+                .serve_connection(TokioIo::new(stream), answer);
+            // A probe that hangs up or dawdles is its own affair.
+            let _ = tokio::time::timeout(PATIENCE, connection).await;
+        });
+    }
+}
+
+fn answer(request: &Request<Incoming>, status: &Status) -> Response<Full<Bytes>> {
+    let progress = status.progress();
+    let working = progress.pending_since.values().all(|since| Instant::now().duration_since(*since) < STUCK);
+    let healthy = match request.uri().path() {
+        "/healthz" => working && progress.node_eligible,
+        "/livez" => working,
+        _ => return respond(StatusCode::NOT_FOUND, String::new()),
+    };
+    let time = |at: SystemTime| Timestamp::try_from(at).map(|at| at.to_string()).unwrap_or_default();
+    let now = SystemTime::now();
+    let body = serde_json::json!({
+        // With nothing pending, everything is up to date as of now.
+        "lastUpdated": time(progress.last_updated.filter(|_| !progress.pending_since.is_empty()).unwrap_or(now)),
+        "currentTime": time(now),
+        "nodeEligible": progress.node_eligible,
+    });
+    respond(if healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, body.to_string())
+}
+
+fn respond(code: StatusCode, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = code;
+    let headers = response.headers_mut();
+    headers.insert("content-type", hyper::header::HeaderValue::from_static("application/json"));
+    headers.insert("x-content-type-options", hyper::header::HeaderValue::from_static("nosniff"));
+    response
+}

@@ -1,0 +1,235 @@
+//! Brings one family's table into force whenever it changes: resolve, plan, apply. Waits for nothing but the first full
+//! list and, after a failure, for its back-off; what happens during an apply is taken up together by the next one. Not
+//! responsible for watching, nor for what a plan says.
+
+use std::collections::BTreeSet;
+use std::error::Error;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use conntrack::Conntrack;
+use runtime::backoff::Backoff;
+use service_model::{ForwardingTable, FrontendKey, NodeView, Problem, Protocol, ServiceModel, ServiceName};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::backend::{Backend, Plan};
+use crate::flows;
+use crate::status::{Applied, Status};
+
+/// How often to ask whether somebody else has interfered. Cheap: one number from the kernel.
+const LOOK_AROUND: Duration = Duration::from_secs(5);
+
+/// What the watches have gathered, shared by the families' syncers.
+#[derive(Clone)]
+pub struct Shared {
+    state: Arc<Mutex<State>>,
+    /// Goes up with every change, also of the node.
+    changed: Arc<watch::Sender<u64>>,
+}
+
+pub struct State {
+    pub model: ServiceModel,
+    pub node: NodeView,
+    /// The Node has been looked for, so that its absence is a fact.
+    pub node_known: bool,
+    /// When the news of the latest change came.
+    pub latest: Instant,
+}
+
+/// Something about a Service that its owner should know.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Complaint {
+    pub service: ServiceName,
+    pub reason: &'static str,
+    pub message: String,
+}
+
+type Complain = Box<dyn Fn(&Complaint, &ServiceModel) + Send + Sync>;
+
+pub struct Syncer<B: Backend> {
+    backend: B,
+    shared: Shared,
+    status: Status,
+    conntrack: Option<Conntrack>,
+    complain: Complain,
+    complaints: BTreeSet<Complaint>,
+    /// UDP frontends in force; `None` before the first time, when all flows are looked at.
+    udp: Option<BTreeSet<FrontendKey>>,
+}
+
+/// One pass's view of the world.
+struct Pass {
+    table: ForwardingTable,
+    since: Instant,
+}
+
+impl Shared {
+    pub fn new(node: NodeView) -> Shared {
+        let state = State { model: ServiceModel::new(), node, node_known: false, latest: Instant::now() };
+        Shared { state: Arc::new(Mutex::new(state)), changed: Arc::new(watch::Sender::new(0)) }
+    }
+
+    /// Changes the state and wakes the syncers if `change` says that anything is different now.
+    pub fn change(&self, at: Instant, change: impl FnOnce(&mut State) -> bool) {
+        let mut state = self.lock();
+        if change(&mut state) {
+            state.latest = at;
+            drop(state);
+            self.changed.send_modify(|count| *count += 1);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<B: Backend> Syncer<B> {
+    pub fn new(
+        backend: B,
+        shared: Shared,
+        status: Status,
+        conntrack: Option<Conntrack>,
+        complain: impl Fn(&Complaint, &ServiceModel) + Send + Sync + 'static,
+    ) -> Syncer<B> {
+        let complain = Box::new(complain);
+        Syncer { backend, shared, status, conntrack, complain, complaints: BTreeSet::new(), udp: None }
+    }
+
+    /// Runs until cancelled. What is in force stays in force then.
+    pub async fn run(mut self, token: CancellationToken) {
+        let backoff = Backoff { first: Duration::from_millis(10), last: Duration::from_secs(30) };
+        let mut changed = self.shared.changed.subscribe();
+        let mut look_around = tokio::time::interval(LOOK_AROUND);
+        look_around.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut node = None;
+        let mut table: Option<ForwardingTable> = None;
+        let mut observed: Option<B::Observed> = None;
+        let mut failures = 0_u32;
+        loop {
+            let work = failures > 0 || changed.has_changed().unwrap_or(false);
+            if !work {
+                tokio::select! {
+                    () = token.cancelled() => return,
+                    Ok(()) = changed.changed() => {}
+                    _ = look_around.tick() => {
+                        if !self.interfered(observed.as_ref()).await {
+                            continue;
+                        }
+                        observed = None;
+                    }
+                }
+            }
+            changed.mark_unchanged();
+            let Some(pass) = self.next_table(table.take(), &mut node) else { continue };
+            self.status.pending(self.backend.family(), pass.since);
+            match self.sync(&pass, observed.take()).await {
+                Ok(now) => {
+                    observed = Some(now);
+                    failures = 0;
+                }
+                Err(error) => {
+                    failures = failures.saturating_add(1);
+                    let error = runtime::driver::chain(&error);
+                    tracing::warn!(family = %self.backend.family(), %error, failures, "the rules could not be synced");
+                    tokio::select! {
+                        () = token.cancelled() => return,
+                        () = tokio::time::sleep(backoff.delay(failures)) => {}
+                    }
+                }
+            }
+            table = Some(pass.table);
+        }
+    }
+
+    async fn interfered(&self, observed: Option<&B::Observed>) -> bool {
+        let Some(observed) = observed else { return false };
+        match self.backend.is_stale(observed).await {
+            Ok(stale) => stale,
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn Error, "cannot tell whether the rules are still ours");
+                true
+            }
+        }
+    }
+
+    /// The table as it should be now; `None` before everything has been listed once.
+    fn next_table(&self, last: Option<ForwardingTable>, node: &mut Option<NodeView>) -> Option<Pass> {
+        let state = self.shared.lock();
+        if !state.model.is_complete() || !state.node_known {
+            return None;
+        }
+        let table = match last {
+            Some(mut table) if node.as_ref() == Some(&state.node) => {
+                state.model.update(&mut table, &state.node);
+                table
+            }
+            _ => state.model.resolve(&state.node, self.backend.family()),
+        };
+        *node = Some(state.node.clone());
+        Some(Pass { table, since: state.latest })
+    }
+
+    async fn sync(&mut self, pass: &Pass, observed: Option<B::Observed>) -> Result<B::Observed, B::Error> {
+        let observed = match observed {
+            Some(observed) => observed,
+            None => self.backend.observe().await?,
+        };
+        let plan = self.backend.plan(&self.backend.desired(&pass.table), &observed);
+        let now = self.backend.apply(&plan, observed).await?;
+        let latency = pass.since.elapsed();
+        if !plan.is_empty() {
+            tracing::debug!(family = %self.backend.family(), steps = plan.steps(), ?latency, "rules are in force");
+        }
+        self.drop_stale_flows(&pass.table);
+        self.report(&pass.table, &plan);
+        self.status.done(self.backend.family(), Applied { revision: pass.table.revision, latency });
+        Ok(now)
+    }
+
+    /// After the rules: a new packet of a deleted flow must meet the new ones.
+    fn drop_stale_flows(&mut self, table: &ForwardingTable) {
+        let Some(conntrack) = &mut self.conntrack else { return };
+        let touched = table.changes.ports.iter().any(|name| name.protocol == Protocol::Udp);
+        if self.udp.is_some() && table.changes.since.is_some() && !touched {
+            return;
+        }
+        let before = self.udp.take().unwrap_or_default();
+        match flows::reconcile(conntrack, table, &before) {
+            Ok(0) => {}
+            Ok(deleted) => tracing::debug!(deleted, "stale UDP flows deleted"),
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn Error, "stale UDP flows could not be deleted");
+                return;
+            }
+        }
+        self.udp = Some(flows::frontends(table));
+    }
+
+    fn report<P: Plan>(&mut self, table: &ForwardingTable, plan: &P) {
+        let problems = table.problems().into_iter().map(complaint);
+        let refused = plan.refused().iter().map(|refusal| Complaint {
+            service: refusal.port.service.clone(),
+            reason: "ServiceNotProgrammed",
+            message: format!("{}: {}", refusal.port, refusal.reason),
+        });
+        let now: BTreeSet<Complaint> = problems.chain(refused).collect();
+        if now != self.complaints {
+            let state = self.shared.lock();
+            now.difference(&self.complaints).for_each(|complaint| (self.complain)(complaint, &state.model));
+            drop(state);
+            self.complaints = now;
+        }
+    }
+}
+
+fn complaint(problem: Problem) -> Complaint {
+    Complaint { service: problem.service, reason: problem.reason.code(), message: problem.reason.to_string() }
+}
+
+impl std::fmt::Display for Complaint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.service, self.message)
+    }
+}

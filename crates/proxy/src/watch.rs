@@ -1,0 +1,244 @@
+//! Watches the API into the model's own minimal types: Services, EndpointSlices, ServiceCIDRs and the own Node. A relist
+//! arrives as one change, so nobody sees half of it. An object that does not decode is left out, never the stream.
+//! Not responsible for what the objects mean.
+
+use std::borrow::Cow;
+use std::fmt::Debug;
+use std::pin::pin;
+use std::time::Instant;
+
+use futures::StreamExt;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::core::DeserializeGuard;
+use kube::runtime::watcher::{self, watcher};
+use kube::{Api, Client, Resource};
+use runtime::backoff::Backoff;
+use serde::{Deserialize, Deserializer};
+use service_model::{
+    Change, EndpointSlice, Event, HEADLESS_LABEL, Meta, Node, ObjectName, PROXY_NAME_LABEL, Service, ServiceCidr,
+};
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// News for the model.
+pub(crate) struct News {
+    pub at: Instant,
+    pub what: What,
+}
+
+pub(crate) enum What {
+    Model(Event),
+    /// The own Node, or that there is none.
+    Node(Option<Node>),
+}
+
+/// One of the model's kinds, with what is needed to watch it.
+pub(crate) trait Kind: for<'de> Deserialize<'de> + Clone + Debug + Send + Sync + 'static {
+    const GROUP: &'static str;
+    const KIND: &'static str;
+    const PLURAL: &'static str;
+
+    fn meta(&mut self) -> &mut Meta;
+
+    fn news(change: Change<Self>) -> Option<What>;
+}
+
+/// An object as the watch needs it.
+#[derive(Clone, Debug)]
+pub(crate) struct Watched<T> {
+    metadata: ObjectMeta,
+    object: T,
+}
+
+/// What proxies must leave alone is not even sent to them.
+pub(crate) fn ours() -> watcher::Config {
+    watcher::Config::default().labels(&format!("!{HEADLESS_LABEL},!{PROXY_NAME_LABEL}"))
+}
+
+/// Watches one kind until cancelled, or until nobody listens.
+pub(crate) async fn follow<T: Kind>(
+    client: Client,
+    config: watcher::Config,
+    news: mpsc::Sender<News>,
+    token: CancellationToken,
+) {
+    let backoff = Backoff { first: Duration::from_millis(10), last: Duration::from_secs(10) };
+    let api: Api<DeserializeGuard<Watched<T>>> = Api::all(client);
+    let mut stream = pin!(watcher(api, config));
+    let mut listed = Vec::new();
+    let mut failures = 0_u32;
+    loop {
+        let event = tokio::select! {
+            () = token.cancelled() => return,
+            event = stream.next() => event,
+        };
+        let change = match event {
+            Some(Ok(event)) => {
+                failures = 0;
+                change(event, &mut listed)
+            }
+            Some(Err(error)) => {
+                failures = failures.saturating_add(1);
+                tracing::warn!(kind = T::KIND, %error, failures, "the watch failed, will retry");
+                tokio::select! {
+                    () = token.cancelled() => return,
+                    () = tokio::time::sleep(backoff.delay(failures)) => {}
+                }
+                None
+            }
+            None => return,
+        };
+        if let Some(what) = change.and_then(T::news)
+            && news.send(News { at: Instant::now(), what }).await.is_err()
+        {
+            return;
+        }
+    }
+}
+
+fn change<T: Kind>(event: watcher::Event<DeserializeGuard<Watched<T>>>, listed: &mut Vec<T>) -> Option<Change<T>> {
+    match event {
+        watcher::Event::Init => listed.clear(),
+        watcher::Event::InitApply(guard) => listed.extend(decoded(guard).ok()),
+        watcher::Event::InitDone => return Some(Change::Relist(std::mem::take(listed))),
+        watcher::Event::Apply(guard) => {
+            return Some(match decoded(guard) {
+                Ok(object) => Change::Upsert(object),
+                Err(name) => Change::Delete(name),
+            });
+        }
+        watcher::Event::Delete(guard) => {
+            let name = match &guard.0 {
+                Ok(watched) => name_of(&watched.metadata),
+                Err(invalid) => name_of(&invalid.metadata),
+            };
+            return Some(Change::Delete(name));
+        }
+    }
+    None
+}
+
+/// What does not decode is as good as gone: serving its last good state would hide the mistake for ever.
+fn decoded<T: Kind>(guard: DeserializeGuard<Watched<T>>) -> Result<T, ObjectName> {
+    match guard.0 {
+        Ok(watched) => Ok(watched.object),
+        Err(invalid) => {
+            let name = name_of(&invalid.metadata);
+            tracing::warn!(kind = T::KIND, ?name, error = %invalid.error, "an object that does not decode is left out");
+            Err(name)
+        }
+    }
+}
+
+fn name_of(metadata: &ObjectMeta) -> ObjectName {
+    ObjectName {
+        namespace: metadata.namespace.clone().unwrap_or_default(),
+        name: metadata.name.clone().unwrap_or_default(),
+    }
+}
+
+impl<'de, T: Kind> Deserialize<'de> for Watched<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut object = T::deserialize(deserializer)?;
+        let meta = object.meta();
+        let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        let metadata = ObjectMeta {
+            namespace: some(&meta.namespace),
+            name: some(&meta.name),
+            uid: some(&meta.uid),
+            resource_version: some(&std::mem::take(&mut meta.resource_version)),
+            ..ObjectMeta::default()
+        };
+        Ok(Watched { metadata, object })
+    }
+}
+
+impl<T: Kind> Resource for Watched<T> {
+    type DynamicType = ();
+    type Scope = kube::core::DynamicResourceScope;
+
+    fn kind(_: &()) -> Cow<'_, str> {
+        T::KIND.into()
+    }
+
+    fn group(_: &()) -> Cow<'_, str> {
+        T::GROUP.into()
+    }
+
+    fn version(_: &()) -> Cow<'_, str> {
+        "v1".into()
+    }
+
+    fn plural(_: &()) -> Cow<'_, str> {
+        T::PLURAL.into()
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+}
+
+impl Kind for Service {
+    const GROUP: &'static str = "";
+    const KIND: &'static str = "Service";
+    const PLURAL: &'static str = "services";
+
+    fn meta(&mut self) -> &mut Meta {
+        &mut self.metadata
+    }
+
+    fn news(change: Change<Self>) -> Option<What> {
+        Some(What::Model(Event::Service(change)))
+    }
+}
+
+impl Kind for EndpointSlice {
+    const GROUP: &'static str = "discovery.k8s.io";
+    const KIND: &'static str = "EndpointSlice";
+    const PLURAL: &'static str = "endpointslices";
+
+    fn meta(&mut self) -> &mut Meta {
+        &mut self.metadata
+    }
+
+    fn news(change: Change<Self>) -> Option<What> {
+        Some(What::Model(Event::EndpointSlice(change)))
+    }
+}
+
+impl Kind for ServiceCidr {
+    const GROUP: &'static str = "networking.k8s.io";
+    const KIND: &'static str = "ServiceCIDR";
+    const PLURAL: &'static str = "servicecidrs";
+
+    fn meta(&mut self) -> &mut Meta {
+        &mut self.metadata
+    }
+
+    fn news(change: Change<Self>) -> Option<What> {
+        Some(What::Model(Event::ServiceCidr(change)))
+    }
+}
+
+impl Kind for Node {
+    const GROUP: &'static str = "";
+    const KIND: &'static str = "Node";
+    const PLURAL: &'static str = "nodes";
+
+    fn meta(&mut self) -> &mut Meta {
+        &mut self.metadata
+    }
+
+    fn news(change: Change<Self>) -> Option<What> {
+        Some(What::Node(match change {
+            Change::Upsert(node) => Some(node),
+            Change::Delete(_) => None,
+            Change::Relist(nodes) => nodes.into_iter().next(),
+        }))
+    }
+}
