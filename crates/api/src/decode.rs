@@ -4,6 +4,8 @@
 //! What comes out has the shape that Go's typed structs give it: unknown fields and nulls are gone, zero values that
 //! `omitempty` hides are gone, structs that aren't pointers are there, times and quantities are in canonical form.
 
+use std::collections::HashMap;
+
 use serde_json::Value;
 
 use crate::proto::{self, ProtoError};
@@ -11,6 +13,12 @@ use crate::schema::Definition;
 
 mod shape;
 mod tree;
+
+/// More unknown or duplicate fields than this aren't counted.
+const MAX_PROBLEMS: usize = 100;
+
+/// Longer paths are cut where they are reported: a client chooses its keys' length.
+const MAX_PATH: usize = 1024;
 
 /// What to do about unknown and duplicate fields (`fieldValidation`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -94,20 +102,22 @@ fn from_tree(
 ) -> Result<Decoded, DecodeError> {
     let (mut object, duplicates) = parse()?.into_value();
     let unknown = shape::conform(&mut object, definition)?;
-    let mut problems: Vec<String> = duplicates.iter().map(|path| format!("duplicate field {path:?}")).collect();
-    problems.extend(unknown.iter().map(|path| unknown_field(path)));
-    if problems.len() > 1 {
-        let mut places: Vec<usize> = Vec::new();
-        let paths = parse()?.paths();
-        let place = |path: &String, nth: usize| paths.iter().enumerate().filter(|(_, p)| *p == path).nth(nth);
-        // A duplicate is met at its second occurrence.
-        places.extend(duplicates.iter().map(|path| place(path, 1).map_or(0, |(at, _)| at)));
-        places.extend(unknown.iter().map(|path| place(path, 0).map_or(0, |(at, _)| at)));
-        let mut ordered: Vec<(usize, String)> = places.into_iter().zip(problems).collect();
-        ordered.sort_by_key(|(at, _)| *at);
-        problems = ordered.into_iter().map(|(_, problem)| problem).collect();
+    let mut problems: Vec<(usize, String)> = Vec::with_capacity(duplicates.len() + unknown.len());
+    let places = if duplicates.len() + unknown.len() > 1 { parse()?.places() } else { HashMap::new() };
+    let place = |path: &String, nth: usize| places.get(path).and_then(|at| at.get(nth)).copied().unwrap_or_default();
+    // A duplicate is met at its second occurrence.
+    problems.extend(duplicates.iter().map(|path| (place(path, 1), format!("duplicate field {path:?}"))));
+    problems.extend(unknown.iter().map(|path| (place(path, 0), unknown_field(path))));
+    problems.sort_by_key(|(at, _)| *at);
+    finish(object, problems.into_iter().map(|(_, problem)| problem).take(MAX_PROBLEMS).collect(), mode)
+}
+
+/// A path as problems name it.
+fn cut(path: &str) -> String {
+    if path.len() <= MAX_PATH {
+        return path.to_owned();
     }
-    finish(object, problems, mode)
+    format!("{}…", &path[..path.floor_char_boundary(MAX_PATH)])
 }
 
 fn unknown_field(path: &str) -> String {
@@ -237,6 +247,22 @@ mod tests {
                 })
                 .collect::<String>();
         assert!(untyped_yaml(bomb.as_bytes()).is_err());
+    }
+
+    #[test]
+    fn hostile_bodies_cost_little() {
+        let many: String = (0..200_000).map(|i| format!("\"k{}\":1,", i % 100_000)).collect();
+        let decoded = decode(&format!("{{{many}\"kind\":\"Service\"}}"), Mode::Warn).unwrap();
+        assert_eq!(decoded.problems.len(), MAX_PROBLEMS);
+        let long = "k".repeat(1_000_000);
+        let inner: String = (0..100_000).map(|i| format!("\"{i}\":1,\"{}\":1,", i % 90_000)).collect();
+        let decoded = decode(&format!("{{\"{long}\":{{{inner}\"x\":1}},\"u\":1}}"), Mode::Warn).unwrap();
+        assert!(decoded.problems.iter().all(|p| p.len() < 2 * MAX_PATH));
+        let deep = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000));
+        let body = format!("{{\"metadata\":{deep}}}");
+        assert!(matches!(decode(&body, Mode::Warn), Err(DecodeError::Json(_))));
+        assert!(matches!(decode(&body, Mode::Ignore), Err(DecodeError::Json(_))));
+        assert!(matches!(yaml(body.as_bytes(), definition(SERVICE).unwrap(), Mode::Warn), Err(DecodeError::Yaml(_))));
     }
 
     proptest::proptest! {

@@ -102,6 +102,11 @@ impl Error {
         Error::new(ErrorKind::Invalid, path, value, detail)
     }
 
+    /// `value` names something that isn't there.
+    pub fn not_found(path: &Path, value: impl Into<Value>) -> Self {
+        Error::new(ErrorKind::NotFound, path, value, "")
+    }
+
     pub fn required(path: &Path, detail: impl Into<String>) -> Self {
         Error::new(ErrorKind::Required, path, Value::Null, detail)
     }

@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use crate::field::{self, Path};
 use crate::names;
+use crate::selector::LabelSelector;
 use crate::tree::{entries, list, text, texts, unset};
 
 /// Mistakes in a map of labels.
@@ -30,9 +31,7 @@ pub fn validate_selector(selector: &Value, path: &Path) -> Vec<field::Error> {
 
 /// Whether a LabelSelector selects an object with these labels. An empty one selects everything.
 pub fn selects(selector: &Value, labels: &Value) -> bool {
-    entries(&selector["matchLabels"])
-        .all(|(key, value)| labels.get(key).is_some_and(|label| text(label) == text(value)))
-        && list(&selector["matchExpressions"]).iter().all(|requirement| satisfied(requirement, labels))
+    LabelSelector::from_object(Some(selector)).is_ok_and(|selector| selector.matches(labels))
 }
 
 /// A LabelSelector in the syntax of list requests: `app=web,tier in (a,b),!old`, ordered by key.
@@ -89,18 +88,6 @@ fn validate_requirement(requirement: &Value, path: &Path) -> Vec<field::Error> {
         errors.extend(names::label_value(value).into_iter().map(|what| field::Error::invalid(&path, *value, what)));
     }
     errors
-}
-
-fn satisfied(requirement: &Value, labels: &Value) -> bool {
-    let label = labels.get(text(&requirement["key"])).map(text);
-    let listed = label.is_some_and(|label| texts(&requirement["values"]).contains(&label));
-    match text(&requirement["operator"]) {
-        "In" => listed,
-        "NotIn" => !listed,
-        "Exists" => label.is_some(),
-        "DoesNotExist" => label.is_none(),
-        _ => false,
-    }
 }
 
 #[cfg(test)]

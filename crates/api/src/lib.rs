@@ -19,6 +19,7 @@ pub mod patch;
 pub mod proto;
 pub mod quantity;
 pub mod resource;
+pub mod scale;
 pub mod schema;
 pub mod selector;
 pub mod status;

@@ -4,12 +4,13 @@
 use std::sync::atomic::Ordering;
 
 use api::status::Status;
+use api::tree;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::ApiServer;
 use crate::http::route::Target;
-use crate::registry::{Answer, Scene};
+use crate::registry::{Answer, Scene, time};
 
 const NAMESPACES: &[&str] = &["default", "kube-system", "kube-public", "kube-node-lease"];
 
@@ -26,12 +27,37 @@ impl ApiServer {
         let cidrs: Vec<String> = self.0.config.service_cidrs.iter().map(ToString::to_string).collect();
         let spec = json!({"spec": {"cidrs": cidrs}});
         self.ensure("networking.k8s.io", "servicecidrs", None, "kubernetes", &spec, false).await?;
+        self.ready_to_allocate().await?;
         self.ensure("", "services", Some("default"), "kubernetes", &self.kubernetes_service()?, false).await?;
         self.ensure("", "endpoints", Some("default"), "kubernetes", &self.endpoints(), true).await?;
         let slice = self.endpoint_slice();
         self.ensure("discovery.k8s.io", "endpointslices", Some("default"), "kubernetes", &slice, true).await?;
         self.0.bootstrapped.store(true, Ordering::Release);
         Ok(())
+    }
+
+    /// This server allocates from a ServiceCIDR as soon as it exists, and says so.
+    async fn ready_to_allocate(&self) -> Answer<()> {
+        let registry = &self.0.registry;
+        let Some(resource) = registry.kinds.find("networking.k8s.io", "v1", "servicecidrs") else { return Ok(()) };
+        let name = Some("kubernetes".to_owned());
+        let target = Target { resource, namespace: None, name, subresource: "status" };
+        let mut scene = Scene { target: &target, now: Timestamp::now(), dry_run: false, warnings: Vec::new() };
+        let condition = json!({
+            "type": "Ready",
+            "status": "True",
+            "reason": "",
+            "message": "Kubernetes Service CIDR is ready",
+            "lastTransitionTime": time(scene.now),
+        });
+        let make = |object: &Value| {
+            let mut object = object.clone();
+            if tree::list(&object["status"]["conditions"]).iter().all(|condition| condition["type"] != "Ready") {
+                object["status"] = json!({"conditions": [condition.clone()]});
+            }
+            Ok((object, Vec::new()))
+        };
+        registry.change(&mut scene, &make).await.map(drop)
     }
 
     fn kubernetes_service(&self) -> Answer<Value> {
@@ -90,7 +116,7 @@ impl ApiServer {
         let mut object = content.clone();
         object["apiVersion"] = resource.api_version().into();
         object["kind"] = resource.kind.into();
-        api::tree::child_map(&mut object, "metadata").insert("name".to_owned(), name.into());
+        tree::child_map(&mut object, "metadata").insert("name".to_owned(), name.into());
         let target = |name: Option<&str>| Target {
             resource,
             namespace: namespace.map(str::to_owned),

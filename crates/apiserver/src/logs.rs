@@ -3,6 +3,7 @@
 //! Speaks kubelet's HTTP paths to the node's agent. Not responsible for logs themselves.
 
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use api::status::Status;
@@ -60,43 +61,51 @@ pub async fn log(dialer: &Arc<dyn NodeDialer>, pod: &Value, query: &Query) -> An
         .header(HOST, "node")
         .body(Empty::<bytes::Bytes>::new())
         .map_err(|error| Box::new(Status::bad_request(error.to_string())))?;
-    // The connection must be driven while its response is read; it ends with the response.
-    let mut driver = Box::pin(driver);
+    // The connection must be driven while its response is read; a short answer may be all of it at once.
+    let mut driver = Some(Box::pin(driver));
+    let mut sending = std::pin::pin!(sender.send_request(request));
     let response = tokio::select! {
-        response = sender.send_request(request) => response.map_err(|error| unreachable(&error))?,
-        end = &mut driver => return Err(unreachable(&match end {
-            Ok(()) => "the node closed the connection".to_owned(),
-            Err(error) => error.to_string(),
-        })),
+        biased;
+        response = sending.as_mut() => response,
+        _ = drive(&mut driver) => sending.await,
     };
+    let response = response.map_err(|error| unreachable(&error))?;
     if response.status() != StatusCode::OK {
         return Err(Box::new(refusal(response, driver).await));
     }
     Ok(plain(passed_through(response.into_body(), driver)))
 }
 
+/// A connection as long as it lasts.
+type Driver<D> = Option<Pin<Box<D>>>;
+
+/// Drives a connection to its end; forever once there is none.
+async fn drive<D: Future<Output = hyper::Result<()>>>(driver: &mut Driver<D>) {
+    match driver {
+        Some(active) => {
+            if let Err(error) = active.await {
+                tracing::debug!(%error, "a connection to a node ended");
+            }
+            *driver = None;
+        }
+        None => std::future::pending().await,
+    }
+}
+
 /// A body that drives its own connection, so that no task is left behind when the client goes away.
-fn passed_through<D>(body: Incoming, driver: std::pin::Pin<Box<D>>) -> Body
+fn passed_through<D>(body: Incoming, driver: Driver<D>) -> Body
 where
     D: Future<Output = hyper::Result<()>> + Send + 'static,
 {
     let frames = BodyStream::new(body).try_filter_map(|frame| std::future::ready(Ok(frame.into_data().ok())));
-    let frames = frames.map_err(boxed);
-    let state = (Box::pin(frames), Some(driver));
+    let state = (Box::pin(frames.map_err(boxed)), driver);
     stream(futures::stream::unfold(state, |(mut frames, mut driver)| async move {
         loop {
-            let Some(active) = driver.as_mut() else {
-                let next = frames.try_next().await.transpose()?;
-                return Some((next, (frames, driver)));
-            };
             tokio::select! {
                 biased;
-                next = frames.try_next() => {
-                    let next = next.transpose()?;
-                    return Some((next, (frames, driver)));
-                }
-                // The connection is done; what it has read may still be waiting.
-                _ = active => driver = None,
+                next = frames.try_next() => return next.transpose().map(|next| (next, (frames, driver))),
+                // What the connection has read may still be waiting.
+                () = drive(&mut driver) => {}
             }
         }
     }))
@@ -106,13 +115,18 @@ fn boxed(error: hyper::Error) -> BoxError {
     Box::new(error)
 }
 
-async fn refusal(response: Response<Incoming>, driver: impl Future<Output = hyper::Result<()>>) -> Status {
+async fn refusal<D>(response: Response<Incoming>, mut driver: Driver<D>) -> Status
+where
+    D: Future<Output = hyper::Result<()>>,
+{
     let code = response.status();
-    let read = Limited::new(response.into_body(), REFUSAL).collect();
+    let mut read = std::pin::pin!(Limited::new(response.into_body(), REFUSAL).collect());
     let text = tokio::select! {
-        text = read => text.map(http_body_util::Collected::to_bytes).unwrap_or_default(),
-        _ = driver => bytes::Bytes::new(),
+        biased;
+        text = read.as_mut() => text,
+        () = drive(&mut driver) => read.await,
     };
+    let text = text.map(http_body_util::Collected::to_bytes).unwrap_or_default();
     let text = String::from_utf8_lossy(&text).trim().to_owned();
     match code {
         StatusCode::NOT_FOUND => Status::not_found(api::status::GroupResource::new("", "pods/log"), &text),

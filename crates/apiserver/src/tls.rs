@@ -14,7 +14,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -28,6 +28,9 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// How long open requests may take to end once the server is stopping; watches end at once.
 const DRAIN: Duration = Duration::from_secs(2);
+
+/// An idle HTTP/1.1 connection is kept longer than clients keep theirs, so that they don't send into a closing one.
+const IDLE: Duration = Duration::from_secs(180);
 
 /// After a failed accept (out of file descriptors, say) the next one waits a moment.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
@@ -72,15 +75,9 @@ pub fn server_config(pki: &Pki) -> Result<Arc<ServerConfig>, TlsError> {
 impl ApiServer {
     /// Serves TLS until cancelled. Who has no client certificate is anonymous.
     pub async fn serve_tls(&self, listener: TcpListener, config: Arc<ServerConfig>, stop: CancellationToken) {
-        let acceptor = TlsAcceptor::from(config);
-        let accept = async || {
-            let (stream, peer) = listener.accept().await?;
-            // Small answers are most answers.
-            stream.set_nodelay(true)?;
-            Ok((stream, peer))
-        };
-        let serve = |(stream, peer): (tokio::net::TcpStream, std::net::SocketAddr), stop: CancellationToken| {
-            let (acceptor, server) = (acceptor.clone(), self.clone());
+        let (acceptor, server) = (TlsAcceptor::from(config), self.clone());
+        accept_until(listener, stop, move |stream, stop| {
+            let (acceptor, server) = (acceptor.clone(), server.clone());
             async move {
                 match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
                     Ok(Ok(stream)) => {
@@ -88,37 +85,63 @@ impl ApiServer {
                         let identity = chain.and_then(|c| c.first()).and_then(|c| Identity::of_certificate(c));
                         connection(stream, server.service_for(identity, stop.clone()), stop).await;
                     }
-                    Ok(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake failed"),
-                    Err(_) => tracing::debug!(%peer, "TLS handshake took too long"),
+                    Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
+                    Err(_) => tracing::debug!("TLS handshake took too long"),
                 }
             }
-        };
-        accept_until(&stop, accept, serve).await;
+        })
+        .await;
     }
 
     /// Serves plain HTTP on a unix socket until cancelled: whoever may open the socket may do everything.
     pub async fn serve_unix(&self, listener: UnixListener, stop: CancellationToken) {
-        let accept = async || Ok(listener.accept().await?.0);
-        let serve = |stream: tokio::net::UnixStream, stop: CancellationToken| {
-            let service = self.service_for(Some(Identity::trusted()), stop.clone());
-            connection(stream, service, stop)
-        };
-        accept_until(&stop, accept, serve).await;
+        let server = self.clone();
+        accept_until(listener, stop, move |stream, stop| {
+            connection(stream, server.service_for(Some(Identity::trusted()), stop.clone()), stop)
+        })
+        .await;
     }
 }
 
-async fn accept_until<S, F>(
-    stop: &CancellationToken,
-    mut accept: impl AsyncFnMut() -> io::Result<S>,
-    serve: impl Fn(S, CancellationToken) -> F,
+/// Where connections come from.
+trait Listener: Send + Sync + 'static {
+    type Stream: Send + 'static;
+
+    fn next(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+}
+
+impl Listener for TcpListener {
+    type Stream = TcpStream;
+
+    async fn next(&self) -> io::Result<TcpStream> {
+        let (stream, _) = self.accept().await?;
+        // Small answers are most answers.
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    }
+}
+
+impl Listener for UnixListener {
+    type Stream = UnixStream;
+
+    async fn next(&self) -> io::Result<UnixStream> {
+        Ok(self.accept().await?.0)
+    }
+}
+
+async fn accept_until<L, F>(
+    listener: L,
+    stop: CancellationToken,
+    serve: impl Fn(L::Stream, CancellationToken) -> F + Send,
 ) where
+    L: Listener,
     F: Future<Output = ()> + Send + 'static,
 {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
-            accepted = accept() => match accepted {
+            accepted = listener.next() => match accepted {
                 Ok(stream) => drop(connections.spawn(serve(stream, stop.clone()))),
                 Err(error) => {
                     tracing::warn!(%error, "accepting a connection failed");
@@ -137,7 +160,7 @@ where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(IDLE);
     builder.http2().timer(TokioTimer::new()).keep_alive_interval(Duration::from_secs(30)).max_concurrent_streams(250);
     let mut serving =
         std::pin::pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(service)));

@@ -116,12 +116,15 @@ impl ImageStore {
         }
     }
 
-    /// Every image, the built-in one first.
+    /// Every image, the built-in one first. One that is damaged is logged and left out.
     pub fn list(&self) -> Result<Vec<Image>, ImageError> {
         let records = self.records()?;
         let mut images = vec![self.built_in(&records)];
         for id in records.images.keys() {
-            images.push(self.image(id, &records)?);
+            match self.image(id, &records) {
+                Ok(image) => images.push(image),
+                Err(error) => tracing::warn!(image = %id, %error, "an image can't be listed"),
+            }
         }
         Ok(images)
     }

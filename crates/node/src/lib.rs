@@ -1,1 +1,30 @@
 //! The node agent: pods from the API become running pods, probed and reported.
+//!
+//! It watches the pods bound to its node and gives each a worker (`pod`), which decides by pure functions and asks a
+//! `PodRuntime` to act; it registers the node and keeps its Lease (`registration`), wires pods to the network
+//! (`network`), and serves kubelet's HTTP paths (`server`). Not responsible for Services (the proxy), names (the DNS
+//! process) nor for how containers come to run (the runtime).
+
+mod agent;
+mod backoff;
+mod clock;
+mod config;
+mod container;
+mod error;
+mod events;
+mod hosts;
+mod dns_endpoint;
+mod logs;
+pub mod network;
+pub mod pod;
+mod registration;
+mod probe;
+mod resolv;
+mod server;
+#[cfg(test)]
+mod testing;
+mod volumes;
+
+pub use agent::run;
+pub use config::{Config, DnsConfig};
+pub use error::Error;

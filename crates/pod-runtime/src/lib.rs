@@ -227,6 +227,7 @@ pub trait PodRuntime: Send + Sync + 'static {
     async fn sandboxes(&self) -> Result<Vec<SandboxStatus>, RuntimeError>;
 
     async fn create_container(&self, sandbox: &SandboxId, spec: &ContainerSpec) -> Result<ContainerId, RuntimeError>;
+    /// Nothing happens to one that was started before, even if it has exited: another `attempt` is another container.
     async fn start_container(&self, id: &ContainerId) -> Result<(), RuntimeError>;
     /// Sends `signal`, waits up to `grace`, then SIGKILL. Returns when the container has exited.
     async fn stop_container(&self, id: &ContainerId, signal: i32, grace: Duration) -> Result<(), RuntimeError>;

@@ -72,6 +72,21 @@ const DEFAULT: [&str; 14] = [
     "AUDIT_WRITE",
 ];
 
+/// Whether control groups keep containers from devices they make themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DeviceFilter {
+    /// Version 1 has a controller for it.
+    Present,
+    /// Version 2 wants a BPF program, which our build of libcontainer doesn't load.
+    Absent,
+}
+
+impl DeviceFilter {
+    pub(crate) fn detect() -> Self {
+        if shim::cgroup::is_unified() { Self::Absent } else { Self::Present }
+    }
+}
+
 /// A set of capabilities, by bit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CapabilitySet(u64);
@@ -113,8 +128,9 @@ impl CapabilitySet {
         (0..NAMES.len()).filter(set).map(|bit| format!("CAP_{}", NAMES[bit])).collect()
     }
 
-    /// A container's share. As in CRI: what is added wins over dropping `ALL`, what is dropped over adding `ALL`.
-    pub(crate) fn of_container(self, spec: &ContainerSpec) -> Result<Self, RuntimeError> {
+    /// A container's share. As in CRI: what is added wins over dropping `ALL`, what is dropped over adding `ALL`. Without
+    /// a device filter, only a privileged one may make devices.
+    pub(crate) fn of_container(self, spec: &ContainerSpec, filter: DeviceFilter) -> Result<Self, RuntimeError> {
         if spec.privileged {
             return Ok(self);
         }
@@ -126,7 +142,15 @@ impl CapabilitySet {
             (false, true) => Self(0),
             (false, false) => Self::of(&DEFAULT)?,
         };
-        Ok(Self(((start.0 | added.0) & !dropped.0) & self.0))
+        let makes_devices = Self::of(&["MKNOD"])?;
+        let withheld = match filter {
+            DeviceFilter::Present => Self(0),
+            DeviceFilter::Absent => makes_devices,
+        };
+        if added.0 & withheld.0 != 0 {
+            tracing::warn!(container = %spec.name, "MKNOD is withheld: on cgroup v2 only a privileged container gets it");
+        }
+        Ok(Self(((start.0 | added.0) & !dropped.0) & self.0 & !withheld.0))
     }
 }
 
@@ -138,7 +162,7 @@ mod tests {
         let own = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
         let spec = ContainerSpec { add_capabilities: own(add), drop_capabilities: own(drop), ..Default::default() };
         let without_resource = CapabilitySet(CapabilitySet::named("ALL").unwrap().0 & !(1 << 24));
-        without_resource.of_container(&spec).unwrap().names()
+        without_resource.of_container(&spec, DeviceFilter::Present).unwrap().names()
     }
 
     #[test]
@@ -149,6 +173,21 @@ mod tests {
         assert!(!share(&["SYS_RESOURCE", "net_admin"], &[]).contains(&"CAP_SYS_RESOURCE".to_owned()));
         assert!(share(&["net_admin"], &["NET_RAW"]).contains(&"CAP_NET_ADMIN".to_owned()));
         let unknown = ContainerSpec { add_capabilities: vec!["FLY".into()], ..Default::default() };
-        assert!(matches!(CapabilitySet(0).of_container(&unknown), Err(RuntimeError::CannotRun(_))));
+        assert!(matches!(
+            CapabilitySet(0).of_container(&unknown, DeviceFilter::Present),
+            Err(RuntimeError::CannotRun(_))
+        ));
+    }
+
+    #[test]
+    fn devices_are_made_only_where_groups_filter_them() {
+        let names = |privileged: bool, filter: DeviceFilter| {
+            let spec = ContainerSpec { privileged, ..Default::default() };
+            CapabilitySet::named("ALL").unwrap().of_container(&spec, filter).unwrap().names()
+        };
+        let mknod = "CAP_MKNOD".to_owned();
+        assert!(names(false, DeviceFilter::Present).contains(&mknod));
+        assert!(!names(false, DeviceFilter::Absent).contains(&mknod));
+        assert!(names(true, DeviceFilter::Absent).contains(&mknod));
     }
 }

@@ -19,10 +19,11 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Command;
 
 use crate::Shared;
+use crate::capability::DeviceFilter;
 use crate::failure::{HelperFailure, blocking, io_at, other_at};
 use crate::layout::{is_safe_name, names};
 use crate::namespaces::Kind;
-use crate::record::{CONTAINER, ContainerRecord, SandboxRecord};
+use crate::record::{self, CONTAINER, ContainerRecord, SandboxRecord};
 use crate::spec::{self, Parts};
 use crate::user;
 
@@ -104,7 +105,7 @@ impl Shared {
             image: &image.config,
             binds: &image.binds,
             user: &user,
-            capabilities: self.capabilities.of_container(spec)?,
+            capabilities: self.capabilities.of_container(spec, DeviceFilter::detect())?,
             namespaces: &self.layout.namespaces(&pod.spec.id),
             kinds: Kind::of(&pod.spec.network),
             hostname: &pod.spec.hostname,
@@ -276,15 +277,15 @@ impl Shared {
         if !is_safe_name(&id.0) {
             return Ok(None);
         }
-        files::read(&self.layout.container(id).join(CONTAINER)).map_err(io_at("read a container's record"))
+        record::read(&self.layout.container(id).join(CONTAINER)).map_err(io_at("read a container's record"))
     }
 
     pub(crate) fn running(&self, id: &ContainerId) -> Result<Option<Running>, RuntimeError> {
-        files::read(&self.layout.container(id).join(files::RUNNING)).map_err(io_at("read a container's processes"))
+        record::read(&self.layout.container(id).join(files::RUNNING)).map_err(io_at("read a container's processes"))
     }
 
     pub(crate) fn exit(&self, id: &ContainerId) -> Result<Option<ExitRecord>, RuntimeError> {
-        files::read(&self.layout.container(id).join(files::EXIT)).map_err(io_at("read a container's exit"))
+        record::read(&self.layout.container(id).join(files::EXIT)).map_err(io_at("read a container's exit"))
     }
 
     pub(crate) fn state(&self, id: &ContainerId) -> Result<ContainerState, RuntimeError> {

@@ -2,9 +2,12 @@
 //!
 //! Not responsible for the files shared with shims (`shim::record`).
 
+use std::io;
 use std::net::IpAddr;
+use std::path::Path;
 
 use pod_runtime::{ContainerId, ContainerSpec, SandboxId, SandboxSpec};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 pub(crate) const SANDBOX: &str = "sandbox.json";
@@ -33,4 +36,16 @@ pub(crate) struct ContainerRecord {
     pub(crate) sandbox: SandboxId,
     pub(crate) image_id: String,
     pub(crate) spec: ContainerSpec,
+}
+
+/// What the file says; nothing when there's none, or when it is no use (a machine's crash may leave it empty): then what
+/// it was about is swept like everything else that isn't on record, instead of stopping the runtime.
+pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
+    match shim::record::read(path) {
+        Err(error) if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) => {
+            tracing::warn!(path = %path.display(), %error, "an unreadable record counts as none");
+            Ok(None)
+        }
+        other => other,
+    }
 }

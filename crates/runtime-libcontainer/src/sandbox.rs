@@ -15,7 +15,7 @@ use crate::Shared;
 use crate::failure::{blocking, io_at, other_at};
 use crate::layout::{is_safe_name, names};
 use crate::namespaces::{self, Kind};
-use crate::record::{SANDBOX, SandboxPhase, SandboxRecord};
+use crate::record::{self, SANDBOX, SandboxPhase, SandboxRecord};
 
 const SIGKILL: i32 = 9;
 
@@ -100,7 +100,7 @@ impl Shared {
         if !is_safe_name(&id.0) {
             return Ok(None);
         }
-        files::read(&self.layout.sandbox(id).join(SANDBOX)).map_err(io_at("read a pod's record"))
+        record::read(&self.layout.sandbox(id).join(SANDBOX)).map_err(io_at("read a pod's record"))
     }
 
     pub(crate) fn is_ready(&self, record: &SandboxRecord) -> bool {

@@ -186,7 +186,7 @@ mod tests {
             image,
             binds: &[],
             user: &User { uid: 1, gid: 2, groups: vec![3] },
-            capabilities: CapabilitySet::bounding().unwrap().of_container(container).unwrap(),
+            capabilities: CapabilitySet::bounding().unwrap(),
             namespaces: Path::new("/ns/pod"),
             kinds: &[Kind::Net, Kind::Ipc],
             hostname: "pod-0",

@@ -17,7 +17,7 @@ const RETRY_AFTER: Duration = Duration::from_millis(10);
 /// The directories below which a path like `/portolan/…` may exist: one in version 2, one per controller before.
 pub fn hierarchies() -> Vec<PathBuf> {
     let root = Path::new(ROOT);
-    if root.join("cgroup.controllers").exists() {
+    if is_unified() {
         return vec![root.to_owned()];
     }
     let Ok(entries) = fs::read_dir(root) else { return Vec::new() };
@@ -28,6 +28,11 @@ pub fn hierarchies() -> Vec<PathBuf> {
         .collect();
     found.sort();
     found
+}
+
+/// Whether this machine has version 2 alone.
+pub fn is_unified() -> bool {
+    Path::new(ROOT).join("cgroup.controllers").exists()
 }
 
 /// Removes this group and all below it, in every hierarchy. Processes must be gone from them.

@@ -1,4 +1,5 @@
-//! A container's root: an overlay of the image's layers with a writable directory on top.
+//! A container's root: an overlay of the image's layers with a writable directory on top. Devices in it mean nothing:
+//! what a container may use is in its `/dev`, and an image must not bring a way to the machine's disks.
 //!
 //! Not responsible for making or removing those directories.
 
@@ -29,7 +30,7 @@ fn mount_by_descriptor(lower: &[PathBuf], upper: &Path, work: &Path, target: &Pa
     fsconfig_set_string(&context, "upperdir", upper)?;
     fsconfig_set_string(&context, "workdir", work)?;
     fsconfig_create(&context)?;
-    let mounted = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
+    let mounted = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_NODEV)?;
     move_mount(&mounted, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
 }
 
@@ -46,7 +47,7 @@ fn mount_by_options(lower: &[PathBuf], upper: &Path, work: &Path, target: &Path)
     let before = rustix::fs::open(".", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
     rustix::process::chdir(parent)?;
     let options = std::ffi::CString::new(options).map_err(io::Error::other)?;
-    let mounted = mount("overlay", target, "overlay", MountFlags::empty(), Some(options.as_c_str()));
+    let mounted = mount("overlay", target, "overlay", MountFlags::NODEV, Some(options.as_c_str()));
     rustix::process::fchdir(before)?;
     Ok(mounted?)
 }

@@ -2,6 +2,8 @@
 //!
 //! The test is its own victim: run with a database path, this program writes to it and prints each acknowledgement.
 
+#![allow(clippy::print_stdout)]
+
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};

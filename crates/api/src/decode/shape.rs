@@ -5,7 +5,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value};
 
-use super::DecodeError;
+use super::{DecodeError, MAX_PROBLEMS, cut};
 use crate::quantity::Quantity;
 use crate::schema::{Definition, Field, Kind};
 
@@ -39,7 +39,9 @@ impl Walk {
         for (name, value) in fields.iter_mut() {
             match definition.field(name) {
                 None => {
-                    self.unknown.push(self.path_to(name));
+                    if self.unknown.len() < MAX_PROBLEMS {
+                        self.unknown.push(cut(&self.path_to(name)));
+                    }
                     dropped.push(name.clone());
                 }
                 Some(_) if value.is_null() => dropped.push(name.clone()),

@@ -1,11 +1,12 @@
 //! A parsed document that still has its duplicate keys. Not responsible for schemas.
 
+use std::collections::HashMap;
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-use super::DecodeError;
+use super::{DecodeError, MAX_PATH, MAX_PROBLEMS, cut};
 
 pub(super) enum Tree {
     Scalar(Value),
@@ -49,8 +50,11 @@ impl Tree {
                 for (key, element) in entries {
                     push_key(path, &key);
                     let value = element.convert(path, duplicates);
-                    if map.insert(key, value).is_some() && !duplicates.contains(path) {
-                        duplicates.push(path.clone());
+                    if map.insert(key, value).is_some() && duplicates.len() < MAX_PROBLEMS {
+                        let shown = cut(path);
+                        if !duplicates.contains(&shown) {
+                            duplicates.push(shown);
+                        }
                     }
                     path.truncate(length);
                 }
@@ -59,29 +63,33 @@ impl Tree {
         }
     }
 
-    /// The path of every key, in the order of the text.
-    pub(super) fn paths(&self) -> Vec<String> {
-        let mut paths = Vec::new();
-        self.collect_paths(&mut String::new(), &mut paths);
-        paths
+    /// Where each path occurs, counted in keys from the start of the text. Overlong paths have no place.
+    pub(super) fn places(&self) -> HashMap<String, Vec<usize>> {
+        let mut places = HashMap::new();
+        self.collect_places(&mut String::new(), &mut 0, &mut places);
+        places
     }
 
-    fn collect_paths(&self, path: &mut String, paths: &mut Vec<String>) {
+    fn collect_places(&self, path: &mut String, count: &mut usize, places: &mut HashMap<String, Vec<usize>>) {
         let length = path.len();
         match self {
             Tree::Scalar(_) => {}
             Tree::List(elements) => {
                 for (index, element) in elements.iter().enumerate() {
                     push_index(path, index);
-                    element.collect_paths(path, paths);
+                    element.collect_places(path, count, places);
                     path.truncate(length);
                 }
             }
             Tree::Map(entries) => {
                 for (key, element) in entries {
+                    *count += 1;
+                    if length + key.len() >= MAX_PATH {
+                        continue;
+                    }
                     push_key(path, key);
-                    paths.push(path.clone());
-                    element.collect_paths(path, paths);
+                    places.entry(path.clone()).or_default().push(*count);
+                    element.collect_places(path, count, places);
                     path.truncate(length);
                 }
             }

@@ -240,8 +240,8 @@ fn in_order(list: Vec<Value>, order: &[Value], before: &[Value], key: Option<&st
     let index = |place: &[Value], element: &Value| place.iter().position(|p| same(p, element, key));
     let (mut named, mut others): (Vec<Value>, Vec<Value>) =
         list.into_iter().partition(|element| index(order, element).is_some());
-    named.sort_by_key(|element| index(order, element));
-    others.sort_by_key(|element| index(before, element).unwrap_or(usize::MAX));
+    named.sort_by_cached_key(|element| index(order, element));
+    others.sort_by_cached_key(|element| index(before, element).unwrap_or(usize::MAX));
     let mut out = Vec::with_capacity(named.len() + others.len());
     let (mut named, mut others) = (named.into_iter().peekable(), others.into_iter().peekable());
     while let (Some(next), Some(other)) = (named.peek(), others.peek()) {

@@ -117,10 +117,6 @@ impl ObjectRequest<'_> {
                 self.registry.bind(&scene, &decoded.object).await?;
                 Ok(respond::json(StatusCode::CREATED, &done(StatusCode::CREATED)))
             }
-            "eviction" => {
-                self.registry.evict(&scene, &decoded.object).await?;
-                Ok(respond::json(StatusCode::CREATED, &done(StatusCode::CREATED)))
-            }
             _ => Err(Box::new(Status::method_not_allowed())),
         }
     }
@@ -253,7 +249,6 @@ impl ObjectRequest<'_> {
         let definition = match kind {
             "Scale" => "io.k8s.api.autoscaling.v1.Scale",
             "Binding" => "io.k8s.api.core.v1.Binding",
-            "Eviction" => "io.k8s.api.policy.v1.Eviction",
             _ => return own,
         };
         Expected { group, version, kind, definition }

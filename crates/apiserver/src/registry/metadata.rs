@@ -110,10 +110,19 @@ pub fn finalizers(object: &Value) -> Vec<&str> {
 
 /// Whether two objects are the same apart from their revision.
 pub fn same(a: &Value, b: &Value) -> bool {
-    let bare = |object: &Value| {
-        let mut object = object.clone();
-        metadata(&mut object).remove("resourceVersion");
-        object
-    };
-    bare(a) == bare(b)
+    fn others<'a>(map: &'a Map<String, Value>, but: &'static str) -> impl Iterator<Item = (&'a String, &'a Value)> {
+        map.iter().filter(move |(key, _)| *key != but)
+    }
+    match (a, b) {
+        (Value::Object(a), Value::Object(b)) => {
+            let metadata = match (a.get("metadata"), b.get("metadata")) {
+                (Some(Value::Object(a)), Some(Value::Object(b))) => {
+                    others(a, "resourceVersion").eq(others(b, "resourceVersion"))
+                }
+                (a, b) => a == b,
+            };
+            metadata && others(a, "metadata").eq(others(b, "metadata"))
+        }
+        (a, b) => a == b,
+    }
 }

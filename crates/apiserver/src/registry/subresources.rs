@@ -1,4 +1,4 @@
-//! Subresources that aren't the object itself: `scale` of whatever has replicas, `binding` and `eviction` of Pods.
+//! Subresources that aren't the object itself: `scale` of whatever has replicas, `binding` of Pods.
 //!
 //! `status` and `finalize` are updates with another context, `log` is a stream of its own.
 
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::metadata::text;
 use super::update::Make;
-use super::{Answer, Changes, DeleteOptions, RETRIES, Registry, Scene, exhausted, time};
+use super::{Answer, Changes, RETRIES, Registry, Scene, exhausted, time};
 
 impl Registry {
     /// GET of `scale`.
@@ -81,13 +81,6 @@ impl Registry {
             }
         }
         Err(exhausted(scene, "bind"))
-    }
-
-    /// POST of `pods/eviction`: a deletion. (There are no disruption budgets to ask yet.)
-    pub async fn evict(&self, scene: &Scene<'_>, eviction: &Value) -> Answer<()> {
-        let options = DeleteOptions::parse(&eviction["deleteOptions"])?;
-        let name = scene.name()?;
-        self.delete(scene, name, &options).await.map(drop)
     }
 }
 

@@ -89,3 +89,21 @@ async fn a_collection_is_deleted_as_far_as_it_is_selected() {
     assert_eq!(left["items"][0]["metadata"]["name"], "c");
     assert_eq!(left["items"].as_array().unwrap().len(), 1);
 }
+
+#[tokio::test]
+async fn a_running_pod_gets_its_grace_period_and_it_only_shrinks() {
+    let server = Server::start().await;
+    server.post(PODS, &pod("a")).await.ok();
+    let binding = json!({"metadata": {"name": "a"}, "target": {"kind": "Node", "name": "n1"}});
+    server.post(&format!("{PODS}/a/binding"), &binding).await.ok();
+    let path = format!("{PODS}/a");
+    let going = server.delete(&path, &json!({})).await.ok();
+    assert_eq!(going["metadata"]["deletionGracePeriodSeconds"], 30);
+    let longer = server.delete(&path, &json!({"gracePeriodSeconds": 60})).await.ok();
+    assert_eq!(longer["metadata"]["deletionGracePeriodSeconds"], 30);
+    let shorter = server.delete(&path, &json!({"gracePeriodSeconds": 5})).await.ok();
+    assert_eq!(shorter["metadata"]["deletionGracePeriodSeconds"], 5);
+    assert!(shorter["metadata"]["deletionTimestamp"].as_str() < going["metadata"]["deletionTimestamp"].as_str());
+    server.delete(&path, &json!({"gracePeriodSeconds": 0})).await.ok();
+    server.get(&path).await.fails(404, "NotFound");
+}

@@ -79,6 +79,7 @@ async fn only_masters_pass_and_nobody_reads_anonymously() {
         server.send_as(None, get(path)).await.fails(401, "Unauthorized");
     }
     let jane = || Some(Identity { user: "jane".into(), groups: vec!["devs".into()] });
+    assert_eq!(server.send_as(jane(), get("/apis")).await.code, 200, "discovery is for every user");
     let status = server.send_as(jane(), get(SERVICES)).await.fails(403, "Forbidden");
     assert_eq!(
         status["message"],
@@ -129,6 +130,7 @@ async fn bootstrap_makes_the_cluster_and_changes_nothing_the_second_time() {
     assert_eq!(slice["ports"][0]["port"], 6443);
     let cidr = server.get("/apis/networking.k8s.io/v1/servicecidrs/kubernetes").await.ok();
     assert_eq!(cidr["spec"]["cidrs"], json!(["10.96.0.0/16"]));
+    assert_eq!(cidr["status"]["conditions"][0]["type"], "Ready");
     let revision = server.store.revision().await.unwrap();
     server.api.bootstrap().await.unwrap();
     assert_eq!(server.store.revision().await.unwrap(), revision);

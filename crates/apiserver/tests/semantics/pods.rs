@@ -99,6 +99,47 @@ async fn logs_of_the_wrong_container_are_refused() {
     server.get(&format!("{PODS}/a/log?container=x")).await.fails(500, "InternalError");
 }
 
+/// A way to nodes that has a bug.
+struct Broken;
+
+#[async_trait]
+impl NodeDialer for Broken {
+    async fn dial(&self, _node: &str) -> io::Result<Box<dyn AsyncReadWrite>> {
+        panic!("a bug")
+    }
+}
+
+#[tokio::test]
+async fn a_panic_is_an_answer_and_not_the_end() {
+    let server = Server::with(config(), Arc::new(Broken)).await;
+    server.post(PODS, &pod("a")).await.ok();
+    server.post(&format!("{PODS}/a/binding"), &binding("n1")).await.ok();
+    server.get(&format!("{PODS}/a/log")).await.fails(500, "InternalError");
+    server.get(&format!("{PODS}/a")).await.ok();
+}
+
+/// A server on a unix socket, as nodes reach it.
+#[tokio::test]
+async fn the_peer_of_a_unix_socket_is_trusted() {
+    let server = Server::start().await;
+    let path = std::env::temp_dir().join(format!("apiserver-{}.sock", std::process::id()));
+    let listener = tokio::net::UnixListener::bind(&path).unwrap();
+    let stop = tokio_util::sync::CancellationToken::new();
+    let serving = tokio::spawn({
+        let (api, stop) = (server.api.clone(), stop.clone());
+        async move { api.serve_unix(listener, stop).await }
+    });
+    let pods: Api<Pod> = Api::default_namespaced(runtime::transport::unix(&path));
+    assert!(pods.list(&ListParams::default()).await.unwrap().items.is_empty());
+    let mut seen = Box::pin(watcher(pods.clone(), watcher::Config::default().streaming_lists()).applied_objects());
+    let new = pod("a");
+    let (first, _) = tokio::join!(seen.try_next(), server.post(PODS, &new));
+    assert_eq!(first.unwrap().unwrap().metadata.name.as_deref(), Some("a"));
+    stop.cancel();
+    serving.await.unwrap();
+    std::fs::remove_file(&path).unwrap();
+}
+
 #[tokio::test]
 async fn a_typed_client_does_everything_in_process() {
     let server = Server::start().await;

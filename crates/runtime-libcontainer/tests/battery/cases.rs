@@ -41,6 +41,12 @@ pub fn run_agent(case: &str, directory: &Path) -> ExitCode {
         let mut subject = Lab::open(case, directory).await;
         match case {
             "supervisor-gone" | "node-stopped" | "outer-killed" => hold_pod(&subject, directory).await,
+            "node-came-back" if directory.join("pod-runs").exists() => came_back(&subject).await,
+            "node-came-back" => hold_pod(&subject, directory).await,
+            "cgroup-v2" => {
+                assert_eq!(shim::cgroup::hierarchies(), [Path::new("/sys/fs/cgroup")], "needs a cgroup 2 hierarchy");
+                pod_runtime::battery::run("exec", &mut subject).await;
+            }
             "child-restarted" => end_once(directory).await,
             "node-joins-network" => look_around(directory),
             "two-agents" => two_agents(&mut subject).await,
@@ -232,6 +238,20 @@ async fn hold_pod(lab: &Lab, directory: &Path) {
     std::future::pending::<()>().await;
 }
 
+/// In a new node with an old one's files: nothing runs, and the same pod can run again.
+async fn came_back(lab: &Lab) {
+    let sandbox = lab.runtime().sandboxes().await.unwrap().remove(0);
+    assert!(!sandbox.ready && sandbox.network_namespace.is_none());
+    let container = lab.runtime().containers(None).await.unwrap().remove(0);
+    let ContainerState::Exited(exit) = container.state else { panic!("{container:?}") };
+    assert_eq!((exit.code, exit.reason.as_str()), (137, "Error"));
+    let pod = lab.pod("held", SandboxNetwork::Pod).await;
+    assert_eq!(pod, sandbox.spec.id);
+    let again = lab.start(&pod, &ContainerSpec { attempt: 1, ..lab.spec("stubborn", Act::Exit(2)) }).await;
+    assert_eq!(lab.ended(&again).await.code, 2);
+    lab.runtime().remove_sandbox(&pod).await.unwrap();
+}
+
 /// Ends badly the first time, then stays.
 async fn end_once(directory: &Path) {
     let mark = directory.join("ended-once");
@@ -332,6 +352,13 @@ fn archive() -> Vec<u8> {
     for file in ["data/gone", "data/kept", "cache/old"] {
         add(&mut lower, file, 0o644, b"");
     }
+    let mut null = tar::Header::new_gnu();
+    null.set_entry_type(tar::EntryType::Char);
+    null.set_mode(0o666);
+    null.set_device_major(1).unwrap();
+    null.set_device_minor(3).unwrap();
+    null.set_size(0);
+    lower.append_data(&mut null, "data/null", std::io::empty()).unwrap();
     add(&mut upper, "data/.wh.gone", 0, b"");
     add(&mut upper, "cache/", 0o755, b"");
     add(&mut upper, "cache/.wh..wh..opq", 0, b"");
@@ -373,6 +400,10 @@ async fn imported_image(lab: &Lab) {
     {
         let id = lab.start(&pod, &of_image(&format!("looks-{number}"), &["look", &format!("/{file}")])).await;
         assert_eq!(lab.ended(&id).await.code, code, "{file}");
+    }
+    for (name, device, code) in [("image-device", "/data/null", 1), ("own-device", "/dev/null", 0)] {
+        let id = lab.start(&pod, &of_image(name, &["write", device])).await;
+        assert_eq!(lab.ended(&id).await.code, code, "{device}");
     }
     let stays = lab.start(&pod, &of_image("stays", &["stay"])).await;
     assert!(images.remove("web:1").unwrap());
@@ -448,9 +479,13 @@ async fn leftovers_swept(lab: &mut Lab) {
     let state = lab.config.state_dir.clone();
     fs::remove_dir_all(state.join("sandboxes/lost")).unwrap();
     lab.network.given.lock().unwrap().remove(&lost);
-    for garbage in ["containers/half-made/oci", "writable/nobody/upper", "sandboxes/empty"] {
+    for garbage in
+        ["containers/half-made/oci", "writable/nobody/upper", "sandboxes/empty", "sandboxes/torn", "containers/torn"]
+    {
         fs::create_dir_all(state.join(garbage)).unwrap();
     }
+    fs::write(state.join("sandboxes/torn/sandbox.json"), "").unwrap();
+    fs::write(state.join("containers/torn/container.json"), "{\"id\"").unwrap();
     lab.up().await;
     assert!(processes.init.open().unwrap().is_none(), "the orphan is ended");
     assert!(matches!(lab.state(&kept).await, ContainerState::Running { .. }));

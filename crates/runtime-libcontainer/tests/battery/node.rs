@@ -12,8 +12,15 @@ use shim::{Bind, Child, NODE_INIT, NodeInitConfig, NodeReady, OnExit};
 use crate::cases::OWN_CASES;
 
 /// Cases that are about a node's init itself.
-const NODE_CASES: [&str; 5] =
-    ["supervisor-gone", "outer-killed", "node-stopped", "child-restarted", "node-joins-network"];
+const NODE_CASES: [&str; 7] = [
+    "supervisor-gone",
+    "outer-killed",
+    "node-stopped",
+    "node-came-back",
+    "child-restarted",
+    "node-joins-network",
+    "cgroup-v2",
+];
 
 pub fn run_all(args: &[String]) -> ExitCode {
     let filters: Vec<&String> = args.iter().filter(|arg| !arg.starts_with('-')).collect();
@@ -39,6 +46,8 @@ fn run_case(case: &str) -> Result<(), String> {
     let mounts = mount_table();
     let result = match case {
         "supervisor-gone" | "child-restarted" => node.supervisor_gone(),
+        "node-came-back" => node.supervisor_gone().and_then(|()| node.until_end(node.config("agent", OnExit::EndNode))),
+        "cgroup-v2" => node.with_unified_groups(),
         "outer-killed" => node.outer_killed(),
         "node-stopped" => node.stopped(),
         "node-joins-network" => node.joins_network(),
@@ -196,6 +205,16 @@ impl Node {
         holder.join().unwrap();
         assert!(same && !started_early);
         if status.success() { Ok(()) } else { Err(format!("{status}")) }
+    }
+
+    /// Where the machine has version 1 or a hybrid, the version 2 hierarchy (without controllers then) takes its place.
+    fn with_unified_groups(&self) -> Result<(), String> {
+        let mut config = self.config("agent", OnExit::EndNode);
+        let unified = Path::new("/sys/fs/cgroup/unified");
+        if unified.exists() {
+            config.binds.push(Bind { source: unified.into(), target: "/sys/fs/cgroup".into(), read_only: false });
+        }
+        self.until_end(config)
     }
 
     fn wait_for_pod(&self) {

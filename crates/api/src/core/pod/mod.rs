@@ -1,9 +1,31 @@
-//! Pod: the smallest thing that runs.
+//! Pod: the smallest thing that runs. Running it is a node's business; here is what it may look like, what may change,
+//! how it is shown.
 
-use serde_json::Value;
+mod admission;
+pub mod binding;
+mod containers;
+mod defaults;
+mod dns;
+mod handlers;
+mod qos;
+mod table;
+mod update;
+mod validation;
+mod volumes;
 
-use crate::resource::{ALL_VERBS, Context, Resource, Scope, Strategy, Subresource};
-use crate::tree::copy;
+use serde_json::{Value, json};
+
+pub(crate) use defaults::apply_to_spec as default_spec;
+pub(crate) use validation::{Whose, validate_spec};
+
+use crate::address::ip_warnings;
+use crate::field::{self, Path};
+use crate::names;
+use crate::resource::{ALL_VERBS, Column, Context, Resource, Scope, Strategy, Subresource};
+use crate::tree::{
+    absent, child_map, child_mut, copy, elements_mut, fill, first_generation, flag, int, list, map_mut,
+    next_generation, put, same, text, unset,
+};
 
 pub static RESOURCE: Resource = Resource {
     group: "",
@@ -27,7 +49,141 @@ pub static RESOURCE: Resource = Resource {
 struct Pod;
 
 impl Strategy for Pod {
+    fn default(&self, object: &mut Value) {
+        defaults::apply(object);
+    }
+
+    /// Also does what upstream's admission plugins do (ServiceAccount, DefaultTolerationSeconds).
+    fn prepare_for_create(&self, context: &Context, object: &mut Value) {
+        first_generation(object);
+        admission::admit(object);
+        let class = qos::class(object);
+        map_mut(object).insert("status".to_owned(), json!({"phase": "Pending", "qosClass": class}));
+        if !list(&object["spec"]["schedulingGates"]).is_empty() {
+            let condition = json!({
+                "type": "PodScheduled", "status": "False", "reason": "SchedulingGated",
+                "message": "Scheduling is blocked due to non-empty scheduling gates",
+                "lastTransitionTime": context.now.to_string(),
+            });
+            child_map(object, "status").insert("conditions".to_owned(), json!([condition]));
+        }
+    }
+
+    fn validate(&self, object: &Value) -> Vec<field::Error> {
+        validation::validate_create(object)
+    }
+
     fn prepare_for_update(&self, context: &Context, new: &mut Value, old: &Value) {
-        copy(new, old, if context.subresource == "status" { "spec" } else { "status" });
+        if context.subresource == "status" {
+            copy(new, old, "spec");
+            let metadata = child_mut(new, "metadata");
+            copy(metadata, &old["metadata"], "ownerReferences");
+            copy(metadata, &old["metadata"], "deletionTimestamp");
+            copy(metadata, &old["metadata"], "generation");
+            if text(&new["status"]["qosClass"]).is_empty() {
+                put(child_mut(new, "status"), "qosClass", old["status"]["qosClass"].clone());
+            }
+            keep_observed_generations(new, old);
+            return;
+        }
+        copy(new, old, "status");
+        let changed = !same(&new["spec"], &old["spec"]);
+        next_generation(new, old, changed);
+    }
+
+    fn validate_update(&self, context: &Context, new: &Value, old: &Value) -> Vec<field::Error> {
+        match context.subresource {
+            "status" => update::validate_status(new, old),
+            _ => update::validate(new, old),
+        }
+    }
+
+    fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
+        match old {
+            None => {
+                let name = text(&new["metadata"]["name"]);
+                let mistakes = names::dns_label(name, false);
+                let unfit = (!mistakes.is_empty()).then(|| {
+                    format!(
+                        "metadata.name: this is used in the Pod's hostname, which can result in surprising behavior; a DNS \
+                         label is recommended: [{}]",
+                        mistakes.join(" ")
+                    )
+                });
+                unfit.into_iter().collect()
+            }
+            Some(old) => status_warnings(new, old),
+        }
+    }
+
+    fn field_labels(&self) -> &'static [&'static str] {
+        &[
+            "spec.nodeName",
+            "spec.restartPolicy",
+            "spec.schedulerName",
+            "spec.serviceAccountName",
+            "spec.hostNetwork",
+            "status.phase",
+            "status.podIP",
+            "status.podIPs",
+            "status.nominatedNodeName",
+        ]
+    }
+
+    fn field(&self, object: &Value, label: &str) -> String {
+        match label {
+            "spec.hostNetwork" => flag(&object["spec"]["hostNetwork"]).to_string(),
+            "status.podIP" | "status.podIPs" => {
+                let first = text(&object["status"]["podIPs"][0]["ip"]);
+                if first.is_empty() { text(&object["status"]["podIP"]) } else { first }.to_owned()
+            }
+            _ => label.split_once('.').map(|(part, name)| text(&object[part][name])).unwrap_or_default().to_owned(),
+        }
+    }
+
+    fn grace_period(&self, object: &Value, requested: Option<i64>) -> i64 {
+        let finished = matches!(text(&object["status"]["phase"]), "Failed" | "Succeeded");
+        if finished || text(&object["spec"]["nodeName"]).is_empty() {
+            return 0;
+        }
+        let period = requested.unwrap_or_else(|| int(&object["spec"]["terminationGracePeriodSeconds"]));
+        if period < 0 { 1 } else { period }
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        table::COLUMNS
+    }
+
+    fn cells(&self, object: &Value, now: jiff::Timestamp) -> Vec<Value> {
+        table::cells(object, now)
     }
 }
+
+/// A client that knows no `observedGeneration` doesn't clear it.
+fn keep_observed_generations(new: &mut Value, old: &Value) {
+    if unset(&new["status"]["observedGeneration"]) {
+        put(child_mut(new, "status"), "observedGeneration", old["status"]["observedGeneration"].clone());
+    }
+    for condition in elements_mut(child_mut(new, "status"), "conditions") {
+        let before = list(&old["status"]["conditions"]).iter().find(|c| c["type"] == condition["type"]);
+        if let Some(generation) = before.map(|c| &c["observedGeneration"]).filter(|generation| !absent(generation)) {
+            fill(condition, "observedGeneration", generation.clone());
+        }
+    }
+}
+
+fn status_warnings(new: &Value, old: &Value) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for field in ["podIPs", "hostIPs"] {
+        let (ips, path) = (&new["status"][field], Path::new("status").child(field));
+        if !same(ips, &old["status"][field]) {
+            let ips = list(ips).iter().map(|ip| text(&ip["ip"])).enumerate();
+            warnings.extend(ips.flat_map(|(i, ip)| ip_warnings(&path.index(i).child("ip"), ip)));
+        }
+    }
+    warnings
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

@@ -12,7 +12,7 @@ mod validation;
 mod validation_addresses;
 mod warnings;
 
-pub(crate) use validation::{PROTOCOLS, validate_app_protocol, validate_protocol};
+pub(crate) use validation::{PROTOCOLS, validate_app_protocol, validate_protocol, validate_target_port};
 
 use serde_json::{Value, json};
 

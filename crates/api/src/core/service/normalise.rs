@@ -77,7 +77,8 @@ pub(super) fn drop_type_dependent_fields(new: &mut Value, old: &Value) {
             elements_mut(child_mut(new, "spec"), "ports").for_each(|port| remove(port, "nodePort"));
         }
     }
-    let dependent: [(&str, fn(&Value) -> bool); 4] = [
+    type Needs = fn(&Value) -> bool;
+    let dependent: [(&str, Needs); 4] = [
         ("healthCheckNodePort", needs_health_check),
         ("allocateLoadBalancerNodePorts", is_load_balancer),
         ("loadBalancerClass", is_load_balancer),

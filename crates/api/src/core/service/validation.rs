@@ -211,7 +211,7 @@ pub(crate) fn validate_app_protocol(port: &Value, path: &Path) -> Vec<field::Err
 }
 
 /// A port number, or the name of a container's port.
-fn validate_target_port(port: &Value, path: &Path) -> Vec<field::Error> {
+pub(crate) fn validate_target_port(port: &Value, path: &Path) -> Vec<field::Error> {
     let mistakes = if port.is_string() { names::port_name(text(port)) } else { names::port_number(int(port)) };
     let printed = if absent(port) { json!(0) } else { port.clone() };
     mistakes.into_iter().map(|what| field::Error::invalid(path, printed.clone(), what)).collect()

@@ -146,7 +146,8 @@ fn validate_ports(slice: &Value) -> Vec<field::Error> {
 }
 
 fn validate_hints(hints: &Value, path: &Path) -> Vec<field::Error> {
-    let kinds: [(&str, fn(&str) -> Vec<String>); 2] =
+    type Rule = fn(&str) -> Vec<String>;
+    let kinds: [(&str, Rule); 2] =
         [("forZones", names::label_value), ("forNodes", |name| names::dns_subdomain(name, false))];
     let mut errors = Vec::new();
     for (field, rule) in kinds {

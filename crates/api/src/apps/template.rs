@@ -1,0 +1,110 @@
+//! What Deployments and ReplicaSets have in common: a selector, a pod template, and counts in their status.
+
+use serde_json::Value;
+
+use crate::core::pod::{Whose, default_spec, validate_spec};
+use crate::field::{self, Path};
+use crate::labels;
+use crate::names;
+use crate::tree::{absent, child_mut, fill_absent, int, list, same, text, unset};
+
+const NEGATIVE: &str = "must be greater than or equal to 0";
+
+/// One replica, of a pod with everything defaulted.
+pub(super) fn default(object: &mut Value) {
+    let spec = child_mut(object, "spec");
+    fill_absent(spec, "replicas", 1);
+    if spec["template"].is_object() {
+        default_spec(child_mut(child_mut(spec, "template"), "spec"));
+    }
+}
+
+/// Mistakes in a count at `field`.
+pub(super) fn non_negative(value: &Value, field: &str, path: &Path) -> Option<field::Error> {
+    let number = int(&value[field]);
+    (number < 0).then(|| field::Error::invalid(&path.child(field), number, NEGATIVE))
+}
+
+/// Mistakes in `spec.selector` and `spec.template`.
+pub(super) fn validate(spec: &Value, path: &Path) -> Vec<field::Error> {
+    let (selector, selector_path) = (&spec["selector"], path.child("selector"));
+    let mut errors = Vec::new();
+    if absent(selector) {
+        errors.push(field::Error::required(&selector_path, ""));
+    } else {
+        errors.extend(labels::validate_selector(selector, &selector_path));
+        if unset(&selector["matchLabels"]) && unset(&selector["matchExpressions"]) {
+            let what = "empty selector is invalid for deployment";
+            errors.push(field::Error::invalid(&selector_path, selector.clone(), what));
+        }
+    }
+    errors.extend(validate_template(spec, &path.child("template")));
+    errors
+}
+
+/// The selector says which pods are the object's own: it stays.
+pub(super) fn validate_selector_change(new: &Value, old: &Value) -> Vec<field::Error> {
+    let (new, old) = (&new["spec"]["selector"], &old["spec"]["selector"]);
+    if same(new, old) {
+        return Vec::new();
+    }
+    vec![field::Error::invalid(&Path::new("spec").child("selector"), new.clone(), "field is immutable")]
+}
+
+/// Mistakes in the counts of a status. None may exceed `replicas`; fewer may be available than ready.
+pub(super) fn validate_counts(status: &Value, counts: &[&str]) -> Vec<field::Error> {
+    let path = Path::new("status");
+    let all = ["observedGeneration", "replicas"].iter().chain(counts).chain(&["terminatingReplicas"]);
+    let mut errors: Vec<field::Error> = all.filter_map(|field| non_negative(status, field, &path)).collect();
+    let replicas = int(&status["replicas"]);
+    for field in counts.iter().filter(|field| int(&status[**field]) > replicas) {
+        let what = "cannot be greater than status.replicas";
+        errors.push(field::Error::invalid(&path.child(field), int(&status[*field]), what));
+    }
+    let (available, ready) = (int(&status["availableReplicas"]), int(&status["readyReplicas"]));
+    if available > ready {
+        let what = "cannot be greater than readyReplicas";
+        errors.push(field::Error::invalid(&path.child("availableReplicas"), available, what));
+    }
+    errors
+}
+
+/// What a name leads to that isn't a DNS label.
+pub(super) fn name_warnings(object: &Value) -> Vec<String> {
+    let mistakes = names::dns_label(text(&object["metadata"]["name"]), false);
+    if mistakes.is_empty() {
+        return Vec::new();
+    }
+    vec![format!(
+        "metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is \
+         recommended: [{}]",
+        mistakes.join(" ")
+    )]
+}
+
+fn validate_template(spec: &Value, path: &Path) -> Vec<field::Error> {
+    let (template, selector) = (&spec["template"], &spec["selector"]);
+    let (metadata, pod) = (&template["metadata"], &template["spec"]);
+    let mut errors = Vec::new();
+    if !unset(selector) && !labels::selects(selector, &metadata["labels"]) {
+        let what = "`selector` does not match template `labels`";
+        errors.push(field::Error::invalid(&path.child("metadata").child("labels"), metadata["labels"].clone(), what));
+    }
+    errors.extend(labels::validate(&metadata["labels"], &path.child("labels")));
+    errors.extend(crate::meta::validate_annotations(&metadata["annotations"], &path.child("annotations")));
+    let path = path.child("spec");
+    errors.extend(validate_spec(pod, Whose::Template, &path));
+    if !list(&pod["ephemeralContainers"]).is_empty() {
+        let what = "ephemeral containers not allowed in pod template";
+        errors.push(field::Error::forbidden(&path.child("ephemeralContainers"), what));
+    }
+    if text(&pod["restartPolicy"]) != "Always" {
+        let policy = pod["restartPolicy"].clone();
+        errors.push(field::Error::not_supported(&path.child("restartPolicy"), policy, &["Always"]));
+    }
+    if !absent(&pod["activeDeadlineSeconds"]) {
+        let what = "activeDeadlineSeconds in ReplicaSet is not Supported";
+        errors.push(field::Error::forbidden(&path.child("activeDeadlineSeconds"), what));
+    }
+    errors
+}

@@ -1,0 +1,422 @@
+//! The agent as a whole: its tasks, and which pod has which worker.
+//!
+//! Not responsible for any decision about a pod (`pod`). When it stops, containers go on running: the node's init holds
+//! them, and the next agent takes them over.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::{Stream, StreamExt};
+use k8s_openapi::api::core::v1::{Pod, Service};
+use kube::runtime::{WatchStreamExt, reflector, watcher};
+use kube::{Api, Client};
+use pod_runtime::{PodRuntime, SandboxId, SandboxStatus};
+use tokio::sync::{Semaphore, broadcast, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::error::Error;
+use crate::events::Events;
+use crate::network::{NodeNetwork, watch_nodes};
+use crate::pod::spec::{PodKey, sandbox_attempt};
+use crate::pod::{PodChange, Shared, Worker, WorkerHandle};
+use crate::registration::{Capacity, Registration};
+use crate::{dns_endpoint, server};
+
+/// How many images are pulled at a time.
+const PULLS: usize = 2;
+/// What a container of a pod that nobody knows gets to end by itself.
+const ORPHAN_GRACE: Duration = Duration::from_secs(1);
+
+/// The pods that are served, by uid: written by the agent, read by the HTTP server.
+pub type Pods = Arc<Mutex<BTreeMap<String, Arc<Pod>>>>;
+
+/// Runs a node's agent until it is cancelled. `network` is the one that `runtime` attaches pods with; none when the
+/// runtime brings its own.
+pub async fn run(
+    client: Client,
+    config: Config,
+    runtime: Arc<dyn PodRuntime>,
+    network: Option<Arc<NodeNetwork>>,
+    stop: CancellationToken,
+) -> Result<(), Error> {
+    let state_dir = config.state_dir.clone();
+    std::fs::create_dir_all(&state_dir).map_err(|source| Error::StateDir { path: state_dir, source })?;
+    let listener = server::bind(&config.kubelet_listener)?;
+    // Whatever ends this function ends what it started.
+    let stop = stop.child_token();
+    let _stopped = stop.clone().drop_guard();
+    let clock = Clock::start();
+    let capacity = Capacity::of_machine();
+    let mut tasks = JoinSet::new();
+    let (events, writer) = Events::new(client.clone(), &config.node_name, clock, stop.clone());
+    tasks.spawn(writer);
+
+    let (cidr_sender, mut cidrs) = watch::channel(Vec::new());
+    let registration =
+        Registration { client: client.clone(), config: config.clone(), runtime: runtime.clone(), clock, capacity };
+    tasks.spawn(registration.run(cidr_sender, stop.clone()));
+    let services = watch_services(&client, &mut tasks, &stop);
+    let shared = Arc::new(Shared {
+        client: client.clone(),
+        config: config.clone(),
+        runtime: runtime.clone(),
+        clock,
+        events: events.clone(),
+        services,
+        pulls: Semaphore::new(PULLS),
+        cpu_millis: capacity.cpu_millis,
+        memory_bytes: capacity.memory_bytes,
+    });
+    let pods = Pods::default();
+    tasks.spawn(server::serve(listener, shared.clone(), pods.clone(), stop.clone()));
+    if let Some(dns) = config.dns.clone() {
+        tasks.spawn(dns_endpoint::publish(client.clone(), config.clone(), dns, stop.clone()));
+    }
+    if let Some(network) = &network {
+        let known = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            known = cidrs.wait_for(|cidrs| !cidrs.is_empty()) => known.map(|cidrs| cidrs.clone()).unwrap_or_default(),
+        };
+        network.set_cidrs(known)?;
+        tasks.spawn(watch_nodes(client.clone(), config.clone(), network.clone(), stop.clone()));
+    }
+    events.node(&config.node_name, false, "Starting", "Starting kubelet.".to_owned());
+    let agent = Agent { shared, network, pods, entries: HashMap::new(), workers: JoinSet::new(), stop: stop.clone() };
+    let result = agent.run().await;
+    stop.cancel();
+    while tasks.join_next().await.is_some() {}
+    result
+}
+
+fn watch_services(client: &Client, tasks: &mut JoinSet<()>, stop: &CancellationToken) -> reflector::Store<Service> {
+    let (store, writer) = reflector::store();
+    let stream = watcher(Api::<Service>::all(client.clone()), watcher::Config::default()).default_backoff();
+    let (stream, stop) = (stream.reflect(writer), stop.clone());
+    tasks.spawn(async move {
+        let mut stream = std::pin::pin!(stream);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                event = stream.next() => match event {
+                    None => return,
+                    Some(Ok(_)) => {}
+                    Some(Err(error)) => tracing::warn!(%error, "watching Services; environments use the last known"),
+                },
+            }
+        }
+    });
+    store
+}
+
+struct Entry {
+    key: PodKey,
+    handle: WorkerHandle,
+}
+
+struct Agent {
+    shared: Arc<Shared>,
+    network: Option<Arc<NodeNetwork>>,
+    pods: Pods,
+    entries: HashMap<String, Entry>,
+    /// Each gives the uid of the pod it served.
+    workers: JoinSet<String>,
+    stop: CancellationToken,
+}
+
+impl Agent {
+    async fn run(mut self) -> Result<(), Error> {
+        // Before the list, so that no start or end goes unnoticed.
+        let mut changes = self.shared.runtime.changes();
+        let sandboxes = self.shared.runtime.sandboxes().await?;
+        let mut adoptable = newest_by_uid(&sandboxes);
+        let mut orphans = Some(sandboxes);
+        let mut listed: BTreeSet<String> = BTreeSet::new();
+        let mut events = self.watch_pods().boxed();
+        loop {
+            tokio::select! {
+                () = self.stop.cancelled() => break,
+                changed = changes.recv() => self.changed(changed),
+                Some(ended) = self.workers.join_next() => self.worker_ended(ended),
+                event = events.next() => match event {
+                    None => break,
+                    Some(Ok(watcher::Event::Init)) => listed.clear(),
+                    Some(Ok(watcher::Event::InitApply(pod))) => {
+                        listed.insert(PodKey::of(&pod).uid);
+                        self.apply(pod, &mut adoptable);
+                    }
+                    Some(Ok(watcher::Event::InitDone)) => {
+                        self.forget_unlisted(&listed);
+                        if let Some(sandboxes) = orphans.take() {
+                            self.clean(sandboxes);
+                        }
+                    }
+                    Some(Ok(watcher::Event::Apply(pod))) => self.apply(pod, &mut adoptable),
+                    Some(Ok(watcher::Event::Delete(pod))) => self.gone(&PodKey::of(&pod).uid),
+                    Some(Err(error)) => tracing::warn!(%error, "watching the node's pods; they go on as last known"),
+                },
+            }
+        }
+        while self.workers.join_next().await.is_some() {}
+        Ok(())
+    }
+
+    fn watch_pods(&self) -> impl Stream<Item = Result<watcher::Event<Pod>, watcher::Error>> + Send + use<> {
+        let fields = format!("spec.nodeName={}", self.shared.config.node_name);
+        let config = watcher::Config::default().fields(&fields);
+        watcher(Api::<Pod>::all(self.shared.client.clone()), config).default_backoff()
+    }
+
+    fn apply(&mut self, pod: Pod, adoptable: &mut HashMap<String, SandboxStatus>) {
+        let key = PodKey::of(&pod);
+        let pod = Arc::new(pod);
+        self.publish(&key.uid, Some(&pod));
+        match self.entries.get(&key.uid) {
+            Some(entry) => drop(entry.handle.desired.send_replace(PodChange { pod, gone: false })),
+            None => self.start(key, pod, adoptable),
+        }
+    }
+
+    fn start(&mut self, key: PodKey, pod: Arc<Pod>, adoptable: &mut HashMap<String, SandboxStatus>) {
+        let (handle, worker) = Worker::new(self.shared.clone(), pod, adoptable.remove(&key.uid));
+        let (uid, stop) = (key.uid.clone(), self.stop.clone());
+        self.entries.insert(uid.clone(), Entry { key, handle });
+        self.workers.spawn(async move {
+            worker.run(stop).await;
+            uid
+        });
+    }
+
+    fn publish(&self, uid: &str, pod: Option<&Arc<Pod>>) {
+        let mut pods = self.pods.lock().unwrap_or_else(PoisonError::into_inner);
+        match pod {
+            Some(pod) => drop(pods.insert(uid.to_owned(), pod.clone())),
+            None => drop(pods.remove(uid)),
+        }
+    }
+
+    fn gone(&self, uid: &str) {
+        if let Some(entry) = self.entries.get(uid) {
+            entry.handle.desired.send_modify(|change| change.gone = true);
+        }
+    }
+
+    fn forget_unlisted(&self, listed: &BTreeSet<String>) {
+        for uid in self.entries.keys().filter(|uid| !listed.contains(*uid)) {
+            self.gone(uid);
+        }
+    }
+
+    fn changed(&self, changed: Result<pod_runtime::Changed, broadcast::error::RecvError>) {
+        match changed {
+            Ok(changed) => {
+                let uid = changed.sandbox.0.rsplit_once('-').map_or(changed.sandbox.0.as_str(), |(uid, _)| uid);
+                if let Some(entry) = self.entries.get(uid) {
+                    entry.handle.poke();
+                }
+            }
+            // Too many to keep: everybody looks.
+            Err(_) => self.entries.values().for_each(|entry| entry.handle.poke()),
+        }
+    }
+
+    fn worker_ended(&mut self, ended: Result<String, tokio::task::JoinError>) {
+        match ended {
+            Ok(uid) => {
+                self.entries.remove(&uid);
+                self.publish(&uid, None);
+            }
+            Err(error) => {
+                tracing::error!(%error, "a pod's worker failed; it starts over");
+                self.revive();
+            }
+        }
+    }
+
+    /// Gives a new worker to each pod whose worker is gone.
+    fn revive(&mut self) {
+        let lost: Vec<String> = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| entry.handle.desired.is_closed())
+            .map(|(uid, _)| uid.clone())
+            .collect();
+        for uid in lost {
+            if let Some(entry) = self.entries.remove(&uid) {
+                let change = entry.handle.desired.borrow().clone();
+                self.start(entry.key, change.pod, &mut HashMap::new());
+                if let Some(entry) = self.entries.get(&uid) {
+                    entry.handle.poke();
+                    entry.handle.desired.send_modify(|desired| desired.gone = change.gone);
+                }
+            }
+        }
+    }
+
+    /// Ends what an earlier agent left and nobody wants: sandboxes of unknown pods, and older ones of known pods.
+    fn clean(&mut self, sandboxes: Vec<SandboxStatus>) {
+        let kept = newest_by_uid(&sandboxes);
+        let wanted = |sandbox: &SandboxStatus| {
+            self.entries.contains_key(&sandbox.spec.uid)
+                && kept.get(&sandbox.spec.uid).is_some_and(|newest| newest.spec.id == sandbox.spec.id)
+        };
+        let (known, orphans): (Vec<_>, Vec<_>) = sandboxes.into_iter().partition(wanted);
+        let known: BTreeSet<SandboxId> = known.into_iter().map(|sandbox| sandbox.spec.id).collect();
+        let (shared, network) = (self.shared.clone(), self.network.clone());
+        self.workers.spawn(async move {
+            let mut held = known;
+            for sandbox in orphans {
+                if let Err(error) = end_orphan(&shared, &sandbox).await {
+                    tracing::warn!(%error, sandbox = sandbox.spec.id.0, "cannot remove an orphan");
+                    held.insert(sandbox.spec.id);
+                }
+            }
+            if let Some(network) = network {
+                // Sandboxes made since the list was taken hold addresses too.
+                let now = shared.runtime.sandboxes().await.unwrap_or_default();
+                held.extend(now.into_iter().map(|sandbox| sandbox.spec.id));
+                if let Err(error) = network.retain(&held).await {
+                    tracing::warn!(%error, "cannot give back addresses that nobody has");
+                }
+            }
+            String::new()
+        });
+    }
+}
+
+async fn end_orphan(shared: &Shared, sandbox: &SandboxStatus) -> Result<(), pod_runtime::RuntimeError> {
+    const SIGTERM: i32 = 15;
+    for container in shared.runtime.containers(Some(&sandbox.spec.id)).await? {
+        if matches!(container.state, pod_runtime::ContainerState::Running { .. }) {
+            shared.runtime.stop_container(&container.id, SIGTERM, ORPHAN_GRACE).await?;
+        }
+    }
+    shared.runtime.remove_sandbox(&sandbox.spec.id).await
+}
+
+fn newest_by_uid(sandboxes: &[SandboxStatus]) -> HashMap<String, SandboxStatus> {
+    let mut newest: HashMap<String, SandboxStatus> = HashMap::new();
+    for sandbox in sandboxes {
+        let known = newest.get(&sandbox.spec.uid).map(|known| sandbox_attempt(&known.spec.id));
+        if known.is_none_or(|attempt| attempt < sandbox_attempt(&sandbox.spec.id)) {
+            newest.insert(sandbox.spec.uid.clone(), sandbox.clone());
+        }
+    }
+    newest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{FakeApi, FakeRuntime, TempDir};
+    use pod_runtime::{SandboxNetwork, SandboxSpec};
+    use serde_json::{Value, json};
+    use tokio::task::JoinHandle;
+
+    const WEB: &str = "/api/v1/namespaces/default/pods/web";
+
+    struct Bench {
+        api: FakeApi,
+        runtime: Arc<FakeRuntime>,
+        dir: TempDir,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            Bench { api: FakeApi::default(), runtime: FakeRuntime::new(), dir: TempDir::new() }
+        }
+
+        fn agent(&self) -> (CancellationToken, JoinHandle<Result<(), Error>>) {
+            let stop = CancellationToken::new();
+            let config = Config::new("n1", vec!["172.30.0.11".parse().unwrap()], self.dir.path().to_owned());
+            let agent = run(self.api.client(), config, self.runtime.clone(), None, stop.clone());
+            (stop, tokio::spawn(agent))
+        }
+
+        fn pod(&self) {
+            let object = json!({"metadata": {"namespace": "default"}, "spec": {"nodeName": "n1",
+                "containers": [{"name": "m", "image": "app", "imagePullPolicy": "IfNotPresent",
+                    "readinessProbe": {"exec": {"command": ["true"]}}}]}});
+            self.api.put(WEB, object);
+        }
+    }
+
+    fn ready(pod: &Value) -> bool {
+        let conditions = pod["status"]["conditions"].as_array();
+        conditions.into_iter().flatten().any(|c| c["type"] == "Ready" && c["status"] == "True")
+    }
+
+    async fn until_removed(runtime: &FakeRuntime, changes: &FakeApi) {
+        // The runtime says nothing about removals: the object that vanishes last does.
+        changes.until(WEB, Value::is_null).await;
+        assert!(runtime.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_pod_comes_by_the_watch_and_goes_by_it() {
+        let bench = Bench::new();
+        let (stop, agent) = bench.agent();
+        bench.pod();
+        bench.api.until(WEB, ready).await;
+        bench.api.delete(WEB, 1);
+        until_removed(&bench.runtime, &bench.api).await;
+        stop.cancel();
+        agent.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_second_agent_takes_over_without_a_restart_and_removes_orphans() {
+        let bench = Bench::new();
+        bench.pod();
+        let (stop, agent) = bench.agent();
+        bench.api.until(WEB, ready).await;
+        stop.cancel();
+        agent.await.unwrap().unwrap();
+        let before = bench.api.get(WEB).unwrap();
+        let starts = bench.runtime.calls().len();
+        let orphan = SandboxSpec {
+            id: SandboxId("lost-0".into()),
+            namespace: "default".into(),
+            name: "lost".into(),
+            uid: "lost".into(),
+            hostname: "lost".into(),
+            network: SandboxNetwork::Pod,
+            annotations: Default::default(),
+        };
+        bench.runtime.run_sandbox(&orphan).await.unwrap();
+        let (stop, agent) = bench.agent();
+        let removed = async {
+            while bench.runtime.sandboxes().await.unwrap().len() > 1 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), removed).await.unwrap();
+        bench.api.delete(WEB, 1);
+        until_removed(&bench.runtime, &bench.api).await;
+        stop.cancel();
+        agent.await.unwrap().unwrap();
+        assert!(ready(&before));
+        let after = bench.runtime.calls().split_off(starts);
+        assert!(!after.iter().any(|call| call.starts_with("start")), "{after:?}");
+    }
+
+    #[tokio::test]
+    async fn a_pod_removed_by_force_is_killed() {
+        let bench = Bench::new();
+        bench.pod();
+        let (stop, agent) = bench.agent();
+        bench.api.until(WEB, ready).await;
+        bench.api.remove(WEB);
+        let removed = async {
+            while !bench.runtime.is_empty() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), removed).await.unwrap();
+        stop.cancel();
+        agent.await.unwrap().unwrap();
+    }
+}

@@ -1,0 +1,283 @@
+//! Starting a container: its image, its configuration, its files, the runtime's calls, its `postStart` hook.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::{Container, Pod};
+use pod_runtime::{ContainerId, ImageStatus, Mount, RuntimeError, SandboxStatus};
+use tokio_util::sync::CancellationToken;
+
+use super::actions::Prepared;
+use super::memory::FailureKind;
+use super::spec::{self, PodKey};
+use super::worker::Shared;
+use super::{hooks, spec::Member};
+use crate::container::{self, Facts, FilesAndMounts, env};
+use crate::hosts;
+use crate::resolv::{self, ClusterDns, Resolv};
+use crate::volumes;
+
+/// A start that failed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Failed {
+    pub kind: FailureKind,
+    pub message: String,
+    /// Whether the failure came from a full try, not from a look for the image.
+    pub pulled: bool,
+}
+
+/// One start.
+pub struct Launch {
+    pub shared: Arc<Shared>,
+    pub pod: Arc<Pod>,
+    pub sandbox: SandboxStatus,
+    pub prepared: Prepared,
+    pub container: Container,
+    pub field_path: String,
+    pub attempt: u32,
+    pub may_pull: bool,
+    /// The pod ends: pulling makes no sense any more.
+    pub ending: CancellationToken,
+}
+
+/// Images under this registry are part of the program: there is nothing to pull them from.
+const BUILT_IN: &str = "portolan.local/";
+
+impl Launch {
+    pub fn of(member: Member<'_>) -> (Container, String) {
+        (member.container.clone(), member.field_path())
+    }
+
+    /// Returns when the container runs and its hook is through.
+    pub async fn run(self) -> Result<(), Failed> {
+        tokio::select! {
+            () = self.ending.cancelled() => return Err(self.failed(FailureKind::Config, "the pod ends")),
+            ready = self.shared.services.wait_until_ready() => {
+                // Without it the environment would lack Services that exist.
+                ready.map_err(|error| self.failed(FailureKind::Config, &error.to_string()))?;
+            }
+        }
+        let image = self.image().await?;
+        if self.ending.is_cancelled() {
+            return Err(self.failed(FailureKind::Config, "the pod ends"));
+        }
+        let spec = self.configure(image).await?;
+        let runtime = &self.shared.runtime;
+        let id = match runtime.create_container(&self.sandbox.spec.id, &spec).await {
+            Ok(id) => id,
+            Err(error) => return Err(self.say(FailureKind::Create, &error.to_string())),
+        };
+        self.event(false, "Created", format!("Created container: {}", self.container.name));
+        if let Err(error) = runtime.start_container(&id).await {
+            return Err(self.say(FailureKind::Run, &error.to_string()));
+        }
+        self.event(false, "Started", format!("Started container {}", self.container.name));
+        self.post_start(&id).await
+    }
+
+    fn failed(&self, kind: FailureKind, message: &str) -> Failed {
+        Failed { kind, message: message.to_owned(), pulled: self.may_pull }
+    }
+
+    /// The failure, told in an Event.
+    fn say(&self, kind: FailureKind, message: &str) -> Failed {
+        self.event(true, "Failed", format!("Error: {message}"));
+        self.failed(kind, message)
+    }
+
+    fn event(&self, warning: bool, reason: &'static str, message: String) {
+        self.shared.events.pod(&PodKey::of(&self.pod), Some(self.field_path.clone()), warning, reason, message);
+    }
+
+    fn policy(&self) -> &str {
+        match self.container.image_pull_policy.as_deref() {
+            Some(policy) => policy,
+            None if tag(self.reference()).is_none_or(|tag| tag == "latest") => "Always",
+            None => "IfNotPresent",
+        }
+    }
+
+    fn reference(&self) -> &str {
+        self.container.image.as_deref().unwrap_or("")
+    }
+
+    async fn image(&self) -> Result<ImageStatus, Failed> {
+        let reference = self.reference();
+        if reference.is_empty() {
+            return Err(self.say(FailureKind::InvalidImageName, "the container has no image"));
+        }
+        let built_in = reference.starts_with(BUILT_IN);
+        let local = self.shared.runtime.image(reference).await;
+        let local = local.map_err(|error| self.say(FailureKind::InvalidImageName, &error.to_string()))?;
+        match (local, self.policy()) {
+            (Some(image), policy) if built_in || policy != "Always" => {
+                self.event(false, "Pulled", format!("Container image {reference:?} already present on machine"));
+                Ok(image)
+            }
+            (None, "Never") => {
+                let message = format!(
+                    "Container image {reference:?} is not present with pull policy of Never: load it with \
+                     `portolan image load FILE`"
+                );
+                if self.may_pull {
+                    self.event(true, "ErrImageNeverPull", message.clone());
+                }
+                Err(self.failed(FailureKind::ImageNeverPull, &message))
+            }
+            (local, _) if !self.may_pull => {
+                let message = match local {
+                    Some(_) => format!("image {reference:?} waits to be pulled: imagePullPolicy is Always"),
+                    None => format!("image {reference:?} is not on this node"),
+                };
+                Err(self.failed(FailureKind::ImagePull, &message))
+            }
+            (local, _) => self.pull(reference, local.is_some()).await,
+        }
+    }
+
+    async fn pull(&self, reference: &str, loaded: bool) -> Result<ImageStatus, Failed> {
+        self.event(false, "Pulling", format!("Pulling image {reference:?}"));
+        let started = Instant::now();
+        let pulled = tokio::select! {
+            () = self.ending.cancelled() => return Err(self.failed(FailureKind::ImagePull, "the pod ends")),
+            pulled = async {
+                let _turn = self.shared.pulls.acquire().await;
+                self.shared.runtime.pull(reference).await
+            } => pulled,
+        };
+        let error = match pulled {
+            Ok(image) => {
+                let (took, size) = (started.elapsed().as_millis(), image.size_bytes);
+                let message = format!("Successfully pulled image {reference:?} in {took}ms. Image size: {size} bytes.");
+                self.event(false, "Pulled", message);
+                return Ok(image);
+            }
+            Err(RuntimeError::Pull { message, .. }) => message,
+            Err(error) => error.to_string(),
+        };
+        let advice = if loaded {
+            "the image is loaded on this node, but imagePullPolicy is Always: set it to IfNotPresent"
+        } else {
+            "load it with `portolan image load FILE` and set imagePullPolicy to IfNotPresent, or make the registry \
+             reachable"
+        };
+        let message = format!("Failed to pull image {reference:?}: {error} ({advice})");
+        self.event(true, "Failed", message.clone());
+        self.event(true, "Failed", format!("Error: {}", FailureKind::ImagePull.reason()));
+        Err(self.failed(FailureKind::ImagePull, &message))
+    }
+
+    async fn configure(&self, image: ImageStatus) -> Result<pod_runtime::ContainerSpec, Failed> {
+        let config = |error: &dyn std::fmt::Display| self.say(FailureKind::Config, &error.to_string());
+        let namespace = self.pod.metadata.namespace.as_deref().unwrap_or("default");
+        let sources = self.shared.sources(namespace, env::references(&self.container)).await;
+        let sources = sources.map_err(|error| config(&error))?;
+        let services = self.shared.services.state();
+        let pod_ips = self.shared.pod_ips(&self.pod, Some(&self.sandbox));
+        let facts = Facts { pod_ips: &pod_ips, services: &services, ..self.shared.facts() };
+        let key = PodKey::of(&self.pod);
+        let files = self.files(&facts).await.map_err(|error| config(&error))?;
+        let log = self.shared.config.log_dir(&key).join(&self.container.name);
+        tokio::fs::create_dir_all(&log).await.map_err(|error| config(&error))?;
+        let ready = FilesAndMounts {
+            volumes: self.prepared.volumes.clone(),
+            files,
+            log_path: log.join(format!("{}.log", self.attempt)),
+            image_user: image.user,
+        };
+        let built = container::build(&self.pod, &self.container, self.attempt, ready, &sources, &facts);
+        let (spec, parts) = built.map_err(|error| config(&error))?;
+        for (root, inside) in &parts {
+            volumes::ensure_part(root, inside).map_err(|error| config(&error))?;
+        }
+        Ok(spec)
+    }
+
+    /// The files that every container of the pod has: hosts, resolv.conf, hostname.
+    async fn files(&self, facts: &Facts<'_>) -> std::io::Result<Vec<Mount>> {
+        let config = &self.shared.config;
+        let dir = config.pod_dir(self.pod.metadata.uid.as_deref().unwrap_or("")).join("etc");
+        tokio::fs::create_dir_all(&dir).await?;
+        let node_resolv = tokio::fs::read_to_string(&config.resolv_conf).await.unwrap_or_default();
+        let cluster = ClusterDns { servers: &config.cluster_dns, domain: &config.cluster_domain };
+        let (resolv, said) = resolv::for_pod(&self.pod, &Resolv::parse(&node_resolv), cluster);
+        for message in said {
+            let key = PodKey::of(&self.pod);
+            self.shared.events.pod(&key, None, true, "DNSConfigForming", message);
+        }
+        let names = hosts::names(&self.pod, &config.node_name, &config.cluster_domain)
+            .map_err(|error| std::io::Error::other(error.to_string()))?;
+        let aliases = spec::spec(&self.pod).host_aliases.as_deref().unwrap_or_default();
+        let hosts = if spec::host_network(&self.pod) {
+            let node = tokio::fs::read_to_string(&config.hosts_file).await.unwrap_or_default();
+            hosts::node_hosts_file(&node, aliases)
+        } else {
+            hosts::hosts_file(&names, facts.pod_ips, aliases)
+        };
+        let files = [("hosts", hosts), ("resolv.conf", resolv.text()), ("hostname", format!("{}\n", names.hostname))];
+        let mut mounts = Vec::new();
+        for (name, text) in files {
+            let source = dir.join(name);
+            write_in_place(&source, &text).await?;
+            mounts.push(Mount { source, target: Path::new("/etc").join(name), read_only: false });
+        }
+        Ok(mounts)
+    }
+
+    async fn post_start(&self, id: &ContainerId) -> Result<(), Failed> {
+        let handler = self.container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.post_start.as_ref());
+        let Some(handler) = handler else { return Ok(()) };
+        let ip = self.shared.pod_ips(&self.pod, Some(&self.sandbox)).first().copied();
+        let runtime = &*self.shared.runtime;
+        let hook = hooks::hook(runtime, id, &self.container, handler, ip, Duration::from_secs(3600));
+        let result = tokio::select! {
+            () = self.ending.cancelled() => return Ok(()),
+            result = hook => result,
+        };
+        let Err(error) = result else { return Ok(()) };
+        self.event(true, "FailedPostStartHook", format!("PostStartHook failed: {error}"));
+        let image = runtime.image(self.reference()).await.ok().flatten().map(|image| image.stop_signal);
+        let signal = hooks::stop_signal(&self.container, image);
+        if let Err(error) = runtime.stop_container(id, signal, spec::grace(&self.pod)).await {
+            tracing::warn!(%error, container = self.container.name, "cannot stop a container whose postStart hook failed");
+        }
+        Err(self.failed(FailureKind::PostStart, &error.to_string()))
+    }
+}
+
+/// Written in place, never renamed over: running containers have the file itself mounted.
+async fn write_in_place(path: &Path, text: &str) -> std::io::Result<()> {
+    match tokio::fs::read_to_string(path).await {
+        Ok(known) if known == text => Ok(()),
+        _ => tokio::fs::write(path, text).await,
+    }
+}
+
+/// The tag of an image reference; a digest counts as one.
+fn tag(reference: &str) -> Option<&str> {
+    if let Some((_, digest)) = reference.split_once('@') {
+        return Some(digest);
+    }
+    let name = reference.rsplit('/').next()?;
+    name.split_once(':').map(|(_, tag)| tag)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::tag;
+
+    #[test]
+    fn tags_and_digests() {
+        let table = [
+            ("busybox", None),
+            ("busybox:1.36", Some("1.36")),
+            ("localhost:5000/app", None),
+            ("localhost:5000/app:latest", Some("latest")),
+            ("app@sha256:12", Some("sha256:12")),
+        ];
+        for (reference, expected) in table {
+            assert_eq!(tag(reference), expected, "{reference}");
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! One pod on this node: decisions as pure functions (`plan`, `status`), and the worker that carries them out.
+
+pub mod memory;
+pub mod observed;
+pub mod plan;
+pub mod spec;
+pub mod status;
+pub mod unsupported;
+pub mod view;
+
+mod actions;
+mod hooks;
+mod launch;
+mod worker;
+
+#[cfg(test)]
+mod tests;
+
+pub use spec::PodKey;
+pub use worker::{PodChange, Shared, Worker, WorkerHandle};
