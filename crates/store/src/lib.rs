@@ -196,6 +196,8 @@ pub enum OpenError {
     Locked { path: PathBuf, holder: String },
     #[error("locking {path}")]
     Lock { path: PathBuf, source: std::io::Error },
+    #[error("creating {path} for its owner only")]
+    Create { path: PathBuf, source: std::io::Error },
     #[error("{step} of {path}")]
     Database { step: &'static str, path: PathBuf, source: rusqlite::Error },
     #[error("{path} has format {found}; this program reads format {expected}")]

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -365,6 +366,19 @@ fn a_second_opener_is_told_who_holds_the_database() {
         Err(other) => panic!("{other}"),
         Ok(_) => panic!("opened twice"),
     }
+}
+
+#[test]
+fn only_the_owner_can_read_what_is_stored() {
+    block_on(async {
+        let scratch = Scratch::new("private");
+        let store = Embedded::open(&scratch.database(), Options::default()).unwrap();
+        commit(&store, put("/secret", "x")).await;
+        for name in ["state.db", "state.db-wal", "state.db-shm"] {
+            let mode = std::fs::metadata(scratch.0.join(name)).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600, "{name}");
+        }
+    });
 }
 
 #[test]

@@ -2,8 +2,9 @@
 //!
 //! Only the committer thread uses it. Not responsible for deciding anything, nor for serving reads.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions, Permissions, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -39,6 +40,7 @@ impl Disk {
     /// Opens or creates the file and reads everything back.
     pub fn open(path: &Path) -> Result<(Disk, State), OpenError> {
         let lock = lock(path)?;
+        private(path)?;
         let failed = |step| {
             let path = path.to_owned();
             move |source| OpenError::Database { step, path, source }
@@ -98,6 +100,13 @@ pub enum CommitError {
     RolledBack(rusqlite::Error),
     /// The group may or may not be on disk: only reopening tells.
     Unknown(rusqlite::Error),
+}
+
+/// What is stored may be secret. SQLite gives the files beside the database the database's own permissions.
+fn private(path: &Path) -> Result<(), OpenError> {
+    let failed = |source| OpenError::Create { path: path.to_owned(), source };
+    let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path).map_err(failed)?;
+    file.set_permissions(Permissions::from_mode(0o600)).map_err(failed)
 }
 
 fn lock(path: &Path) -> Result<File, OpenError> {
