@@ -14,7 +14,7 @@ pub struct Backoff {
 
 impl Default for Backoff {
     fn default() -> Self {
-        Self { first: Duration::from_millis(5), last: Duration::from_secs(60) }
+        Self { first: Duration::from_millis(5), last: Duration::from_secs(15) }
     }
 }
 

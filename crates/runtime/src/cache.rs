@@ -168,6 +168,11 @@ impl<K: Resource> Cache<K> {
         self.change(|inner| inner.observe(object).into_iter().collect());
     }
 
+    /// Takes in that the object with this uid cannot be read any more, though it is still there.
+    pub fn leave_out(&self, key: &Key, uid: &str) {
+        self.change(|inner| inner.remove(key, uid).into_iter().collect());
+    }
+
     /// Takes in that the object with this uid is gone.
     pub fn forget(&self, key: &Key, uid: &str) {
         self.change(|inner| inner.forget(key, uid).into_iter().collect());
@@ -404,6 +409,15 @@ mod tests {
         assert_eq!(held(&cache), [("a".into(), 5)]);
         cache.forget(&Key::new("default", "a"), "1");
         assert_eq!(held(&cache), [("a".into(), 5)], "a namesake with another uid is another object");
+    }
+
+    #[test]
+    fn an_object_left_out_comes_back_when_it_can_be_read_again() {
+        let cache = listed(&[object("a", "1", 1)]);
+        cache.leave_out(&Key::new("default", "a"), "1");
+        assert!(cache.is_empty());
+        cache.apply(Event::Apply(object("a", "1", 3)));
+        assert_eq!(held(&cache), [("a".into(), 3)]);
     }
 
     #[test]

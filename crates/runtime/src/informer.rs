@@ -102,7 +102,7 @@ fn parsed<K: Resource>(cache: &Cache<K>, guard: DeserializeGuard<K>) -> Option<K
         Err(invalid) => {
             let key = Key::of(&invalid.metadata);
             tracing::warn!(%key, error = %invalid.error, "an object that does not parse is left out");
-            cache.forget(&key, invalid.metadata.uid.as_deref().unwrap_or_default());
+            cache.leave_out(&key, invalid.metadata.uid.as_deref().unwrap_or_default());
             None
         }
     }

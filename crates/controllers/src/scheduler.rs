@@ -1,0 +1,238 @@
+//! Binds pods to nodes: of those that fit, the one with the fewest pods. Not responsible for resources, affinity
+//! between pods, or other schedulers' pods.
+
+mod fit;
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use k8s_openapi::api::core::v1::{Binding, Node, ObjectReference, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt;
+use runtime::{Key, Next, Note, Objects, Reconcile, Recorder, WriteError};
+use serde_json::{Value, json};
+
+use crate::cluster::Cluster;
+use crate::conditions::{is_terminal, pod_condition};
+use fit::Verdict;
+
+const NAME: &str = "default-scheduler";
+
+pub fn start(cluster: &mut Cluster) {
+    let queue = cluster.queue::<Key>();
+    let marks = queue.clone();
+    cluster.pods.cache().on_change(move |change| {
+        if let Some(pod) = change.new.as_ref().filter(|pod| is_pending(pod)) {
+            marks.add(Key::of(&pod.metadata));
+        }
+    });
+    let (pods, marks) = (cluster.pods.clone(), queue.clone());
+    cluster.nodes.cache().on_change(move |change| {
+        let seen = |node: &Node| (node.metadata.labels.clone(), node.spec.clone());
+        if change.old.as_deref().map(seen) != change.new.as_deref().map(seen) {
+            pods.cache().all().iter().filter(|pod| is_pending(pod)).for_each(|pod| marks.add(Key::of(&pod.metadata)));
+        }
+    });
+    let scheduler = Scheduler {
+        pods: cluster.pods.clone(),
+        nodes: cluster.nodes.clone(),
+        recorder: cluster.recorder.clone(),
+        assumed: Mutex::default(),
+    };
+    // One at a time: each choice counts all earlier ones.
+    cluster.drive("scheduler", scheduler, queue, 1);
+}
+
+/// Whether a pod waits for this scheduler.
+fn is_pending(pod: &Pod) -> bool {
+    let Some(spec) = &pod.spec else { return false };
+    let gated = spec.scheduling_gates.as_ref().is_some_and(|gates| !gates.is_empty());
+    let ours = spec.scheduler_name.as_deref().is_none_or(|name| name.is_empty() || name == NAME);
+    let unbound = spec.node_name.as_deref().is_none_or(str::is_empty);
+    unbound && ours && !gated && pod.metadata.deletion_timestamp.is_none() && !is_terminal(pod)
+}
+
+/// Where a pod goes, or why nowhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Plan {
+    Bind(String),
+    Unschedulable(String),
+}
+
+/// Chooses among `nodes`; `load` counts pods per node.
+pub fn plan(pod: &Pod, nodes: &[&Node], load: &HashMap<String, usize>) -> Plan {
+    let mut reasons: Vec<(String, usize)> = Vec::new();
+    let mut best: Option<(usize, String)> = None;
+    for node in nodes {
+        match fit::judge(pod, node) {
+            Verdict::Fits => {
+                let name = node.name_any();
+                let candidate = (load.get(&name).copied().unwrap_or(0), name);
+                best = Some(best.map_or(candidate.clone(), |best| best.min(candidate)));
+            }
+            Verdict::Refused(reason) => match reasons.iter_mut().find(|(known, _)| *known == reason) {
+                Some((_, count)) => *count += 1,
+                None => reasons.push((reason, 1)),
+            },
+        }
+    }
+    if let Some((_, node)) = best {
+        return Plan::Bind(node);
+    }
+    reasons.sort();
+    let reasons: Vec<String> = reasons.into_iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+    let total = nodes.len();
+    Plan::Unschedulable(match reasons.is_empty() {
+        true => "no nodes available to schedule pods".to_owned(),
+        false => format!("0/{total} nodes are available: {}.", reasons.join(", ")),
+    })
+}
+
+struct Scheduler {
+    pods: Objects<Pod>,
+    nodes: Objects<Node>,
+    recorder: Recorder,
+    /// Bindings that the watch has yet to report, by pod uid.
+    assumed: Mutex<HashMap<String, String>>,
+}
+
+impl Reconcile for Scheduler {
+    type Key = Key;
+    type Error = WriteError;
+
+    async fn reconcile(&self, key: &Key) -> Result<Next, WriteError> {
+        let Some(pod) = self.pods.cache().get(key).filter(|pod| is_pending(pod)) else { return Ok(Next::Wait) };
+        if self.is_assumed(&pod) {
+            return Ok(Next::Wait);
+        }
+        let nodes = self.nodes.cache().all();
+        let nodes: Vec<&Node> = nodes.iter().map(|node| &**node).collect();
+        match plan(&pod, &nodes, &self.load()) {
+            Plan::Bind(node) => self.bind(key, &pod, node).await?,
+            Plan::Unschedulable(message) => self.refuse(key, &pod, message).await?,
+        }
+        Ok(Next::Wait)
+    }
+}
+
+impl Scheduler {
+    fn is_assumed(&self, pod: &Pod) -> bool {
+        let assumed = self.assumed.lock().unwrap_or_else(PoisonError::into_inner);
+        assumed.contains_key(&pod.uid().unwrap_or_default())
+    }
+
+    /// Pods per node, bindings not yet reported included.
+    fn load(&self) -> HashMap<String, usize> {
+        let mut load = HashMap::new();
+        let mut assumed = self.assumed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut still = HashMap::new();
+        for pod in self.pods.cache().all().iter().filter(|pod| !is_terminal(pod)) {
+            let uid = pod.uid().unwrap_or_default();
+            let bound = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).filter(|node| !node.is_empty());
+            let node = bound.or_else(|| {
+                let node = assumed.get(&uid)?.clone();
+                still.insert(uid, node.clone());
+                Some(node)
+            });
+            if let Some(node) = node {
+                *load.entry(node).or_insert(0) += 1;
+            }
+        }
+        *assumed = still;
+        load
+    }
+
+    async fn bind(&self, key: &Key, pod: &Pod, node: String) -> Result<(), WriteError> {
+        let binding = Binding {
+            metadata: ObjectMeta {
+                namespace: Some(key.namespace.clone()),
+                name: Some(key.name.clone()),
+                uid: pod.uid(),
+                ..ObjectMeta::default()
+            },
+            target: ObjectReference {
+                api_version: Some("v1".to_owned()),
+                kind: Some("Node".to_owned()),
+                name: Some(node.clone()),
+                ..ObjectReference::default()
+            },
+        };
+        let body = serde_json::to_vec(&binding).unwrap_or_default();
+        match self.pods.post_subresource("binding", key, body).await {
+            Ok(()) => {}
+            Err(error) if error.is_not_found() => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        self.assumed.lock().unwrap_or_else(PoisonError::into_inner).insert(pod.uid().unwrap_or_default(), node.clone());
+        let message = format!("Successfully assigned {key} to {node}");
+        self.recorder.publish(Note::normal(pod, "Scheduled", message));
+        Ok(())
+    }
+
+    async fn refuse(&self, key: &Key, pod: &Pod, message: String) -> Result<(), WriteError> {
+        self.recorder.publish(Note::warning(pod, "FailedScheduling", message.clone()));
+        let held = pod_condition(pod, "PodScheduled");
+        if held.is_some_and(|held| held.status == "False" && held.message.as_deref() == Some(message.as_str())) {
+            return Ok(());
+        }
+        match self.pods.patch_status(key, &refusal(&message, Timestamp::now())).await {
+            Err(error) if !error.is_not_found() => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn refusal(message: &str, now: Timestamp) -> Value {
+    json!({ "status": { "conditions": [{
+        "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message,
+        "lastTransitionTime": k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(now),
+    }] } })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(name: &str, spec: Value) -> Node {
+        serde_json::from_value(json!({ "metadata": { "name": name, "labels": { "disk": name } }, "spec": spec }))
+            .unwrap()
+    }
+
+    fn pod(spec: Value) -> Pod {
+        serde_json::from_value(json!({ "metadata": { "name": "p", "namespace": "d" }, "spec": spec })).unwrap()
+    }
+
+    #[test]
+    fn chooses_the_emptiest_node_that_fits() {
+        let (a, b) = (node("a", json!({})), node("b", json!({})));
+        let load = HashMap::from([("a".to_owned(), 3), ("b".to_owned(), 1)]);
+        assert_eq!(plan(&pod(json!({ "containers": [] })), &[&a, &b], &load), Plan::Bind("b".into()));
+        let picky = pod(json!({ "containers": [], "nodeSelector": { "disk": "a" } }));
+        assert_eq!(plan(&picky, &[&a, &b], &load), Plan::Bind("a".into()));
+    }
+
+    #[test]
+    fn says_why_no_node_fits() {
+        let cordoned = node("a", json!({ "unschedulable": true }));
+        let tainted = node("b", json!({ "taints": [{ "key": "gpu", "value": "x", "effect": "NoSchedule" }] }));
+        let pod = pod(json!({ "containers": [] }));
+        let refused = plan(&pod, &[&cordoned, &tainted], &HashMap::new());
+        let message =
+            "0/2 nodes are available: 1 node(s) had untolerated taint {gpu: x}, 1 node(s) were unschedulable.";
+        assert_eq!(refused, Plan::Unschedulable(message.into()));
+        assert_eq!(plan(&pod, &[], &HashMap::new()), Plan::Unschedulable("no nodes available to schedule pods".into()));
+    }
+
+    #[test]
+    fn only_unbound_pods_of_this_scheduler_wait_for_it() {
+        assert!(is_pending(&pod(json!({ "containers": [], "schedulerName": NAME }))));
+        for spec in [
+            json!({ "containers": [], "nodeName": "a" }),
+            json!({ "containers": [], "schedulerName": "mine" }),
+            json!({ "containers": [], "schedulingGates": [{ "name": "g" }] }),
+        ] {
+            assert!(!is_pending(&pod(spec)));
+        }
+    }
+}
