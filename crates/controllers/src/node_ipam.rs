@@ -62,7 +62,8 @@ fn ranges(node: &Node) -> Vec<IpNet> {
 fn patch(node: &Node, parts: &[IpNet]) -> Value {
     let texts: Vec<String> = parts.iter().map(ToString::to_string).collect();
     json!({
-        "metadata": { "uid": node.metadata.uid, "resourceVersion": node.metadata.resource_version },
+        // No resourceVersion: heartbeats and taints must not put this off, and nobody else writes these fields.
+        "metadata": { "uid": node.metadata.uid },
         "spec": { "podCIDR": texts.first(), "podCIDRs": texts },
     })
 }
