@@ -130,6 +130,11 @@ impl Rig {
         }
     }
 
+    /// Does something where the clients outside are.
+    pub fn outside<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
+        self.elsewhere.run(act).unwrap()
+    }
+
     /// Runs a program inside the node and returns what it prints.
     pub fn run(&self, program: &str, arguments: &[&str]) -> String {
         let output = self.node.run(|| Command::new(program).args(arguments).output().unwrap()).unwrap();
