@@ -44,9 +44,10 @@ impl Registry {
         for _ in 0..RETRIES {
             let mut object = object.clone();
             let mut changes = Changes::default();
+            // Before the object itself is judged: in a namespace that isn't there nothing is valid.
+            self.admit_to_namespace(scene, &name, &mut changes).await?;
             self.allocator.allocate(self, scene, None, &mut object, &mut changes).await?;
             let warnings = prepare(scene, &mut object)?;
-            self.admit_to_namespace(scene, &name, &mut changes).await?;
             if self.read(&key).await?.is_some() {
                 return Ok(None);
             }

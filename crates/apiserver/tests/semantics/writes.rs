@@ -170,6 +170,7 @@ async fn objects_go_only_into_namespaces_that_are_there_and_stay() {
     let elsewhere = "/api/v1/namespaces/nowhere/configmaps";
     let status = server.post(elsewhere, &config_map("a", json!({}))).await.fails(404, "NotFound");
     assert_eq!(status["message"], "namespaces \"nowhere\" not found");
+    server.post(elsewhere, &config_map("Bad_Name", json!({}))).await.fails(404, "NotFound");
     server.post("/api/v1/namespaces", &json!({"metadata": {"name": "short"}})).await.ok();
     let going = server.delete("/api/v1/namespaces/short", &json!({})).await.ok();
     assert_eq!(going["status"]["phase"], "Terminating");
