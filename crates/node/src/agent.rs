@@ -150,6 +150,8 @@ impl Agent {
                     }
                     Some(Ok(watcher::Event::InitDone)) => {
                         self.forget_unlisted(&listed);
+                        // From now on a worker asks the runtime itself.
+                        adoptable.clear();
                         if let Some(sandboxes) = orphans.take() {
                             self.clean(sandboxes);
                         }
@@ -401,6 +403,53 @@ mod tests {
         assert!(ready(&before));
         let after = bench.runtime.calls().split_off(starts);
         assert!(!after.iter().any(|call| call.starts_with("start")), "{after:?}");
+    }
+
+    async fn ask(dir: &TempDir, path: &str) -> String {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let mut stream = tokio::net::UnixStream::connect(dir.path().join("kubelet.sock")).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: node\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn logs_and_pods_are_served_on_the_socket() {
+        let bench = Bench::new();
+        bench.pod();
+        let (stop, agent) = bench.agent();
+        bench.api.until(WEB, ready).await;
+        let log = bench.runtime.spec_of("m").unwrap().log_path;
+        assert!(ask(&bench.dir, "/containerLogs/default/web/m").await.contains("is waiting to start"));
+        let line = |second: u32, text: &str| format!("2026-01-01T00:00:0{second}.000000000Z stdout F {text}\n");
+        std::fs::write(&log, line(1, "first") + &line(2, "second")).unwrap();
+        let answer = ask(&bench.dir, "/containerLogs/default/web/m?tailLines=1").await;
+        assert!(
+            answer.starts_with("HTTP/1.1 200") && answer.contains("second") && !answer.contains("first"),
+            "{answer}"
+        );
+        let previous = ask(&bench.dir, "/containerLogs/default/web/m?previous=true").await;
+        assert!(previous.starts_with("HTTP/1.1 400") && previous.contains("previous terminated container"));
+        assert!(ask(&bench.dir, "/containerLogs/default/web/x").await.starts_with("HTTP/1.1 404"));
+        assert!(ask(&bench.dir, "/containerLogs/default/web/m?tailLines=x").await.starts_with("HTTP/1.1 400"));
+        assert!(ask(&bench.dir, "/pods").await.contains("\"name\":\"web\""));
+        assert!(ask(&bench.dir, "/healthz").await.ends_with("ok"));
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let mut stream = tokio::net::UnixStream::connect(bench.dir.path().join("kubelet.sock")).await.unwrap();
+        let request = "GET /containerLogs/default/web/m?follow=true HTTP/1.1\r\nhost: n\r\nconnection: close\r\n\r\n";
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        while !String::from_utf8_lossy(&answer).contains("second") {
+            assert_ne!(stream.read_buf(&mut answer).await.unwrap(), 0);
+        }
+        bench.api.delete(WEB, 1);
+        until_removed(&bench.runtime, &bench.api).await;
+        // It ends with the container.
+        stream.read_to_end(&mut answer).await.unwrap();
+        stop.cancel();
+        agent.await.unwrap().unwrap();
     }
 
     #[tokio::test]

@@ -10,15 +10,15 @@ mod backoff;
 mod clock;
 mod config;
 mod container;
+mod dns_endpoint;
 mod error;
 mod events;
 mod hosts;
-mod dns_endpoint;
 mod logs;
 pub mod network;
 pub mod pod;
-mod registration;
 mod probe;
+mod registration;
 mod resolv;
 mod server;
 #[cfg(test)]

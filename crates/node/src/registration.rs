@@ -223,7 +223,12 @@ impl Registration {
             (Ok(()), true) => (true, "KubeletReady", "kubelet is posting ready status".to_owned()),
         };
         let table = [
-            ("MemoryPressure", false, "KubeletHasSufficientMemory", "kubelet has sufficient memory available".to_owned()),
+            (
+                "MemoryPressure",
+                false,
+                "KubeletHasSufficientMemory",
+                "kubelet has sufficient memory available".to_owned(),
+            ),
             ("DiskPressure", false, "KubeletHasNoDiskPressure", "kubelet has no disk pressure".to_owned()),
             ("PIDPressure", false, "KubeletHasSufficientPID", "kubelet has sufficient PID available".to_owned()),
             ("Ready", ready.0, ready.1, ready.2),

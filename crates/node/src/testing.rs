@@ -146,8 +146,13 @@ impl PodRuntime for FakeRuntime {
             SandboxNetwork::Pod => vec!["127.0.0.1".parse().unwrap()],
             SandboxNetwork::Node => vec![],
         };
-        let status =
-            SandboxStatus { spec: spec.clone(), ready: true, addresses, network_namespace: None, created_at: seconds() };
+        let status = SandboxStatus {
+            spec: spec.clone(),
+            ready: true,
+            addresses,
+            network_namespace: None,
+            created_at: seconds(),
+        };
         Ok(machine.sandboxes.entry(spec.id.clone()).or_insert(status).clone())
     }
 

@@ -227,17 +227,17 @@ mod tests {
     #[test]
     fn precedence_and_expansion() {
         let env = run(json!({"name": "m",
-            "envFrom": [{"configMapRef": {"name": "map"}}, {"prefix": "P_", "configMapRef": {"name": "map"}},
-                        {"configMapRef": {"name": "gone", "optional": true}}],
-            "env": [
-                {"name": "color", "value": "red"},
-                {"name": "DB_SERVICE_HOST", "value": "mine"},
-                {"name": "URL", "value": "tcp://$(DB_SERVICE_HOST):$(DB_SERVICE_PORT)/$(color)/$(later)/$$(a)"},
-                {"name": "later", "value": "x"},
-                {"name": "PASS", "valueFrom": {"secretKeyRef": {"name": "secret", "key": "pass"}}},
-                {"name": "NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
-                {"name": "NONE", "valueFrom": {"configMapKeyRef": {"name": "gone", "key": "k", "optional": true}}},
-            ]}))
+        "envFrom": [{"configMapRef": {"name": "map"}}, {"prefix": "P_", "configMapRef": {"name": "map"}},
+                    {"configMapRef": {"name": "gone", "optional": true}}],
+        "env": [
+            {"name": "color", "value": "red"},
+            {"name": "DB_SERVICE_HOST", "value": "mine"},
+            {"name": "URL", "value": "tcp://$(DB_SERVICE_HOST):$(DB_SERVICE_PORT)/$(color)/$(later)/$$(a)"},
+            {"name": "later", "value": "x"},
+            {"name": "PASS", "valueFrom": {"secretKeyRef": {"name": "secret", "key": "pass"}}},
+            {"name": "NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
+            {"name": "NONE", "valueFrom": {"configMapKeyRef": {"name": "gone", "key": "k", "optional": true}}},
+        ]}))
         .unwrap();
         assert_eq!(value(&env, "a").unwrap(), "from-map");
         assert_eq!(value(&env, "P_a").unwrap(), "from-map");

@@ -110,7 +110,8 @@ mod tests {
         let mut pod = crate::pod::spec::testing::pod(json!({"serviceAccountName": "sa", "containers": [{"name": "m",
             "resources": {"limits": {"cpu": "1500m", "memory": "64Mi"}, "requests": {"cpu": "250m"}}}, {"name": "n"}]}));
         pod.metadata.labels = Some([("app".to_owned(), "a \"b\"".to_owned()), ("x".to_owned(), "y".to_owned())].into());
-        let (node, own) = (["172.30.0.11".parse().unwrap()], ["10.244.0.5".parse().unwrap(), "fd00::5".parse().unwrap()]);
+        let (node, own) =
+            (["172.30.0.11".parse().unwrap()], ["10.244.0.5".parse().unwrap(), "fd00::5".parse().unwrap()]);
         let facts = Facts {
             node_name: "n1",
             node_ips: &node,

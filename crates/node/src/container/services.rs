@@ -83,9 +83,17 @@ mod tests {
     fn cluster() -> Vec<Arc<Service>> {
         let port = |port: i32| json!([{"port": port, "protocol": "TCP"}]);
         vec![
-            service("default", "kubernetes", json!({"clusterIP": "10.96.0.1", "ports": [{"name": "https", "port": 443}]})),
-            service("shop", "redis-master", json!({"clusterIP": "10.96.0.11", "ports": [
-                {"name": "redis", "port": 6379, "protocol": "TCP"}, {"name": "p-2", "port": 53, "protocol": "UDP"}]})),
+            service(
+                "default",
+                "kubernetes",
+                json!({"clusterIP": "10.96.0.1", "ports": [{"name": "https", "port": 443}]}),
+            ),
+            service(
+                "shop",
+                "redis-master",
+                json!({"clusterIP": "10.96.0.11", "ports": [
+                {"name": "redis", "port": 6379, "protocol": "TCP"}, {"name": "p-2", "port": 53, "protocol": "UDP"}]}),
+            ),
             service("shop", "plain", json!({"clusterIP": "10.96.0.12", "ports": port(80)})),
             service("shop", "headless", json!({"clusterIP": "None", "ports": port(80)})),
             service("shop", "outside", json!({"type": "ExternalName", "externalName": "x.example"})),

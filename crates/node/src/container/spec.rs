@@ -235,8 +235,7 @@ mod tests {
         let (spec, parts) = run(json!({"containers": [{"name": "m", "volumeMounts": [
             {"name": "data", "mountPath": "/etc/hosts", "subPath": "a/hosts", "readOnly": true}]}]}))
         .unwrap();
-        let expected =
-            Mount { source: "/state/data/a/hosts".into(), target: "/etc/hosts".into(), read_only: true };
+        let expected = Mount { source: "/state/data/a/hosts".into(), target: "/etc/hosts".into(), read_only: true };
         assert_eq!(spec.mounts, [expected]);
         assert_eq!(parts, [(PathBuf::from("/state/data"), PathBuf::from("a/hosts"))]);
         for bad in ["../x", "/abs", "a/../../b"] {

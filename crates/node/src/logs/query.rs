@@ -109,7 +109,14 @@ mod tests {
         assert_eq!(since.since_time, Some("2026-01-02T03:04:05Z".parse().unwrap()));
         let now = Timestamp::from_second(100).unwrap();
         assert_eq!(LogQuery::parse("sinceSeconds=40").unwrap().since(now), Timestamp::from_second(60).ok());
-        for bad in ["tailLines=-1", "follow=maybe", "sinceTime=yesterday", "sinceSeconds=1&sinceTime=2026-01-02T03:04:05Z", "odd=1", "stream=Stderr"] {
+        for bad in [
+            "tailLines=-1",
+            "follow=maybe",
+            "sinceTime=yesterday",
+            "sinceSeconds=1&sinceTime=2026-01-02T03:04:05Z",
+            "odd=1",
+            "stream=Stderr",
+        ] {
             assert!(LogQuery::parse(bad).is_err(), "{bad}");
         }
     }

@@ -212,11 +212,17 @@ mod tests {
     #[tokio::test]
     async fn lines_tails_times_and_limits() {
         let content: String =
-            [line(1, "F", "one"), line(2, "P", "tw"), line(3, "F", "o"), line(4, "F", ""), line(5, "F", "five")].concat();
+            [line(1, "F", "one"), line(2, "P", "tw"), line(3, "F", "o"), line(4, "F", ""), line(5, "F", "five")]
+                .concat();
         assert_eq!(ask(&content, "").await, "one\ntwo\n\nfive\n");
-        for (lines, expected) in
-            [(0, ""), (1, "five\n"), (2, "\nfive\n"), (3, "two\n\nfive\n"), (4, "one\ntwo\n\nfive\n"), (9, "one\ntwo\n\nfive\n")]
-        {
+        for (lines, expected) in [
+            (0, ""),
+            (1, "five\n"),
+            (2, "\nfive\n"),
+            (3, "two\n\nfive\n"),
+            (4, "one\ntwo\n\nfive\n"),
+            (9, "one\ntwo\n\nfive\n"),
+        ] {
             assert_eq!(ask(&content, &format!("tailLines={lines}")).await, expected, "{lines}");
         }
         assert_eq!(ask(&content, "tailLines=1&timestamps=true").await, "2026-01-01T00:00:05.000000001Z five\n");

@@ -180,7 +180,10 @@ mod tests {
         assert!(has("10.244.1.0/24").await && has("10.96.0.0/16").await);
         apply(&network, &config, vec![route("10.244.2.0/24", "172.30.0.12")]).await.unwrap();
         assert!(!has("10.244.1.0/24").await && has("10.244.2.0/24").await);
-        links.delete_route(&Route::via("10.244.2.0/24".parse().unwrap(), "172.30.0.12".parse().unwrap())).await.unwrap();
+        links
+            .delete_route(&Route::via("10.244.2.0/24".parse().unwrap(), "172.30.0.12".parse().unwrap()))
+            .await
+            .unwrap();
         apply(&network, &config, vec![route("10.244.2.0/24", "172.30.0.12")]).await.unwrap();
         assert!(has("10.244.2.0/24").await, "a route that somebody took away comes back");
     }

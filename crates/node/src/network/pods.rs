@@ -163,9 +163,10 @@ fn anywhere(like: IpAddr) -> IpNet {
 
 /// `veth` and eleven hexadecimal digits (FNV-1a, 44 bits) of the sandbox's id: fifteen characters, as many as fit.
 fn node_link(sandbox: &SandboxId) -> Result<LinkName, netns::Error> {
-    let hash = sandbox.0.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
+    let hash = sandbox
+        .0
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
     LinkName::new(&format!("{PREFIX}{:011x}", (hash ^ (hash >> 44)) & 0xfff_ffff_ffff))
 }
 

@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use super::hooks;
 use super::launch::Failed;
 use super::plan::StopReason;
+use super::shared::Shared;
 use super::spec::{self, PodKey};
-use super::worker::Shared;
 use crate::hosts;
 use crate::probe::{self, Kind, Rules, Target};
 use crate::volumes;
@@ -148,7 +148,11 @@ pub async fn stop(shared: Arc<Shared>, stop: Stop) -> Outcome {
             }
         }
     }
-    let left = if stop.hook { stop.grace.saturating_sub(started.elapsed()).max(AFTER_HOOK.min(stop.grace)) } else { stop.grace };
+    let left = if stop.hook {
+        stop.grace.saturating_sub(started.elapsed()).max(AFTER_HOOK.min(stop.grace))
+    } else {
+        stop.grace
+    };
     let reference = stop.container.image.as_deref().unwrap_or("");
     let image = shared.runtime.image(reference).await.ok().flatten().map(|image| image.stop_signal);
     let signal = hooks::stop_signal(&stop.container, image);
@@ -210,14 +214,16 @@ async fn finish_steps(
         gone_is_fine(shared.runtime.remove_sandbox(&id).await)?;
     }
     let (dir, logs) = (shared.config.pod_dir(&key.uid), shared.config.log_dir(key));
-    let removed = tokio::task::spawn_blocking(move || volumes::remove(&dir).and_then(|()| volumes::remove(&logs))).await;
+    let removed =
+        tokio::task::spawn_blocking(move || volumes::remove(&dir).and_then(|()| volumes::remove(&logs))).await;
     text(text(removed)?)?;
     if gone {
         return Ok(());
     }
     let api: Api<Pod> = Api::namespaced(shared.client.clone(), &key.namespace);
     let preconditions = Preconditions { uid: Some(key.uid.clone()), ..Default::default() };
-    let params = DeleteParams { grace_period_seconds: Some(0), preconditions: Some(preconditions), ..Default::default() };
+    let params =
+        DeleteParams { grace_period_seconds: Some(0), preconditions: Some(preconditions), ..Default::default() };
     match api.delete(&key.name, &params).await {
         Ok(_) => Ok(()),
         // Gone already, or the name belongs to another pod by now.

@@ -10,8 +10,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::actions::Prepared;
 use super::memory::FailureKind;
+use super::shared::Shared;
 use super::spec::{self, PodKey};
-use super::worker::Shared;
 use super::{hooks, spec::Member};
 use crate::container::{self, Facts, FilesAndMounts, env};
 use crate::hosts;
@@ -66,11 +66,11 @@ impl Launch {
         let runtime = &self.shared.runtime;
         let id = match runtime.create_container(&self.sandbox.spec.id, &spec).await {
             Ok(id) => id,
-            Err(error) => return Err(self.say(FailureKind::Create, &error.to_string())),
+            Err(error) => return Err(self.failed(FailureKind::Create, &error.to_string())),
         };
         self.event(false, "Created", format!("Created container: {}", self.container.name));
         if let Err(error) = runtime.start_container(&id).await {
-            return Err(self.say(FailureKind::Run, &error.to_string()));
+            return Err(self.failed(FailureKind::Run, &error.to_string()));
         }
         self.event(false, "Started", format!("Started container {}", self.container.name));
         self.post_start(&id).await
@@ -78,12 +78,6 @@ impl Launch {
 
     fn failed(&self, kind: FailureKind, message: &str) -> Failed {
         Failed { kind, message: message.to_owned(), pulled: self.may_pull }
-    }
-
-    /// The failure, told in an Event.
-    fn say(&self, kind: FailureKind, message: &str) -> Failed {
-        self.event(true, "Failed", format!("Error: {message}"));
-        self.failed(kind, message)
     }
 
     fn event(&self, warning: bool, reason: &'static str, message: String) {
@@ -105,11 +99,11 @@ impl Launch {
     async fn image(&self) -> Result<ImageStatus, Failed> {
         let reference = self.reference();
         if reference.is_empty() {
-            return Err(self.say(FailureKind::InvalidImageName, "the container has no image"));
+            return Err(self.failed(FailureKind::InvalidImageName, "the container has no image"));
         }
         let built_in = reference.starts_with(BUILT_IN);
         let local = self.shared.runtime.image(reference).await;
-        let local = local.map_err(|error| self.say(FailureKind::InvalidImageName, &error.to_string()))?;
+        let local = local.map_err(|error| self.failed(FailureKind::InvalidImageName, &error.to_string()))?;
         match (local, self.policy()) {
             (Some(image), policy) if built_in || policy != "Always" => {
                 self.event(false, "Pulled", format!("Container image {reference:?} already present on machine"));
@@ -169,7 +163,7 @@ impl Launch {
     }
 
     async fn configure(&self, image: ImageStatus) -> Result<pod_runtime::ContainerSpec, Failed> {
-        let config = |error: &dyn std::fmt::Display| self.say(FailureKind::Config, &error.to_string());
+        let config = |error: &dyn std::fmt::Display| self.failed(FailureKind::Config, &error.to_string());
         let namespace = self.pod.metadata.namespace.as_deref().unwrap_or("default");
         let sources = self.shared.sources(namespace, env::references(&self.container)).await;
         let sources = sources.map_err(|error| config(&error))?;

@@ -225,10 +225,8 @@ impl Memory {
 
     /// The tracker to count a result in; a new one for a new run.
     pub fn tracker_mut(&mut self, name: &str, fresh: Tracker, kind: Kind, id: &ContainerId) -> &mut Tracker {
-        let probed = self
-            .probes
-            .entry((name.to_owned(), kind))
-            .or_insert_with(|| Probed { id: id.clone(), tracker: fresh });
+        let probed =
+            self.probes.entry((name.to_owned(), kind)).or_insert_with(|| Probed { id: id.clone(), tracker: fresh });
         if &probed.id != id {
             *probed = Probed { id: id.clone(), tracker: fresh };
         }

@@ -11,10 +11,12 @@ pub mod view;
 mod actions;
 mod hooks;
 mod launch;
+mod shared;
 mod worker;
 
 #[cfg(test)]
 mod tests;
 
+pub use shared::Shared;
 pub use spec::PodKey;
-pub use worker::{PodChange, Shared, Worker, WorkerHandle};
+pub use worker::{PodChange, Worker, WorkerHandle};

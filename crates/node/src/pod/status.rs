@@ -78,8 +78,9 @@ fn phase(view: &View<'_>) -> Phase {
         Some("Failed") => return Phase::Failed,
         _ => {}
     }
-    let exit_codes: Vec<Option<i32>> =
-        spec::main_members(view.pod).map(|m| view.history(m).current.and_then(|run| run.exit().map(|e| e.code))).collect();
+    let exit_codes: Vec<Option<i32>> = spec::main_members(view.pod)
+        .map(|m| view.history(m).current.and_then(|run| run.exit().map(|e| e.code)))
+        .collect();
     let ended = view.ending().is_some() && !view.observed.any_running() && !busy(view);
     if ended {
         let good = !view.init_failed() && !view.deadline_passed() && exit_codes.iter().all(|code| *code == Some(0));
@@ -175,7 +176,10 @@ fn never_ran() -> core::ContainerStateTerminated {
 
 fn waiting(view: &View<'_>, member: Member<'_>, run: Option<&Run>) -> ContainerState {
     let (reason, message) = waiting_reason(view, member, run);
-    ContainerState { waiting: Some(core::ContainerStateWaiting { reason: Some(reason), message }), ..Default::default() }
+    ContainerState {
+        waiting: Some(core::ContainerStateWaiting { reason: Some(reason), message }),
+        ..Default::default()
+    }
 }
 
 fn waiting_reason(view: &View<'_>, member: Member<'_>, run: Option<&Run>) -> (String, Option<String>) {
@@ -263,7 +267,8 @@ struct Truth {
 impl Truth {
     fn condition(self, name: &str, before: Option<&PodCondition>, view: &View<'_>) -> PodCondition {
         let status = if self.value { "True" } else { "False" };
-        let since = before.filter(|before| before.status == status).and_then(|before| before.last_transition_time.clone());
+        let since =
+            before.filter(|before| before.status == status).and_then(|before| before.last_transition_time.clone());
         PodCondition {
             type_: name.to_owned(),
             status: status.to_owned(),
@@ -340,8 +345,11 @@ pub fn patch(before: Option<&PodStatus>, after: &PodStatus) -> Option<serde_json
         _ => Map::new(),
     };
     let (before, after) = (object(before), object(Some(after)));
-    let mut changed: Map<String, Value> =
-        after.iter().filter(|(key, value)| before.get(*key) != Some(value)).map(|(k, v)| (k.clone(), v.clone())).collect();
+    let mut changed: Map<String, Value> = after
+        .iter()
+        .filter(|(key, value)| before.get(*key) != Some(value))
+        .map(|(k, v)| (k.clone(), v.clone()))
+        .collect();
     for key in before.keys().filter(|key| !after.contains_key(*key)) {
         changed.insert(key.clone(), Value::Null);
     }

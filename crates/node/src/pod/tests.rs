@@ -402,9 +402,12 @@ fn only_the_last_two_runs_are_kept() {
 fn an_adopted_pod_stays_ready() {
     let probe = json!({"exec": {"command": ["true"]}});
     let spec = json!({"containers": [{"name": "m", "readinessProbe": probe, "startupProbe": probe}]});
-    let ready = Scene::new(spec, vec![running("m", 0)])
-        .probed("m", Kind::Startup, true, 1)
-        .probed("m", Kind::Readiness, true, 1);
+    let ready = Scene::new(spec, vec![running("m", 0)]).probed("m", Kind::Startup, true, 1).probed(
+        "m",
+        Kind::Readiness,
+        true,
+        1,
+    );
     let mut adopted = Scene { pod: ready.pod.clone(), ..Scene::one("Always", vec![running("m", 0)]) };
     adopted.pod.status = Some(status(&ready.view(), &[]));
     let ids = [("m".to_owned(), ContainerId("m-0".into()))].into();
@@ -571,7 +574,8 @@ mod worker {
         bench.api.until(WEB, |pod| condition(pod, "Ready")).await;
         bench.runtime.exit("m", 3);
         let pod = bench.api.until(WEB, |pod| pod["status"]["containerStatuses"][0]["restartCount"] == 1).await;
-        let pod = if condition(&pod, "Ready") { pod } else { bench.api.until(WEB, |pod| condition(pod, "Ready")).await };
+        let pod =
+            if condition(&pod, "Ready") { pod } else { bench.api.until(WEB, |pod| condition(pod, "Ready")).await };
         assert_eq!(pod["status"]["containerStatuses"][0]["lastState"]["terminated"]["exitCode"], 3);
         bench.runtime.exit("m", 4);
         let waiting = |pod: &Value| pod["status"]["containerStatuses"][0]["state"]["waiting"]["reason"].clone();
@@ -620,7 +624,9 @@ mod worker {
     async fn a_config_map_that_comes_later_is_waited_for() {
         let bench = Bench::new().await;
         let source = json!([{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "conf", "key": "a"}}}]);
-        bench.start(json!({"containers": [{"name": "m", "image": "app", "imagePullPolicy": "IfNotPresent", "env": source}]}));
+        bench.start(
+            json!({"containers": [{"name": "m", "image": "app", "imagePullPolicy": "IfNotPresent", "env": source}]}),
+        );
         let waiting = |pod: &Value| pod["status"]["containerStatuses"][0]["state"]["waiting"].clone();
         let pod = bench.api.until(WEB, |pod| waiting(pod)["reason"] == "CreateContainerConfigError").await;
         assert_eq!(waiting(&pod)["message"], "configmap \"conf\" not found");

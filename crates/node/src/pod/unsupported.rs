@@ -26,8 +26,14 @@ pub fn fields(pod: &Pod) -> Vec<String> {
     note(spec.image_pull_secrets.as_ref().is_some_and(|list| !list.is_empty()), "spec.imagePullSecrets");
     if let Some(context) = &spec.security_context {
         note(context.sysctls.as_ref().is_some_and(|list| !list.is_empty()), "spec.securityContext.sysctls");
-        note(context.seccomp_profile.as_ref().is_some_and(|p| p.type_ != "Unconfined"), "spec.securityContext.seccompProfile");
-        note(context.app_armor_profile.as_ref().is_some_and(|p| p.type_ != "Unconfined"), "spec.securityContext.appArmorProfile");
+        note(
+            context.seccomp_profile.as_ref().is_some_and(|p| p.type_ != "Unconfined"),
+            "spec.securityContext.seccompProfile",
+        );
+        note(
+            context.app_armor_profile.as_ref().is_some_and(|p| p.type_ != "Unconfined"),
+            "spec.securityContext.appArmorProfile",
+        );
         note(context.se_linux_options.is_some(), "spec.securityContext.seLinuxOptions");
         note(context.windows_options.is_some(), "spec.securityContext.windowsOptions");
     }
@@ -47,14 +53,29 @@ fn container(container: &Container, found: &mut Vec<String>) {
     note(container.ports.iter().flatten().any(|port| port.host_port.is_some_and(|port| port != 0)), "ports.hostPort");
     note(container.volume_devices.as_ref().is_some_and(|list| !list.is_empty()), "volumeDevices");
     note(container.restart_policy_rules.as_ref().is_some_and(|list| !list.is_empty()), "restartPolicyRules");
+    // The defaults come with every pod and are no wish of anybody's.
+    let path = container.termination_message_path.as_deref();
+    note(path.is_some_and(|path| path != "/dev/termination-log"), "terminationMessagePath");
+    let policy = container.termination_message_policy.as_deref();
+    note(policy.is_some_and(|policy| policy != "File"), "terminationMessagePolicy");
     let propagates = |mode: &Option<String>| mode.as_deref().is_some_and(|mode| mode != "None");
-    note(container.volume_mounts.iter().flatten().any(|mount| propagates(&mount.mount_propagation)), "volumeMounts.mountPropagation");
-    for probe in [&container.startup_probe, &container.readiness_probe, &container.liveness_probe].into_iter().flatten() {
+    note(
+        container.volume_mounts.iter().flatten().any(|mount| propagates(&mount.mount_propagation)),
+        "volumeMounts.mountPropagation",
+    );
+    for probe in [&container.startup_probe, &container.readiness_probe, &container.liveness_probe].into_iter().flatten()
+    {
         note(probe.grpc.is_some(), "probe.grpc");
     }
     if let Some(context) = &container.security_context {
-        note(context.seccomp_profile.as_ref().is_some_and(|p| p.type_ != "Unconfined"), "securityContext.seccompProfile");
-        note(context.app_armor_profile.as_ref().is_some_and(|p| p.type_ != "Unconfined"), "securityContext.appArmorProfile");
+        note(
+            context.seccomp_profile.as_ref().is_some_and(|p| p.type_ != "Unconfined"),
+            "securityContext.seccompProfile",
+        );
+        note(
+            context.app_armor_profile.as_ref().is_some_and(|p| p.type_ != "Unconfined"),
+            "securityContext.appArmorProfile",
+        );
         note(context.se_linux_options.is_some(), "securityContext.seLinuxOptions");
         note(context.windows_options.is_some(), "securityContext.windowsOptions");
         note(context.proc_mount.as_deref().is_some_and(|mount| mount != "Default"), "securityContext.procMount");

@@ -1,92 +1,28 @@
 //! One task per pod: observe, decide, start what is needed, report, wait for whatever happens next.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::IpAddr;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service};
+use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, Patch, PatchParams};
-use kube::runtime::reflector::Store;
-use pod_runtime::{ContainerId, ContainerState, PodRuntime, SandboxStatus};
-use tokio::sync::{Notify, Semaphore, watch};
+use pod_runtime::{ContainerId, ContainerState, SandboxStatus};
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::actions::{self, Outcome, Prepared};
 use super::launch::Launch;
-use super::memory::{LaunchFailure, Memory, probe_of};
+use super::memory::{FailureKind, LaunchFailure, Memory, probe_of};
 use super::observed::Observed;
 use super::plan::{Action, Decision, Key, Notice, decide};
+use super::shared::Shared;
 use super::spec::{self, PodKey, sandbox_attempt};
 use super::status::{patch, status};
 use super::unsupported;
 use super::view::View;
-use crate::clock::{Clock, Moment};
-use crate::config::Config;
-use crate::container::{Facts, Sources};
-use crate::events::Events;
+use crate::clock::Moment;
 use crate::probe::{self, Rules, Tracker};
-
-/// What all workers of a node have in common.
-pub struct Shared {
-    pub client: kube::Client,
-    pub config: Config,
-    pub runtime: Arc<dyn PodRuntime>,
-    pub clock: Clock,
-    pub events: Events,
-    /// All Services, for environments.
-    pub services: Store<Service>,
-    /// How many images are pulled at a time.
-    pub pulls: Semaphore,
-    pub cpu_millis: u64,
-    pub memory_bytes: u64,
-}
-
-impl Shared {
-    pub fn facts(&self) -> Facts<'_> {
-        Facts {
-            node_name: &self.config.node_name,
-            node_ips: &self.config.node_ips,
-            pod_ips: &[],
-            services: &[],
-            node_cpu_millis: self.cpu_millis,
-            node_memory_bytes: self.memory_bytes,
-        }
-    }
-
-    /// The pod's addresses; without a sandbox those last reported.
-    pub fn pod_ips(&self, pod: &Pod, sandbox: Option<&SandboxStatus>) -> Vec<IpAddr> {
-        if spec::host_network(pod) {
-            return self.config.node_ips.clone();
-        }
-        match sandbox {
-            Some(sandbox) => sandbox.addresses.clone(),
-            None => {
-                let reported = pod.status.iter().flat_map(|status| status.pod_ips.iter().flatten());
-                reported.filter_map(|ip| ip.ip.parse().ok()).collect()
-            }
-        }
-    }
-
-    /// The ConfigMaps and Secrets of these names.
-    pub async fn sources(
-        &self,
-        namespace: &str,
-        (config_maps, secrets): (BTreeSet<String>, BTreeSet<String>),
-    ) -> Result<Sources, kube::Error> {
-        let mut sources = Sources::default();
-        let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), namespace);
-        for name in config_maps {
-            sources.config_maps.insert(name.clone(), api.get_opt(&name).await?);
-        }
-        let api: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
-        for name in secrets {
-            sources.secrets.insert(name.clone(), api.get_opt(&name).await?);
-        }
-        Ok(sources)
-    }
-}
 
 /// What the API says of a pod.
 #[derive(Clone, Debug)]
@@ -147,8 +83,8 @@ impl Worker {
             poke,
             pod,
             gone: false,
+            stale_sandbox: sandbox.is_none(),
             observed: Observed { sandbox, containers: Vec::new() },
-            stale_sandbox: false,
             memory: Memory::default(),
             prepared: Prepared::default(),
             tasks: JoinSet::new(),
@@ -218,7 +154,7 @@ impl Worker {
 
     async fn adopt(&mut self) {
         self.take_desired();
-        self.refresh_containers().await;
+        self.observe().await;
         let running: BTreeMap<String, ContainerId> = self
             .observed
             .containers
@@ -459,7 +395,9 @@ impl Worker {
                     "FailedCreatePodSandBox" => format!("Failed to create pod sandbox: {error}"),
                     _ => format!("error killing pod: {error}"),
                 };
-                self.shared.events.pod(&self.key, None, true, reason, message.clone());
+                if self.memory.sandbox.failure.as_ref() != Some(&message) {
+                    self.shared.events.pod(&self.key, None, true, reason, message.clone());
+                }
                 self.memory.sandbox.failed(message, now);
             }
         }
@@ -471,7 +409,9 @@ impl Worker {
             Err(error) => {
                 self.stale_sandbox = true;
                 let message = format!("error killing pod: {error}");
-                self.shared.events.pod(&self.key, None, true, "FailedKillPod", message.clone());
+                if self.memory.teardown.failure.as_ref() != Some(&message) {
+                    self.shared.events.pod(&self.key, None, true, "FailedKillPod", message.clone());
+                }
                 self.memory.teardown.failed(message, now);
             }
         }
@@ -481,10 +421,26 @@ impl Worker {
         match result {
             Ok(()) => self.memory.launched(name),
             Err(failed) => {
+                self.tell_failed_launch(name, &failed);
                 let failure =
                     LaunchFailure { attempt, kind: failed.kind, message: failed.message, at: now, checked: now };
                 self.memory.launch_failed(name, failure, failed.pulled, now);
             }
+        }
+    }
+
+    /// What keeps a container from being configured, made or started is told when it changes, not at every try. Images
+    /// and hooks tell their own.
+    fn tell_failed_launch(&self, name: &str, failed: &super::launch::Failed) {
+        let own = matches!(
+            failed.kind,
+            FailureKind::Config | FailureKind::Create | FailureKind::Run | FailureKind::InvalidImageName
+        );
+        let known = self.memory.container(name).and_then(|container| container.failure.as_ref());
+        let told = known.is_some_and(|known| known.kind == failed.kind && known.message == failed.message);
+        if own && !told && !self.ending.is_cancelled() {
+            let path = spec::member(&self.pod, name).map(|member| member.field_path());
+            self.shared.events.pod(&self.key, path, true, "Failed", format!("Error: {}", failed.message));
         }
     }
 

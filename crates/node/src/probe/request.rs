@@ -120,13 +120,7 @@ async fn connect(host: &str, port: u16) -> Result<TcpStream, String> {
     TcpStream::connect((host, port)).await.map_err(failed)
 }
 
-async fn get(
-    tls: bool,
-    host: &str,
-    port: u16,
-    path: &str,
-    headers: &[(String, String)],
-) -> Result<u16, String> {
+async fn get(tls: bool, host: &str, port: u16, path: &str, headers: &[(String, String)]) -> Result<u16, String> {
     let stream = connect(host, port).await?;
     let request = request(host, port, path, headers)?;
     if !tls {

@@ -36,7 +36,10 @@ pub enum VolumeSource {
     /// Empty at first, kept as long as the pod.
     Empty,
     /// Of the node's file system, with the check that its type asks for.
-    Host { path: PathBuf, kind: String },
+    Host {
+        path: PathBuf,
+        kind: String,
+    },
     Files(BTreeMap<PathBuf, File>),
 }
 
@@ -88,7 +91,8 @@ const DEFAULT_MODE: i32 = 0o644;
 
 impl Maker<'_> {
     fn volume(&self, volume: &Volume) -> Result<VolumeSource, VolumeError> {
-        let unsupported = |field: &str| VolumeError::Unsupported { volume: volume.name.clone(), field: field.to_owned() };
+        let unsupported =
+            |field: &str| VolumeError::Unsupported { volume: volume.name.clone(), field: field.to_owned() };
         if let Some(empty) = &volume.empty_dir {
             return match empty.medium.as_deref().unwrap_or("") {
                 "" => Ok(VolumeSource::Empty),
@@ -282,11 +286,10 @@ mod tests {
     #[test]
     fn keys_items_and_modes() {
         let all = files(run(json!({"name": "v", "configMap": {"name": "map"}})).unwrap());
-        assert_eq!(all, [
-            ("a".into(), b"1".to_vec(), 0o644),
-            ("b".into(), b"2".to_vec(), 0o644),
-            ("c".into(), vec![255], 0o644)
-        ]);
+        assert_eq!(
+            all,
+            [("a".into(), b"1".to_vec(), 0o644), ("b".into(), b"2".to_vec(), 0o644), ("c".into(), vec![255], 0o644)]
+        );
         let items = json!([{"key": "b", "path": "dir/file", "mode": 256}]);
         let some = json!({"name": "v", "configMap": {"name": "map", "items": items, "defaultMode": 420}});
         assert_eq!(files(run(some).unwrap()), [("dir/file".into(), b"2".to_vec(), 0o400)]);
