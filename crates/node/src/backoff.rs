@@ -7,7 +7,7 @@ use crate::clock::Moment;
 /// First delay; each next one is twice as long.
 pub const INITIAL: Duration = Duration::from_secs(10);
 /// The longest delay.
-pub const MAX: Duration = Duration::from_secs(300);
+const MAX: Duration = Duration::from_secs(300);
 /// A run at least this long after the last start wipes the slate.
 const FORGET: Duration = Duration::from_secs(600);
 

@@ -1,6 +1,6 @@
 //! The query of a log request, as kubelet takes it.
 
-use k8s_openapi::jiff::Timestamp;
+use jiff::Timestamp;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LogQuery {

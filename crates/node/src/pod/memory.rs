@@ -11,7 +11,7 @@ use pod_runtime::ContainerId;
 use super::observed::{ID_SCHEME, reported_container};
 use super::plan::Key;
 use super::spec::members;
-use crate::backoff::Backoff;
+use crate::backoff::{self, Backoff};
 use crate::clock::Moment;
 use crate::probe::{Kind, Rules, Tracker, Verdict};
 
@@ -88,9 +88,9 @@ impl ContainerMemory {
             }
             FailureKind::ImageNeverPull => NextTry { at: failure.checked.plus(IMAGE_CHECK), may_pull: false },
             FailureKind::Config | FailureKind::InvalidImageName => full(failure.at.plus(CONFIG_RETRY)),
-            FailureKind::Create | FailureKind::Run | FailureKind::PostStart => {
-                full(self.crash.until(failure.at).unwrap_or(failure.at))
-            }
+            FailureKind::Create => full(self.crash.until(failure.at).unwrap_or(failure.at)),
+            // Such a container has ended and backs off as one that crashed; this is for a runtime that says otherwise.
+            FailureKind::Run | FailureKind::PostStart => full(failure.at.plus(backoff::INITIAL)),
         })
     }
 }
@@ -206,10 +206,12 @@ impl Memory {
         }
         match failure.kind {
             FailureKind::ImagePull => container.pulls.tried(failure.at, now),
-            FailureKind::Create | FailureKind::Run | FailureKind::PostStart => {
-                container.crash.tried(failure.at, now);
-            }
-            FailureKind::ImageNeverPull | FailureKind::InvalidImageName | FailureKind::Config => {}
+            FailureKind::Create => container.crash.tried(failure.at, now),
+            FailureKind::ImageNeverPull
+            | FailureKind::InvalidImageName
+            | FailureKind::Config
+            | FailureKind::Run
+            | FailureKind::PostStart => {}
         }
         container.failure = Some(failure);
     }

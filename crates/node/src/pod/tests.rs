@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::memory::{FailureKind, LaunchFailure, Memory};
 use super::observed::Observed;
-use super::plan::{Action, Decision, Key, StopReason, decide};
+use super::plan::{Action, Decision, Key, decide};
 use super::spec::testing::pod;
 use super::status::status;
 use super::view::View;
@@ -279,6 +279,30 @@ fn a_missing_image_shows_as_an_error_first_and_as_backing_off_then() {
 }
 
 #[test]
+fn a_command_that_cannot_run_backs_off_like_a_crash_and_says_why() {
+    let mut scene = Scene::one("Always", vec![exited("m", 0, 128, NOW)]);
+    let failure = |attempt, at: Moment| LaunchFailure {
+        attempt,
+        kind: FailureKind::Run,
+        message: "no such file".into(),
+        at,
+        checked: at,
+    };
+    scene.memory.launch_failed("m", failure(0, scene.now), true, scene.now);
+    assert_eq!(scene.acts(), ["launch m/1"], "the first repetition is immediate");
+    let waiting = scene.status()["containerStatuses"][0]["state"]["waiting"].clone();
+    assert_eq!(
+        (waiting["reason"].as_str(), waiting["message"].as_str()),
+        (Some("RunContainerError"), Some("no such file"))
+    );
+    scene.memory.launching("m", Some(Moment::from_seconds(NOW)), scene.now);
+    scene.memory.launch_failed("m", failure(1, scene.now), true, scene.now);
+    scene.observed.containers = vec![exited("m", 1, 128, NOW)];
+    let decision = scene.decide();
+    assert_eq!((decision.actions.len(), decision.wake_at), (0, Some(Moment::from_seconds(NOW + 10))));
+}
+
+#[test]
 fn readiness_gates_the_pod_and_liveness_restarts_it() {
     let probe = json!({"exec": {"command": ["true"]}, "periodSeconds": 10, "failureThreshold": 2});
     let spec = json!({"containers": [{"name": "m", "readinessProbe": probe, "livenessProbe": probe}]});
@@ -431,8 +455,6 @@ fn the_status_has_every_address_and_condition() {
     for name in ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"] {
         assert_eq!(scene.condition(name), "True", "{name}");
     }
-    let stop = StopReason::PodEnds;
-    assert_eq!(stop, StopReason::PodEnds);
     let host = Scene::new(json!({"hostNetwork": true, "containers": [{"name": "m"}]}), vec![]);
     assert_eq!(host.status()["podIP"], "172.30.0.11");
 }
