@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use futures::TryStreamExt;
 use ipnet::IpNet;
+use rtnetlink::packet_route::address::AddressHeaderFlags;
 use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 use rtnetlink::{Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
@@ -135,10 +136,12 @@ impl Links {
         }
     }
 
-    /// Adds an address, or leaves it as it is.
+    /// Adds an address, or leaves it as it is. An IPv6 address can be bound at once: whoever gives out addresses here
+    /// sees to it that they are unique, so the kernel need not look for duplicates.
     pub async fn add_address(&self, name: &LinkName, address: IpNet) -> Result<(), Error> {
         let index = self.index(&name.0).await?;
-        let request = self.handle.address().add(index, address.addr(), address.prefix_len());
+        let mut request = self.handle.address().add(index, address.addr(), address.prefix_len());
+        request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
         request.replace().execute().await.map_err(|source| failed("add address", &address.to_string(), source))
     }
 
@@ -276,6 +279,20 @@ mod tests {
         b.delete(&name("eth0")).await.unwrap();
         b.delete(&name("eth0")).await.unwrap();
         assert!(!a.exists(&name("to-right")).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn an_ipv6_address_is_bound_right_after_it_was_added() {
+        let (left, right) = (NetNs::new().unwrap(), NetNs::new().unwrap());
+        let links = Links::of(&left).unwrap();
+        links.add_veth(&name("v6"), &name("eth0"), &right).await.unwrap();
+        links.up(&name("v6")).await.unwrap();
+        Links::of(&right).unwrap().up(&name("eth0")).await.unwrap();
+        for last in 1..50 {
+            let address: std::net::Ipv6Addr = format!("fd00::{last:x}").parse().unwrap();
+            links.add_address(&name("v6"), IpNet::new(address.into(), 128).unwrap()).await.unwrap();
+            left.run(|| std::net::TcpListener::bind((address, 0)).unwrap()).unwrap();
+        }
     }
 
     #[tokio::test]

@@ -101,7 +101,7 @@ impl NodeNetwork {
             outside.delete(&near).await?;
             outside.add_veth(&near, &far, &pod).await?;
         }
-        self.quiet(&near, &pod, &addresses)?;
+        self.quiet(&near)?;
         inside.loopback_up().await?;
         outside.up(&near).await?;
         inside.up(&far).await?;
@@ -117,15 +117,10 @@ impl NodeNetwork {
     }
 
     /// Per-link settings: no reverse-path filter, no redirects, own addresses accepted as a source (a pod that reaches
-    /// itself through a Service comes back as the node); IPv6 addresses usable at once instead of after detection of
-    /// duplicates, which can't be here.
-    fn quiet(&self, near: &LinkName, pod: &NetNs, addresses: &[IpAddr]) -> Result<(), NetworkError> {
+    /// itself through a Service comes back as the node).
+    fn quiet(&self, near: &LinkName) -> Result<(), NetworkError> {
         for (name, value) in [("rp_filter", "0"), ("send_redirects", "0"), ("accept_local", "1")] {
             sysctl::set(&self.node, &format!("net/ipv4/conf/{near}/{name}"), value)?;
-        }
-        if addresses.iter().any(IpAddr::is_ipv6) {
-            sysctl::set(&self.node, &format!("net/ipv6/conf/{near}/accept_dad"), "0")?;
-            sysctl::set(pod, &format!("net/ipv6/conf/{POD_LINK}/accept_dad"), "0")?;
         }
         Ok(())
     }
