@@ -171,8 +171,9 @@ where
         let request = build(self.request(&key).delete(&key.name, &params));
         match self.send::<Value>("delete", &key, request).await {
             Ok(answer) => {
+                let emptying = answer["spec"]["finalizers"].as_array().is_some_and(|held| !held.is_empty());
                 match serde_json::from_value::<K>(answer) {
-                    Ok(left) if lingers(&left) => self.cache.observe(stripped(&left)),
+                    Ok(left) if emptying || lingers(&left) => self.cache.observe(stripped(&left)),
                     _ => self.cache.forget(&key, &uid),
                 }
                 Ok(())
@@ -192,10 +193,9 @@ where
         request: Result<HttpRequest<Vec<u8>>, kube::Error>,
     ) -> Result<K, WriteError> {
         let stored: K = self.send(verb, key, request).await?;
-        if stored.meta().deletion_timestamp.is_some() && !lingers(&stored) {
-            // The update that removes the last finalizer ends the object.
-            self.cache.forget(key, &stored.uid().unwrap_or_default());
-        } else {
+        // The update that removes the last finalizer ends the object, and a namespace's are in its spec: what becomes
+        // of an object like that is for the watch to say.
+        if stored.meta().deletion_timestamp.is_none() || lingers(&stored) {
             self.cache.observe(stripped(&stored));
         }
         Ok(stored)
