@@ -1,7 +1,9 @@
 //! The backend on the fake kernel: the battery, and the tracer's opinion of many packets.
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use nft::fake::Fake;
 use nft::tracer::{self, Entry, Link, SourceTranslation};
@@ -9,7 +11,7 @@ use nft::{AddrType, Nft, Transaction};
 use proxy::Backend;
 use proxy::battery::{self, Fate, Random, World};
 use proxy_nftables::Nftables;
-use service_model::{IpFamily, Packet, Source};
+use service_model::{Change, Event, IpFamily, Packet, Port, Protocol, ServiceModel, Source};
 
 fn backend(family: IpFamily) -> Nftables<Fake> {
     let [v4, v6] = Nftables::pair(Fake::new().with_capacity(nft::fake::USUAL_CAPACITY));
@@ -140,4 +142,40 @@ async fn traced_packets_meet_the_oracle_and_keep_their_mark() {
             assert_eq!(sent, 600);
         }
     }
+}
+
+#[tokio::test]
+async fn affinity_is_refreshed_by_each_connection_and_ends_with_its_timeout() {
+    let world = World::new(IpFamily::V4);
+    let backend = backend(IpFamily::V4);
+    let mut model = ServiceModel::new();
+    let service = serde_json::json!({
+        "metadata": {"namespace": "ns", "name": "s"},
+        "spec": {"clusterIPs": ["10.96.0.9"], "sessionAffinity": "ClientIP",
+                 "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 60}}, "ports": [{"name": "p", "port": 80}]}
+    });
+    let endpoints: Vec<_> = (1..=9).map(|n| serde_json::json!({"addresses": [format!("10.244.2.{n}")]})).collect();
+    let slice = serde_json::json!({
+        "metadata": {"namespace": "ns", "name": "s-1", "labels": {"kubernetes.io/service-name": "s"}},
+        "addressType": "IPv4", "ports": [{"name": "p", "port": 8080}], "endpoints": endpoints
+    });
+    model.apply(Event::Service(Change::Upsert(serde_json::from_value(service).unwrap())));
+    model.apply(Event::EndpointSlice(Change::Upsert(serde_json::from_value(slice).unwrap())));
+    battery::settle(&backend, &model.resolve(&world.node, IpFamily::V4)).await;
+    // The mark is what the tracer's dice are seeded with.
+    let after = |pause: u64, seed: u32| {
+        backend.with_nft(|fake| {
+            fake.advance(Duration::from_secs(pause));
+            let (source, port) = (Source::LocalPod(world.local_pods[0]), Port::new(80).unwrap());
+            let packet = Packet { source, destination: "10.96.0.9".parse().unwrap(), protocol: Protocol::Tcp, port };
+            match trace(fake, &world, &packet, seed).0 {
+                Fate::Reached { endpoint, .. } => endpoint,
+                other => panic!("{other:?}"),
+            }
+        })
+    };
+    let patient: BTreeSet<_> = (0..20).map(|seed| after(59, seed)).collect();
+    assert_eq!(patient.len(), 1, "each connection starts the timeout anew");
+    let late: BTreeSet<_> = (0..20).map(|seed| after(61, seed)).collect();
+    assert!(late.len() > 1, "after the timeout the dice decide again: {late:?}");
 }

@@ -71,6 +71,4 @@ pub enum RefusalReason {
     TooManyLists,
     #[error("there are more different endpoint counts and affinity timeouts than this mode can number")]
     TooManyClasses,
-    #[error("programming it failed although everything else succeeded")]
-    Unprogrammable,
 }
