@@ -24,6 +24,8 @@ pub const ROOT_CA: &str = "kube-root-ca.crt";
 const LEASES: &str = "kube-node-lease";
 
 type Task = Box<dyn FnOnce(CancellationToken) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send>;
+/// A driver that starts once the caches are in step.
+type Drive = Box<dyn FnOnce(Synced, CancellationToken) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send>;
 type Synced = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
 
 /// Caches, writers and tasks on their way to being started.
@@ -46,10 +48,7 @@ pub struct Cluster {
     readiness: Readiness,
     informers: Vec<(&'static str, Task)>,
     synced: Vec<Synced>,
-    drivers: Vec<(
-        &'static str,
-        Box<dyn FnOnce(Synced, CancellationToken) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send>,
-    )>,
+    drivers: Vec<(&'static str, Drive)>,
 }
 
 impl Cluster {
