@@ -10,6 +10,7 @@ mod failure;
 mod keyed_lock;
 mod layout;
 mod namespaces;
+mod pins;
 mod record;
 mod sandbox;
 mod spec;
@@ -36,6 +37,8 @@ use crate::failure::{blocking, other_at};
 use crate::keyed_lock::KeyedLocks;
 use crate::layout::Layout;
 use crate::supervise::Watchers;
+
+pub use crate::pins::network_pin;
 
 /// Wake-ups that nobody has taken yet; who misses some looks again anyway.
 const CHANGES: usize = 1024;

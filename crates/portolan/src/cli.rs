@@ -1,0 +1,125 @@
+//! The command line: names, flags and their help. Not responsible for doing any of it.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use ipnet::Ipv4Net;
+
+/// The Kubernetes Service, whole: an API, controllers, nodes, proxy and DNS on one Linux machine.
+#[derive(Parser)]
+#[command(name = "portolan", version, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Start a system, apply manifests, show where its Services are, and follow them until Ctrl-C.
+    #[command(after_help = "Example:\n  portolan up -f examples/myapp --nodes 3")]
+    Up(Up),
+    /// Stop a system that runs, or clear away what a crash left of one. Objects stay in the data directory.
+    Down(System),
+    /// Show what runs: nodes, Services, the kubeconfig.
+    Status(System),
+    /// Run a program of this machine inside a pod's or a node's network.
+    #[command(after_help = "Example:\n  portolan run --pod default/client -- curl -s http://myapp/hostname")]
+    Run(Run),
+    /// Container images on this machine.
+    #[command(subcommand)]
+    Image(Image),
+    /// A node's agent (started by `up`).
+    #[command(name = "__agent", hide = true)]
+    Agent(Part),
+    /// A node's proxy (started by `up`).
+    #[command(name = "__proxy", hide = true)]
+    Proxy(Part),
+    /// A node's DNS server (started by `up`).
+    #[command(name = "__dns", hide = true)]
+    Dns(Part),
+}
+
+/// Which system a command means.
+#[derive(Args, Clone)]
+pub struct System {
+    /// Where the system keeps everything; names the system for every command.
+    #[arg(long, value_name = "DIR", env = "PORTOLAN_DATA_DIR", default_value = "/var/lib/portolan")]
+    pub data_dir: PathBuf,
+}
+
+#[derive(Args, Clone)]
+pub struct Up {
+    #[command(flatten)]
+    pub system: System,
+    /// Manifests to apply: files, or directories of .yaml, .yml and .json files.
+    #[arg(short = 'f', long = "filename", value_name = "PATH")]
+    pub files: Vec<PathBuf>,
+    /// How many nodes.
+    #[arg(long, default_value_t = 1)]
+    pub nodes: u32,
+    /// How the nodes' proxies make Services work.
+    #[arg(long, value_enum, default_value_t = ProxyMode::Nftables)]
+    pub proxy_mode: ProxyMode,
+    /// Pod addresses; every node gets a /24 of it.
+    #[arg(long, value_name = "CIDR", default_value = "10.244.0.0/16")]
+    pub pod_cidr: Ipv4Net,
+    /// Service addresses.
+    #[arg(long, value_name = "CIDR", default_value = "10.96.0.0/16")]
+    pub service_cidr: Ipv4Net,
+    /// The network that joins this machine and the nodes.
+    #[arg(long, value_name = "CIDR", default_value = "172.30.0.0/24")]
+    pub fabric_cidr: Ipv4Net,
+    /// Return when everything answers, and go on in the background; `down` stops it.
+    #[arg(long)]
+    pub detach: bool,
+    /// Where a detached system says that it is ready.
+    #[arg(long, hide = true)]
+    pub detached: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ProxyMode {
+    Nftables,
+}
+
+#[derive(Args)]
+pub struct Run {
+    #[command(flatten)]
+    pub system: System,
+    /// The pod whose network the program gets.
+    #[arg(long, value_name = "NAMESPACE/NAME", conflicts_with = "node")]
+    pub pod: Option<String>,
+    /// The node whose network the program gets; the first one when neither is given.
+    #[arg(long, value_name = "NAME")]
+    pub node: Option<String>,
+    /// The program and its arguments.
+    #[arg(required = true, last = true, value_name = "CMD")]
+    pub command: Vec<std::ffi::OsString>,
+}
+
+#[derive(Subcommand)]
+pub enum Image {
+    /// Load images from an archive (OCI layout or `docker save`; plain, gzip or zstd); `-` is standard input.
+    Load {
+        #[command(flatten)]
+        system: System,
+        file: PathBuf,
+    },
+    /// List the images.
+    Ls {
+        #[command(flatten)]
+        system: System,
+    },
+    /// Remove an image.
+    Rm {
+        #[command(flatten)]
+        system: System,
+        reference: String,
+    },
+}
+
+/// A part of a node, configured by a file that `up` writes.
+#[derive(Args)]
+pub struct Part {
+    pub config: PathBuf,
+}

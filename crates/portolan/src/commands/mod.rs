@@ -1,0 +1,34 @@
+//! What each command does.
+
+mod down;
+mod image;
+mod part;
+mod run;
+mod status;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+
+use crate::cli::{Cli, Command};
+use crate::up;
+
+/// Runs the command the user asked for.
+pub fn run(cli: Cli) -> Result<ExitCode> {
+    match cli.command {
+        Command::Up(options) => up::start(&options),
+        Command::Down(system) => block_on(down::down(&system)),
+        Command::Status(system) => block_on(status::status(&system)),
+        Command::Run(options) => run::run(&options),
+        Command::Image(image) => image::run(&image),
+        Command::Agent(part) => block_on(part::agent(&part.config)),
+        Command::Proxy(part) => block_on(part::proxy(&part.config)),
+        Command::Dns(part) => block_on(part::dns(&part.config)),
+    }
+}
+
+/// Runs a future on a runtime of its own.
+pub fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start a runtime")?;
+    runtime.block_on(future)
+}

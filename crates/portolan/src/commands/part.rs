@@ -1,0 +1,75 @@
+//! A node's processes: agent, proxy, DNS. Each reads its file, connects to the API by the socket bound into the node,
+//! and runs until it's told to end.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use proxy_nftables::Nftables;
+use serde::de::DeserializeOwned;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::up::parts::{Agent, Dns, Proxy};
+
+pub async fn agent(config: &Path) -> Result<ExitCode> {
+    let config: Agent = read(config)?;
+    let stop = until_terminated()?;
+    let client = ::runtime::transport::unix(&config.api_socket);
+    let images = images::ImageStore::open(&config.images_parent, Some(config.executable.clone()));
+    let images = images.context("cannot open the images")?;
+    let network = node::network::NodeNetwork::open(&config.node.state_dir);
+    let network = Arc::new(network.context("cannot prepare the pods' network")?);
+    let runtime = runtime_libcontainer::Runtime::open(runtime_libcontainer::Config {
+        state_dir: config.runtime_dir,
+        images,
+        cgroup_parent: config.cgroup,
+        network: network.clone(),
+        executable: config.executable,
+    });
+    let runtime = runtime.await.context("cannot open the container runtime")?;
+    node::run(client, config.node, Arc::new(runtime), Some(network), stop).await.context("the agent ended")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub async fn proxy(config: &Path) -> Result<ExitCode> {
+    let config: Proxy = read(config)?;
+    let stop = until_terminated()?;
+    let client = ::runtime::transport::unix(&config.api_socket);
+    let kernel = nft::Kernel::open().context("cannot reach nf_tables (CAP_NET_ADMIN is needed)")?;
+    let backends = Nftables::pair(kernel);
+    let settings = proxy::Config::for_node(config.node_name);
+    proxy::run(client, settings, backends, proxy::Status::default(), stop).await.context("the proxy ended")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub async fn dns(config: &Path) -> Result<ExitCode> {
+    let config: Dns = read(config)?;
+    let stop = until_terminated()?;
+    let client = ::runtime::transport::unix(&config.api_socket);
+    dns::run(client, config.dns, stop).await.context("the DNS server ended")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let text = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    serde_json::from_slice(&text).with_context(|| format!("{} is malformed", path.display()))
+}
+
+/// Cancelled by SIGTERM or SIGINT.
+fn until_terminated() -> Result<CancellationToken> {
+    let stop = CancellationToken::new();
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for signals")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for signals")?;
+    let cancelled = stop.clone();
+    // Lives as long as the process does.
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        cancelled.cancel();
+    });
+    Ok(stop)
+}

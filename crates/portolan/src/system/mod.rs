@@ -1,0 +1,15 @@
+//! A Portolan system on this machine: its data directory, the lock on it, what runs, and what a crash may have left.
+//!
+//! `--data-dir` names a system for every command. Not responsible for starting anything.
+
+mod cgroups;
+mod data_dir;
+mod record;
+mod remains;
+mod socket_path;
+
+pub use cgroups::sweep as sweep_cgroups;
+pub use data_dir::{DataDir, Lock};
+pub use record::{NodeRecord, Record};
+pub use remains::{Process, clear};
+pub use socket_path::SocketPath;

@@ -1,0 +1,61 @@
+//! Clearing away what a system leaves when it didn't end by itself (kill -9, power): links and cgroups. Its nodes end
+//! on their own, when the supervisor's end of their lifeline closes.
+
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use super::{DataDir, Record, cgroups};
+use crate::up::remove_host_link;
+
+/// How long a node may take to end by itself before it is killed.
+const NODE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Removes everything the record names, and the record.
+pub async fn clear(dir: &DataDir, record: &Record) -> Result<()> {
+    for node in &record.nodes {
+        // The id may be somebody else's by now: only a node's init of this system is waited for or killed.
+        let Some(process) = Process::find(node.init, &dir.node(&node.name).to_string_lossy()) else { continue };
+        if !process.wait(NODE_PATIENCE)? {
+            process.signal(Signal::KILL)?;
+            process.wait(NODE_PATIENCE)?;
+        }
+    }
+    remove_host_link(&record.host_link).await.context("cannot remove the host's link")?;
+    cgroups::sweep(&record.cgroup)?;
+    Record::forget(dir)
+}
+
+/// A process that can't be mistaken for another one once it's found.
+pub struct Process(OwnedFd);
+
+impl Process {
+    /// The process of this id, if its command line mentions `mark`.
+    pub fn find(id: i32, mark: &str) -> Option<Self> {
+        let handle = pidfd_open(Pid::from_raw(id)?, PidfdFlags::empty()).ok()?;
+        let command = std::fs::read(format!("/proc/{id}/cmdline")).ok()?;
+        String::from_utf8_lossy(&command).contains(mark).then_some(Process(handle))
+    }
+
+    /// The process of this id, whatever it is.
+    pub fn open(id: i32) -> Option<Self> {
+        pidfd_open(Pid::from_raw(id)?, PidfdFlags::empty()).ok().map(Process)
+    }
+
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        match pidfd_send_signal(&self.0, signal) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+            Err(e) => Err(e).context("cannot signal a process"),
+        }
+    }
+
+    /// Whether it ended within the time.
+    pub fn wait(&self, patience: Duration) -> Result<bool> {
+        let timeout = Timespec::try_from(patience).context("the time to wait")?;
+        let mut waited = [PollFd::new(&self.0, PollFlags::IN)];
+        Ok(poll(&mut waited, Some(&timeout)).context("cannot wait for a process")? > 0)
+    }
+}

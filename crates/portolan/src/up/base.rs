@@ -1,0 +1,100 @@
+//! What every system has before the user's manifests: the DNS Service, no nodes of an earlier run, routes to pods.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context, Result};
+use ipnet::IpNet;
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use kube::api::{DeleteParams, ListParams, PostParams};
+use kube::{Api, Client, ResourceExt};
+use serde_json::json;
+
+use super::fabric::Fabric;
+use super::network::Plan;
+use super::view::View;
+
+/// Applies it all.
+pub async fn apply(client: &Client, plan: &Plan, nodes: &[String]) -> Result<()> {
+    dns_service(client, plan).await?;
+    forget_other_nodes(client, nodes).await
+}
+
+/// `kube-system/kube-dns`, without a selector: every node's agent publishes its own server as an endpoint.
+async fn dns_service(client: &Client, plan: &Plan) -> Result<()> {
+    let api = Api::<Service>::namespaced(client.clone(), "kube-system");
+    if api.get_opt("kube-dns").await.context("cannot read Service kube-system/kube-dns")?.is_some() {
+        return Ok(());
+    }
+    let service = json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {
+            "name": "kube-dns",
+            "namespace": "kube-system",
+            "labels": {"k8s-app": "kube-dns", "kubernetes.io/name": "CoreDNS", "kubernetes.io/cluster-service": "true"},
+        },
+        "spec": {
+            "clusterIP": plan.cluster_dns(),
+            // A node's pods ask the node's own server while it's ready.
+            "trafficDistribution": "PreferSameNode",
+            "ports": [
+                {"name": "dns", "port": 53, "protocol": "UDP"},
+                {"name": "dns-tcp", "port": 53, "protocol": "TCP"},
+                {"name": "metrics", "port": 9153, "protocol": "TCP"},
+            ],
+        },
+    });
+    let service = serde_json::from_value(service).context("the DNS Service")?;
+    api.create(&PostParams::default(), &service).await.context("cannot make Service kube-system/kube-dns")?;
+    Ok(())
+}
+
+/// An earlier run may have had more nodes: they and their pods are gone, and nothing else would say so.
+async fn forget_other_nodes(client: &Client, nodes: &[String]) -> Result<()> {
+    let api = Api::<Node>::all(client.clone());
+    let at_once = DeleteParams::default().grace_period(0);
+    let known = api.list(&ListParams::default()).await.context("cannot list nodes")?;
+    let gone: BTreeSet<String> = known.iter().map(ResourceExt::name_any).filter(|n| !nodes.contains(n)).collect();
+    if gone.is_empty() {
+        return Ok(());
+    }
+    let pods = Api::<Pod>::all(client.clone()).list(&ListParams::default()).await.context("cannot list pods")?;
+    for pod in &pods {
+        let node = pod.spec.as_ref().and_then(|s| s.node_name.clone()).unwrap_or_default();
+        if gone.contains(&node) {
+            let namespace = pod.namespace().unwrap_or_default();
+            let deleted = Api::<Pod>::namespaced(client.clone(), &namespace).delete(&pod.name_any(), &at_once).await;
+            deleted.with_context(|| format!("cannot delete pod {namespace}/{}", pod.name_any()))?;
+        }
+    }
+    for node in gone {
+        api.delete(&node, &DeleteParams::default()).await.with_context(|| format!("cannot delete node {node}"))?;
+    }
+    Ok(())
+}
+
+/// The host's and the fabric's routes to the pods of each node.
+#[derive(Default)]
+pub struct PodRoutes(BTreeMap<String, IpNet>);
+
+impl PodRoutes {
+    /// Adds what is new.
+    pub async fn follow(&mut self, view: &View, plan: &Plan, fabric: &Fabric) -> Result<()> {
+        for node in &view.nodes {
+            let name = node.name_any();
+            let pods = node.spec.as_ref().and_then(|s| s.pod_cidr.as_deref()).and_then(|c| c.parse::<IpNet>().ok());
+            let Some(pods) = pods else { continue };
+            if self.0.get(&name) == Some(&pods) {
+                continue;
+            }
+            let address = node.status.as_ref().and_then(|s| s.addresses.as_ref());
+            let address = address.into_iter().flatten().find(|a| a.type_ == "InternalIP").map(|a| a.address.clone());
+            let Some(index) = (0..100).find(|n| address.as_deref() == Some(plan.node(*n).to_string().as_str())) else {
+                continue;
+            };
+            fabric.route_pods(pods, index).await?;
+            self.0.insert(name, pods);
+        }
+        Ok(())
+    }
+}

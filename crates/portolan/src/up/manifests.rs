@@ -1,0 +1,167 @@
+//! Manifests from files and directories: reading them, naming their mistakes, applying them to the API.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
+use kube::core::GroupVersionKind;
+use kube::discovery::Scope;
+use kube::{Client, Discovery, ResourceExt};
+use serde_json::Value;
+
+/// An object and where it was read.
+#[derive(Clone, Debug)]
+pub struct Manifest {
+    pub file: PathBuf,
+    pub object: DynamicObject,
+}
+
+/// The name kubectl gives the field manager of a plain `apply`.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
+/// Reads every document of the files, and of the `.yaml`, `.yml` and `.json` files of the directories, in name order.
+pub fn read(paths: &[PathBuf]) -> Result<Vec<Manifest>> {
+    let mut manifests = Vec::new();
+    for path in paths {
+        for file in files(path)? {
+            let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+            parse(&file, &text, &mut manifests)?;
+        }
+    }
+    Ok(manifests)
+}
+
+fn files(path: &Path) -> Result<Vec<PathBuf>> {
+    if !path.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let reading = || format!("cannot read the directory {}", path.display());
+    let mut files = Vec::new();
+    for entry in fs::read_dir(path).with_context(reading)? {
+        let file = entry.with_context(reading)?.path();
+        if file.extension().and_then(|e| e.to_str()).is_some_and(|e| matches!(e, "yaml" | "yml" | "json")) {
+            files.push(file);
+        }
+    }
+    if files.is_empty() {
+        bail!("{} holds no .yaml, .yml or .json file", path.display());
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn parse(file: &Path, text: &str, manifests: &mut Vec<Manifest>) -> Result<()> {
+    let documents: Vec<Value> =
+        serde_saphyr::from_multiple(text).with_context(|| format!("{} is no valid YAML", file.display()))?;
+    for (number, document) in documents.into_iter().enumerate() {
+        let objects = match document {
+            Value::Null => continue,
+            Value::Object(mut list) if list.get("kind") == Some(&Value::from("List")) => match list.remove("items") {
+                Some(Value::Array(items)) => items,
+                _ => bail!("{}, document {}: a List needs `items`", file.display(), number + 1),
+            },
+            one => vec![one],
+        };
+        for object in objects {
+            let object: DynamicObject = serde_json::from_value(object)
+                .with_context(|| format!("{}, document {}: not a Kubernetes object", file.display(), number + 1))?;
+            let named = object.types.is_some() && (object.metadata.name.is_some());
+            if !named {
+                bail!("{}, document {}: apiVersion, kind and metadata.name are needed", file.display(), number + 1);
+            }
+            manifests.push(Manifest { file: file.to_owned(), object });
+        }
+    }
+    Ok(())
+}
+
+/// Makes the objects, or changes those that are there as `kubectl apply` would, in the order given.
+pub async fn apply(client: &Client, manifests: &[Manifest]) -> Result<()> {
+    let discovery = Discovery::new(client.clone()).run().await.context("cannot discover what the API serves")?;
+    for manifest in manifests {
+        let naming = || format!("{}: {}", manifest.file.display(), described(&manifest.object));
+        apply_one(client, &discovery, &manifest.object).await.with_context(naming)?;
+    }
+    Ok(())
+}
+
+async fn apply_one(client: &Client, discovery: &Discovery, object: &DynamicObject) -> Result<()> {
+    let types = object.types.clone().unwrap_or_default();
+    let gvk = GroupVersionKind::try_from(&types).context("apiVersion is malformed")?;
+    let Some((resource, capabilities)) = discovery.resolve_gvk(&gvk) else {
+        bail!("no kind {} in {} is served", types.kind, types.api_version);
+    };
+    let namespace = object.namespace().unwrap_or_else(|| "default".to_owned());
+    let api: Api<DynamicObject> = match capabilities.scope {
+        Scope::Cluster => Api::all_with(client.clone(), &resource),
+        Scope::Namespaced => Api::namespaced_with(client.clone(), &namespace, &resource),
+    };
+    let wanted = with_last_applied(object)?;
+    let Some(live) = api.get_opt(&object.name_any()).await? else {
+        api.create(&PostParams::default(), &wanted).await?;
+        return Ok(());
+    };
+    let patch = three_way(&live, &wanted)?;
+    api.patch(&object.name_any(), &PatchParams::default(), &Patch::Strategic(&patch)).await?;
+    Ok(())
+}
+
+fn described(object: &DynamicObject) -> String {
+    let kind = object.types.as_ref().map_or("object", |t| t.kind.as_str());
+    format!("{kind} {}", object.name_any())
+}
+
+/// Remembers what was applied, so that a later apply (ours or kubectl's) knows what it may remove.
+fn with_last_applied(object: &DynamicObject) -> Result<DynamicObject> {
+    let mut object = object.clone();
+    object.annotations_mut().remove(LAST_APPLIED);
+    let text = serde_json::to_string(&object).context("cannot encode the object")?;
+    object.annotations_mut().insert(LAST_APPLIED.to_owned(), text);
+    Ok(object)
+}
+
+/// What is wanted, plus a null for every field that the last apply set and this one doesn't.
+fn three_way(live: &DynamicObject, wanted: &DynamicObject) -> Result<Value> {
+    let mut patch = serde_json::to_value(wanted).context("cannot encode the object")?;
+    if let Some(last) = live.annotations().get(LAST_APPLIED).and_then(|text| serde_json::from_str(text).ok()) {
+        remove_absent(&last, &mut patch);
+    }
+    Ok(patch)
+}
+
+fn remove_absent(last: &Value, patch: &mut Value) {
+    let (Value::Object(last), Value::Object(patch)) = (last, patch) else { return };
+    for (key, value) in last {
+        match patch.get_mut(key) {
+            Some(kept) => remove_absent(value, kept),
+            None => {
+                patch.insert(key.clone(), Value::Null);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn mistakes_name_the_file_and_the_document() {
+        let mut found = Vec::new();
+        let text = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\n---\nkind: Service\n";
+        let error = format!("{:#}", parse(Path::new("app.yaml"), text, &mut found).unwrap_err());
+        assert!(error.contains("app.yaml, document 2"), "{error}");
+        assert_eq!(found.len(), 1);
+    }
+
+    #[test]
+    fn what_an_apply_no_longer_names_is_removed() {
+        let last = json!({"spec": {"a": 1, "b": {"c": 2, "d": 3}}});
+        let mut patch = json!({"spec": {"b": {"c": 4}}});
+        remove_absent(&last, &mut patch);
+        assert_eq!(patch, json!({"spec": {"a": null, "b": {"c": 4, "d": null}}}));
+    }
+}

@@ -1,0 +1,223 @@
+//! `portolan up`: a whole system in the foreground (or detached), from an empty machine to Services that answer.
+//!
+//! This file is the order of things. Each thing is in a file of its own.
+
+mod base;
+mod control_plane;
+mod detach;
+mod fabric;
+mod manifests;
+mod network;
+mod nodes;
+pub mod parts;
+mod privilege;
+mod progress;
+mod ready;
+mod relay;
+pub mod table;
+mod view;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+pub use fabric::remove_host_link;
+pub use view::View;
+
+use crate::cli::Up;
+use crate::commands::block_on;
+use crate::system::{DataDir, Lock, Record, clear, sweep_cgroups};
+use control_plane::ControlPlane;
+use fabric::Fabric;
+use manifests::Manifest;
+use network::Plan;
+use nodes::{Node, Start};
+use progress::Progress;
+use view::Following;
+
+/// Runs a system until it is told to end.
+pub fn start(options: &Up) -> Result<ExitCode> {
+    let begun = Instant::now();
+    privilege::check()?;
+    let plan = Plan::new(options.pod_cidr, options.service_cidr, options.fabric_cidr, options.nodes)?;
+    // Read before anything is made: a mistake in a file should cost nothing.
+    let manifests = manifests::read(&options.files)?;
+    let dir = DataDir::create(&options.system.data_dir)?;
+    if options.detach && !options.detached {
+        return detach::start(&dir);
+    }
+    block_on(run(options, begun, plan, &manifests, &dir))
+}
+
+async fn run(options: &Up, begun: Instant, plan: Plan, manifests: &[Manifest], dir: &DataDir) -> Result<ExitCode> {
+    let lock = dir.lock()?;
+    if let Some(record) = Record::load(dir)? {
+        eprintln!("clearing away what process {} left", record.supervisor);
+        clear(dir, &record).await?;
+    }
+    let mut ends = Ends::new()?;
+    let mut system = System { nodes: Vec::new(), control: None, fabric: None, stop: CancellationToken::new(), lock };
+    let lived = tokio::select! {
+        lived = system.live(options, begun, &plan, manifests, dir) => lived,
+        () = ends.requested() => Ok(()),
+    };
+    let ended = system.end(dir).await;
+    lived.and(ended).map(|()| ExitCode::SUCCESS)
+}
+
+/// The signals that mean: end.
+struct Ends {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+}
+
+impl Ends {
+    fn new() -> Result<Self> {
+        let listening = "cannot listen for signals";
+        let interrupt = signal(SignalKind::interrupt()).context(listening)?;
+        let terminate = signal(SignalKind::terminate()).context(listening)?;
+        Ok(Ends { interrupt, terminate })
+    }
+
+    async fn requested(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+        eprintln!("ending");
+    }
+}
+
+/// Everything that runs, in the order in which it has to end.
+struct System {
+    nodes: Vec<Node>,
+    control: Option<ControlPlane>,
+    fabric: Option<Fabric>,
+    stop: CancellationToken,
+    #[allow(dead_code, reason = "held until the end")]
+    lock: Lock,
+}
+
+impl System {
+    /// Builds everything, says when it answers, and follows it. Returns only with an error.
+    async fn live(
+        &mut self,
+        options: &Up,
+        begun: Instant,
+        plan: &Plan,
+        manifests: &[Manifest],
+        dir: &DataDir,
+    ) -> Result<()> {
+        for made in [dir.run(), dir.logs(), dir.images()] {
+            dir.make(&made)?;
+        }
+        let (fabric, prepared) = tokio::join!(Fabric::build(plan), control_plane::prepare(dir, plan));
+        let fabric = self.fabric.insert(fabric?);
+        let mut record = Record {
+            supervisor: i32::try_from(std::process::id()).context("our process id")?,
+            host_link: fabric.host_link().as_str().to_owned(),
+            cgroup: format!("portolan/{}", dir.id()),
+            nodes: Vec::new(),
+        };
+        record.save(dir)?;
+        let control = self.control.insert(ControlPlane::start(prepared?, dir, plan, fabric, &self.stop).await?);
+        let client = control.client().clone();
+        let names: Vec<String> = (1..=options.nodes).map(|n| format!("node-{n}")).collect();
+        base::apply(&client, plan, &names).await?;
+        for (index, name) in (0..).zip(&names) {
+            let parts = parts::Configs::new(plan, name, index, &record.cgroup);
+            let start = Start { dir, index, name, cgroup: &record.cgroup, parts: &parts };
+            let node = Node::start(&start, fabric).await?;
+            record.nodes.push(node.record.clone());
+            self.nodes.push(node);
+            record.save(dir)?;
+        }
+        fabric.route_services(0).await?;
+        manifests::apply(&client, manifests).await?;
+        let mut following = Following::start(&client);
+        let nodes = &mut self.nodes;
+        tokio::select! {
+            followed = follow(options, begun, plan, dir, fabric, &mut following) => followed,
+            failed = control.failed() => Err(failed),
+            ended = first_to_end(nodes) => Err(ended),
+        }
+    }
+
+    /// Ends what runs: nodes first, so that nothing talks to what is gone.
+    async fn end(mut self, dir: &DataDir) -> Result<()> {
+        let mut result = Ok(());
+        let ended = futures::future::join_all(self.nodes.drain(..).map(Node::end)).await;
+        for node in ended {
+            result = result.and(node);
+        }
+        self.stop.cancel();
+        if let Some(control) = self.control.take() {
+            control.end().await;
+        }
+        if let Some(fabric) = self.fabric.take() {
+            result = result.and(fabric.tear_down().await);
+        }
+        if let Some(record) = Record::load(dir)? {
+            result = result.and(sweep_cgroups(&record.cgroup));
+        }
+        result.and(Record::forget(dir))
+    }
+}
+
+/// Waits until everything answers, prints the table, then prints what changes.
+async fn follow(
+    options: &Up,
+    begun: Instant,
+    plan: &Plan,
+    dir: &DataDir,
+    fabric: &Fabric,
+    following: &mut Following,
+) -> Result<()> {
+    let mut progress = Progress::default();
+    let mut routes = base::PodRoutes::default();
+    loop {
+        let view = following.view();
+        routes.follow(&view, plan, fabric).await?;
+        let mut missing = ready::missing(&view, options.nodes as usize);
+        if missing.is_empty() {
+            missing = ready::refused(&view).await;
+        }
+        if missing.is_empty() && following.complete() {
+            break;
+        }
+        progress.show(&missing);
+        // A refused connection is no event: look again soon.
+        let _ = tokio::time::timeout(ready::AGAIN, following.changed()).await;
+    }
+    let mut rows = following.view().rows();
+    progress::table(&rows, dir, begun.elapsed());
+    if options.detached {
+        detach::ready(dir)?;
+    }
+    loop {
+        following.changed().await;
+        let view = following.view();
+        routes.follow(&view, plan, fabric).await?;
+        let now = view.rows();
+        progress::changes(&table::changes(&rows, &now));
+        rows = now;
+    }
+}
+
+/// A node that ends by itself ends the system: half a system would look like a whole one.
+async fn first_to_end(nodes: &mut [Node]) -> anyhow::Error {
+    let ends = nodes.iter_mut().map(|node| {
+        Box::pin(async move {
+            let name = node.record.name.clone();
+            (name, node.ended().await)
+        })
+    });
+    let ((name, status), _, _) = futures::future::select_all(ends).await;
+    match status {
+        Ok(status) => anyhow::anyhow!("node {name} ended by itself ({status}); see its log"),
+        Err(error) => anyhow::Error::new(error).context(format!("cannot wait for node {name}")),
+    }
+}

@@ -1,0 +1,152 @@
+//! When a system answers: what `up` waits for, and what it says while it waits.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use tokio::net::TcpStream;
+
+use super::table::Row;
+use super::view::View;
+
+/// How soon to look again when nothing has changed but not everything answers.
+pub const AGAIN: Duration = Duration::from_millis(20);
+/// How long a connection that proves a Service may take.
+const CONNECT: Duration = Duration::from_millis(500);
+
+/// What is still missing, in words; nothing when everything answers as far as the API can tell. `nodes` is how many
+/// there should be.
+pub fn missing(view: &View, nodes: usize) -> Vec<String> {
+    let mut missing = Vec::new();
+    let ready = view.nodes.iter().filter(|n| node_ready(n)).count();
+    if ready < nodes {
+        missing.push(format!("{} of {nodes} nodes", nodes - ready));
+    }
+    missing
+        .extend(view.pods.iter().filter(|p| pod_wanted(p) && !pod_ready(p)).map(|p| format!("pod {}", pod_words(p))));
+    for (row, service) in view.rows().iter().zip(sorted(&view.services)) {
+        if row.ready == 0 && has_selector(service) && row.kind != "ExternalName" && selects_a_pod(service, view) {
+            missing.push(format!("endpoints of {}", row.service));
+        }
+    }
+    missing
+}
+
+/// The TCP frontends that don't take a connection yet, of Services that have a ready endpoint behind them.
+pub async fn refused(view: &View) -> Vec<String> {
+    let mut refused = Vec::new();
+    for (row, service) in view.rows().iter().zip(sorted(&view.services)) {
+        for address in probe_addresses(row, service) {
+            let answered = tokio::time::timeout(CONNECT, TcpStream::connect(&address)).await.is_ok_and(|r| r.is_ok());
+            if !answered {
+                refused.push(format!("{} at {address}", row.service));
+            }
+        }
+    }
+    refused
+}
+
+/// Only Services whose endpoints are pods here: what is outside may well be unreachable, and that is no fault of ours.
+fn probe_addresses(row: &Row, service: &Service) -> Vec<String> {
+    let spec = service.spec.clone().unwrap_or_default();
+    let ip = spec.cluster_ip.filter(|ip| ip != "None" && !ip.is_empty());
+    let internal_only = spec.internal_traffic_policy.as_deref() == Some("Local");
+    let (Some(ip), true, false) = (ip, row.ready > 0 && has_selector(service), internal_only) else {
+        return Vec::new();
+    };
+    let host = if ip.contains(':') { format!("[{ip}]") } else { ip };
+    let tcp = |protocol: &Option<String>| protocol.as_deref().is_none_or(|p| p == "TCP");
+    spec.ports.unwrap_or_default().iter().filter(|p| tcp(&p.protocol)).map(|p| format!("{host}:{}", p.port)).collect()
+}
+
+fn sorted(services: &[Service]) -> Vec<&Service> {
+    let mut all: Vec<&Service> = services.iter().collect();
+    all.sort_by_key(|s| {
+        format!(
+            "{}/{}",
+            s.metadata.namespace.as_deref().unwrap_or_default(),
+            s.metadata.name.as_deref().unwrap_or_default()
+        )
+    });
+    all
+}
+
+fn has_selector(service: &Service) -> bool {
+    service.spec.as_ref().and_then(|s| s.selector.as_ref()).is_some_and(|s| !s.is_empty())
+}
+
+/// A Service whose selector matches nothing is complete as it is.
+fn selects_a_pod(service: &Service, view: &View) -> bool {
+    let selector = service.spec.as_ref().and_then(|s| s.selector.clone()).unwrap_or_default();
+    view.pods.iter().any(|pod| {
+        let labels = pod.metadata.labels.clone().unwrap_or_default();
+        pod.metadata.namespace == service.metadata.namespace && selector.iter().all(|(k, v)| labels.get(k) == Some(v))
+    })
+}
+
+fn node_ready(node: &Node) -> bool {
+    let conditions = node.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+    conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True")
+}
+
+/// Pods that have run to their end, or are going, are not waited for.
+fn pod_wanted(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
+    pod.metadata.deletion_timestamp.is_none() && !matches!(phase, Some("Succeeded" | "Failed"))
+}
+
+fn pod_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+    conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True")
+}
+
+/// The pod, and why its first container that waits does.
+fn pod_words(pod: &Pod) -> String {
+    let name = format!(
+        "{}/{}",
+        pod.metadata.namespace.as_deref().unwrap_or_default(),
+        pod.metadata.name.as_deref().unwrap_or_default()
+    );
+    let statuses = pod.status.as_ref().and_then(|s| s.container_statuses.clone()).unwrap_or_default();
+    let waiting = statuses.iter().filter_map(|s| s.state.as_ref()?.waiting.as_ref()).next();
+    match waiting.and_then(|w| w.reason.as_deref().map(|r| (r, w.message.clone().unwrap_or_default()))) {
+        Some((reason, message)) if message.is_empty() => format!("{name} ({reason})"),
+        Some((reason, message)) => format!("{name} ({reason}: {message})"),
+        None => name,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn view(pods: Value, services: Value) -> View {
+        let node = json!({"metadata": {"name": "n"}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}});
+        View {
+            nodes: vec![serde_json::from_value(node).unwrap()],
+            pods: serde_json::from_value(pods).unwrap(),
+            services: serde_json::from_value(services).unwrap(),
+            slices: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn what_waits_is_named_with_its_reason() {
+        let status = json!({"containerStatuses": [{"name": "c", "image": "i", "imageID": "", "ready": false, "restartCount": 0,
+            "state": {"waiting": {"reason": "ErrImagePull", "message": "load it"}}}]});
+        let pods = json!([{"metadata": {"name": "p", "namespace": "default", "labels": {"a": "b"}}, "status": status}]);
+        let metadata = json!({"name": "s", "namespace": "default"});
+        let services = json!([{"metadata": metadata, "spec": {"selector": {"a": "b"}, "ports": [{"port": 80}]}}]);
+        let missing = missing(&view(pods, services), 2);
+        assert_eq!(missing, ["1 of 2 nodes", "pod default/p (ErrImagePull: load it)", "endpoints of default/s"]);
+    }
+
+    #[test]
+    fn a_finished_pod_and_a_service_without_pods_are_not_waited_for() {
+        let pods = json!([{"metadata": {"name": "p", "namespace": "default"}, "status": {"phase": "Succeeded"}}]);
+        let metadata = json!({"name": "s", "namespace": "default"});
+        let services = json!([{"metadata": metadata, "spec": {"selector": {"a": "b"}, "ports": [{"port": 80}]}}]);
+        assert!(missing(&view(pods, services), 1).is_empty());
+    }
+}

@@ -1,0 +1,140 @@
+//! The way from the fabric to the host's resolvers: DNS messages that arrive at the fabric's address are sent on, from
+//! the host's own network, to what the host's `/etc/resolv.conf` names (a resolver on 127.0.0.53 included).
+//!
+//! Moves messages, reads none beyond their length and identifier. Caching and choosing are the DNS server's work.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use netns::NetNs;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// Questions in flight at a time; more are dropped, and asked again by those who wait.
+const IN_FLIGHT: usize = 512;
+/// Longer than a resolver's own patience, so that it's the asker who gives up.
+const PATIENCE: Duration = Duration::from_secs(5);
+const PORT: u16 = 53;
+const MESSAGE_MAX: usize = 65_535;
+
+/// The two listeners.
+pub struct Relay {
+    udp: UdpSocket,
+    tcp: TcpListener,
+}
+
+impl Relay {
+    /// Listens on the fabric's address.
+    pub fn bind(fabric: &NetNs, address: IpAddr) -> Result<Self> {
+        let at = SocketAddr::new(address, PORT);
+        let (udp, tcp) = fabric.run(|| (std::net::UdpSocket::bind(at), std::net::TcpListener::bind(at)))?;
+        let opening = || format!("cannot listen on {at} in the fabric");
+        let (udp, tcp) = (udp.with_context(opening)?, tcp.with_context(opening)?);
+        udp.set_nonblocking(true)?;
+        tcp.set_nonblocking(true)?;
+        Ok(Relay { udp: UdpSocket::from_std(udp)?, tcp: TcpListener::from_std(tcp)? })
+    }
+
+    /// Relays until cancelled.
+    pub async fn run(self, stop: CancellationToken) {
+        let udp = Arc::new(self.udp);
+        let permits = Arc::new(Semaphore::new(IN_FLIGHT));
+        let mut tasks = JoinSet::new();
+        let mut buffer = vec![0; MESSAGE_MAX];
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                Some(_) = tasks.join_next() => {}
+                received = udp.recv_from(&mut buffer) => {
+                    let (Ok((length, from)), Ok(permit)) = (received, permits.clone().try_acquire_owned()) else { continue };
+                    let (message, udp) = (buffer[..length].to_vec(), udp.clone());
+                    tasks.spawn(async move {
+                        if let Err(error) = datagram(&udp, from, &message).await {
+                            tracing::debug!(%error, "no answer from the host's resolvers");
+                        }
+                        drop(permit);
+                    });
+                }
+                accepted = self.tcp.accept() => {
+                    let (Ok((stream, _)), Ok(permit)) = (accepted, permits.clone().try_acquire_owned()) else { continue };
+                    tasks.spawn(async move {
+                        if let Err(error) = connection(stream).await {
+                            tracing::debug!(%error, "no connection to the host's resolvers");
+                        }
+                        drop(permit);
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// Tries each resolver in turn; an answer must carry the question's identifier.
+async fn datagram(fabric: &UdpSocket, from: SocketAddr, message: &[u8]) -> io::Result<()> {
+    let mut answer = vec![0; MESSAGE_MAX];
+    let mut last = io::Error::from(io::ErrorKind::NotFound);
+    for resolver in resolvers().await? {
+        match tokio::time::timeout(PATIENCE, ask(resolver, message, &mut answer)).await {
+            Ok(Ok(length)) => return fabric.send_to(&answer[..length], from).await.map(drop),
+            Ok(Err(error)) => last = error,
+            Err(_) => last = io::ErrorKind::TimedOut.into(),
+        }
+    }
+    Err(last)
+}
+
+async fn ask(resolver: SocketAddr, message: &[u8], answer: &mut [u8]) -> io::Result<usize> {
+    let any: IpAddr = if resolver.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
+    let socket = UdpSocket::bind((any, 0)).await?;
+    socket.connect(resolver).await?;
+    socket.send(message).await?;
+    loop {
+        let length = socket.recv(answer).await?;
+        if length >= 2 && message.len() >= 2 && answer[..2] == message[..2] {
+            return Ok(length);
+        }
+    }
+}
+
+async fn connection(mut fabric: TcpStream) -> io::Result<()> {
+    let mut last = io::Error::from(io::ErrorKind::NotFound);
+    for resolver in resolvers().await? {
+        match tokio::time::timeout(PATIENCE, TcpStream::connect(resolver)).await {
+            Ok(Ok(mut upstream)) => return copy_bidirectional(&mut fabric, &mut upstream).await.map(drop),
+            Ok(Err(error)) => last = error,
+            Err(_) => last = io::ErrorKind::TimedOut.into(),
+        }
+    }
+    // Reading what is there lets the close be an orderly one.
+    let _ = fabric.read(&mut [0; 512]).await;
+    fabric.shutdown().await?;
+    Err(last)
+}
+
+/// The host's resolvers as they are now: the file changes when the machine changes networks.
+async fn resolvers() -> io::Result<Vec<SocketAddr>> {
+    let text = tokio::fs::read_to_string("/etc/resolv.conf").await?;
+    Ok(nameservers(&text).into_iter().map(|address| SocketAddr::new(address, PORT)).collect())
+}
+
+fn nameservers(resolv_conf: &str) -> Vec<IpAddr> {
+    let value = |line: &str| line.strip_prefix("nameserver")?.split_whitespace().next()?.parse().ok();
+    resolv_conf.lines().filter_map(value).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nameservers_are_read_and_the_rest_is_left() {
+        let text = "# nameserver 9.9.9.9\nsearch example\nnameserver 127.0.0.53\nnameserver\tfd00::1\nnameserver x\n";
+        assert_eq!(nameservers(text), ["127.0.0.53".parse::<IpAddr>().unwrap(), "fd00::1".parse().unwrap()]);
+    }
+}

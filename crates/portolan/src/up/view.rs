@@ -1,0 +1,115 @@
+//! What the API says about Services and what stands behind them, read or followed.
+
+use std::net::IpAddr;
+
+use anyhow::{Context, Result};
+use futures::{Stream, StreamExt, stream};
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::ListParams;
+use kube::runtime::reflector::{self, Store};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client, Resource};
+use serde::de::DeserializeOwned;
+
+use super::table::{self, Row};
+
+/// The cluster's DNS domain.
+pub const DOMAIN: &str = "cluster.local";
+
+/// A moment of the cluster.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    pub services: Vec<Service>,
+    pub slices: Vec<EndpointSlice>,
+    pub nodes: Vec<Node>,
+    pub pods: Vec<Pod>,
+}
+
+impl View {
+    /// Lists everything once.
+    pub async fn read(client: &Client) -> Result<Self> {
+        async fn list<K>(client: &Client) -> Result<Vec<K>>
+        where
+            K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
+        {
+            let list = Api::<K>::all(client.clone()).list(&ListParams::default()).await;
+            Ok(list.with_context(|| format!("cannot list {}", K::plural(&())))?.items)
+        }
+        Ok(View {
+            services: list(client).await?,
+            slices: list(client).await?,
+            nodes: list(client).await?,
+            pods: list(client).await?,
+        })
+    }
+
+    /// The table of it.
+    pub fn rows(&self) -> Vec<Row> {
+        table::rows(&self.services, &self.slices, self.node_address(), DOMAIN)
+    }
+
+    fn node_address(&self) -> Option<IpAddr> {
+        let addresses = self.nodes.iter().filter_map(|n| n.status.as_ref()?.addresses.as_ref()).flatten();
+        addresses.filter(|a| a.type_ == "InternalIP").find_map(|a| a.address.parse().ok())
+    }
+}
+
+/// A view that follows the API.
+pub struct Following {
+    services: Store<Service>,
+    slices: Store<EndpointSlice>,
+    nodes: Store<Node>,
+    pods: Store<Pod>,
+    changes: stream::BoxStream<'static, ()>,
+}
+
+impl Following {
+    /// Begins to watch.
+    pub fn start(client: &Client) -> Self {
+        let (services, a) = follow(client);
+        let (slices, b) = follow(client);
+        let (nodes, c) = follow(client);
+        let (pods, d) = follow(client);
+        Following { services, slices, nodes, pods, changes: stream::select_all([a, b, c, d]).boxed() }
+    }
+
+    /// The view as it is now.
+    pub fn view(&self) -> View {
+        fn all<K: Clone + Resource<DynamicType = ()> + 'static>(store: &Store<K>) -> Vec<K> {
+            store.state().iter().map(|o| (**o).clone()).collect()
+        }
+        View {
+            services: all(&self.services),
+            slices: all(&self.slices),
+            nodes: all(&self.nodes),
+            pods: all(&self.pods),
+        }
+    }
+
+    /// Whether every kind has been listed.
+    pub fn complete(&self) -> bool {
+        fn listed<K: Resource<DynamicType = ()> + Clone + 'static>(store: &Store<K>) -> bool {
+            futures::FutureExt::now_or_never(store.wait_until_ready()).is_some_and(|r| r.is_ok())
+        }
+        listed(&self.services) && listed(&self.slices) && listed(&self.nodes) && listed(&self.pods)
+    }
+
+    /// Waits until something changed. What did is for the next `view` to say.
+    pub async fn changed(&mut self) {
+        if self.changes.next().await.is_none() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+fn follow<K>(client: &Client) -> (Store<K>, stream::BoxStream<'static, ()>)
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + Sync + 'static,
+{
+    let (store, writer) = reflector::store();
+    let events = watcher(Api::<K>::all(client.clone()), watcher::Config::default()).default_backoff();
+    let changes: std::pin::Pin<Box<dyn Stream<Item = ()> + Send>> =
+        Box::pin(events.reflect(writer).filter_map(async |event| event.ok().map(drop)));
+    (store, changes)
+}
