@@ -63,6 +63,9 @@ impl Fabric {
         links.loopback_up().await?;
         links.add_address(&eth0, self.plan.in_fabric(self.plan.node(index))?).await?;
         links.up(&eth0).await?;
+        // What the host sends to a ClusterIP leaves by the link it came in on. A redirect would lead the host past the
+        // node's proxy, and uses up the allowance of ICMP errors (icmp(7), icmp_ratelimit) that rejections need.
+        sysctl::set(node, "net.ipv4.conf.eth0.send_redirects", "0")?;
         Ok(())
     }
 

@@ -136,8 +136,9 @@ impl System {
             record.save(dir)?;
         }
         fabric.route_services(0).await?;
-        manifests::apply(&client, manifests).await?;
         let mut following = Following::start(&client);
+        nodes_ready(options, &mut following).await;
+        manifests::apply(&client, manifests).await?;
         let nodes = &mut self.nodes;
         tokio::select! {
             followed = follow(options, begun, plan, dir, fabric, &mut following) => followed,
@@ -164,6 +165,19 @@ impl System {
             result = result.and(sweep_cgroups(&record.cgroup));
         }
         result.and(Record::forget(dir))
+    }
+}
+
+/// Waits for all nodes, so that pods are spread over them and none is turned away first.
+async fn nodes_ready(options: &Up, following: &mut Following) {
+    let mut progress = Progress::default();
+    loop {
+        let missing = ready::missing_nodes(&following.view(), options.nodes as usize);
+        if missing.is_empty() {
+            return;
+        }
+        progress.show(&missing);
+        following.changed().await;
     }
 }
 

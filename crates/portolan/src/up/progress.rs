@@ -1,28 +1,35 @@
 //! What a person sees of `up`: what it waits for, the table, what changes.
 
 use std::io::Write;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::table::{self, Row};
 use crate::system::DataDir;
 
-/// Shows what is waited for, when that is something else than before.
+/// Shows what is waited for, when that is something else than before, and not so often that nobody can read it.
 #[derive(Default)]
-pub struct Progress(String);
+pub struct Progress {
+    last: String,
+    at: Option<Instant>,
+}
+
+/// Between two lines.
+const PAUSE: Duration = Duration::from_millis(500);
 
 impl Progress {
     pub fn show(&mut self, missing: &[String]) {
         const SHOWN: usize = 4;
-        if missing.is_empty() {
+        if missing.is_empty() || self.at.is_some_and(|at| at.elapsed() < PAUSE) {
             return;
         }
         let mut text = missing.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
         if missing.len() > SHOWN {
             text.push_str(&format!(" and {} more", missing.len() - SHOWN));
         }
-        if text != self.0 {
+        if text != self.last {
             eprintln!("waiting for {text}");
-            self.0 = text;
+            self.last = text;
+            self.at = Some(Instant::now());
         }
     }
 }

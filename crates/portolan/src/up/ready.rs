@@ -13,19 +13,22 @@ pub const AGAIN: Duration = Duration::from_millis(20);
 /// How long a connection that proves a Service may take.
 const CONNECT: Duration = Duration::from_millis(500);
 
+/// The nodes that aren't ready, in words; nothing when all are.
+pub fn missing_nodes(view: &View, nodes: usize) -> Vec<String> {
+    let ready = view.nodes.iter().filter(|n| node_ready(n)).count();
+    if ready < nodes { vec![format!("{} of {nodes} nodes", nodes - ready)] } else { Vec::new() }
+}
+
 /// What is still missing, in words; nothing when everything answers as far as the API can tell. `nodes` is how many
 /// there should be.
 pub fn missing(view: &View, nodes: usize) -> Vec<String> {
-    let mut missing = Vec::new();
-    let ready = view.nodes.iter().filter(|n| node_ready(n)).count();
-    if ready < nodes {
-        missing.push(format!("{} of {nodes} nodes", nodes - ready));
-    }
+    let mut missing = missing_nodes(view, nodes);
     missing
         .extend(view.pods.iter().filter(|p| pod_wanted(p) && !pod_ready(p)).map(|p| format!("pod {}", pod_words(p))));
     for (row, service) in view.rows().iter().zip(sorted(&view.services)) {
-        if row.ready == 0 && has_selector(service) && row.kind != "ExternalName" && selects_a_pod(service, view) {
-            missing.push(format!("endpoints of {}", row.service));
+        let pods = ready_pods(service, view);
+        if row.kind != "ExternalName" && row.ready < pods {
+            missing.push(format!("{} endpoint(s) of {}", pods - row.ready, row.service));
         }
     }
     missing
@@ -74,13 +77,17 @@ fn has_selector(service: &Service) -> bool {
     service.spec.as_ref().and_then(|s| s.selector.as_ref()).is_some_and(|s| !s.is_empty())
 }
 
-/// A Service whose selector matches nothing is complete as it is.
-fn selects_a_pod(service: &Service, view: &View) -> bool {
+/// How many ready pods a Service selects: none when it has no selector.
+fn ready_pods(service: &Service, view: &View) -> usize {
     let selector = service.spec.as_ref().and_then(|s| s.selector.clone()).unwrap_or_default();
-    view.pods.iter().any(|pod| {
+    let selected = |pod: &&Pod| {
         let labels = pod.metadata.labels.clone().unwrap_or_default();
         pod.metadata.namespace == service.metadata.namespace && selector.iter().all(|(k, v)| labels.get(k) == Some(v))
-    })
+    };
+    if selector.is_empty() {
+        return 0;
+    }
+    view.pods.iter().filter(selected).filter(|pod| pod_wanted(pod) && pod_ready(pod)).count()
 }
 
 fn node_ready(node: &Node) -> bool {
@@ -135,11 +142,16 @@ mod tests {
     fn what_waits_is_named_with_its_reason() {
         let status = json!({"containerStatuses": [{"name": "c", "image": "i", "imageID": "", "ready": false, "restartCount": 0,
             "state": {"waiting": {"reason": "ErrImagePull", "message": "load it"}}}]});
-        let pods = json!([{"metadata": {"name": "p", "namespace": "default", "labels": {"a": "b"}}, "status": status}]);
+        let labels = json!({"a": "b"});
+        let ready = json!({"conditions": [{"type": "Ready", "status": "True"}]});
+        let pods = json!([
+            {"metadata": {"name": "p", "namespace": "default", "labels": labels}, "status": status},
+            {"metadata": {"name": "q", "namespace": "default", "labels": labels}, "status": ready},
+        ]);
         let metadata = json!({"name": "s", "namespace": "default"});
         let services = json!([{"metadata": metadata, "spec": {"selector": {"a": "b"}, "ports": [{"port": 80}]}}]);
         let missing = missing(&view(pods, services), 2);
-        assert_eq!(missing, ["1 of 2 nodes", "pod default/p (ErrImagePull: load it)", "endpoints of default/s"]);
+        assert_eq!(missing, ["1 of 2 nodes", "pod default/p (ErrImagePull: load it)", "1 endpoint(s) of default/s"]);
     }
 
     #[test]

@@ -75,7 +75,8 @@ impl Relay {
     }
 }
 
-/// Tries each resolver in turn; an answer must carry the question's identifier.
+/// Tries each resolver in turn; an answer must carry the question's identifier. When none gives one, the asker is told
+/// so rather than kept waiting.
 async fn datagram(fabric: &UdpSocket, from: SocketAddr, message: &[u8]) -> io::Result<()> {
     let mut answer = vec![0; MESSAGE_MAX];
     let mut last = io::Error::from(io::ErrorKind::NotFound);
@@ -86,7 +87,23 @@ async fn datagram(fabric: &UdpSocket, from: SocketAddr, message: &[u8]) -> io::R
             Err(_) => last = io::ErrorKind::TimedOut.into(),
         }
     }
+    if let Some(failure) = server_failure(message) {
+        fabric.send_to(&failure, from).await?;
+    }
     Err(last)
+}
+
+/// The question itself, marked as a response with the code SERVFAIL (RFC 1035 section 4.1.1).
+fn server_failure(question: &[u8]) -> Option<Vec<u8>> {
+    const HEADER: usize = 12;
+    const SERVFAIL: u8 = 2;
+    let mut failure = question.to_vec();
+    if failure.len() < HEADER || failure[2] & 0x80 != 0 {
+        return None;
+    }
+    failure[2] |= 0x80;
+    failure[3] = 0x80 | SERVFAIL;
+    Some(failure)
 }
 
 async fn ask(resolver: SocketAddr, message: &[u8], answer: &mut [u8]) -> io::Result<usize> {
@@ -131,6 +148,16 @@ fn nameservers(resolv_conf: &str) -> Vec<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_failure_repeats_the_question_and_a_response_gets_none() {
+        let question = [0x12, 0x34, 0x01, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1, b'a', 0, 0, 1, 0, 1];
+        let failure = server_failure(&question).unwrap();
+        assert_eq!((&failure[..2], failure[2] & 0x80, failure[3] & 0xf), (&question[..2], 0x80, 2));
+        assert_eq!(failure[4..], question[4..]);
+        assert_eq!(server_failure(&failure), None);
+        assert_eq!(server_failure(&question[..5]), None);
+    }
 
     #[test]
     fn nameservers_are_read_and_the_rest_is_left() {

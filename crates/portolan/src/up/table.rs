@@ -154,6 +154,7 @@ fn reach(service: &Service, node: Option<IpAddr>, ready: usize) -> String {
     }
     let protocol = port.protocol.as_deref().unwrap_or("TCP");
     let write = |host: String, number: i32| match protocol {
+        "TCP" if port.port == 443 => format!("curl -k https://{host}:{number}").trim_end_matches(":443").to_owned(),
         "TCP" => format!("curl http://{host}:{number}").trim_end_matches(":80").to_owned(),
         other => format!("{host}:{number}/{other}"),
     };
