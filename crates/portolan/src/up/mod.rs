@@ -141,7 +141,7 @@ impl System {
         manifests::apply(&client, manifests).await?;
         let nodes = &mut self.nodes;
         tokio::select! {
-            followed = follow(options, begun, plan, dir, fabric, &mut following) => followed,
+            followed = follow(options, begun, plan, manifests, dir, fabric, &mut following) => followed,
             failed = control.failed() => Err(failed),
             ended = first_to_end(nodes) => Err(ended),
         }
@@ -186,6 +186,7 @@ async fn follow(
     options: &Up,
     begun: Instant,
     plan: &Plan,
+    manifests: &[Manifest],
     dir: &DataDir,
     fabric: &Fabric,
     following: &mut Following,
@@ -195,7 +196,7 @@ async fn follow(
     loop {
         let view = following.view();
         routes.follow(&view, plan, fabric).await?;
-        let mut missing = ready::missing(&view, options.nodes as usize);
+        let mut missing = ready::missing(&view, options.nodes as usize, manifests);
         if missing.is_empty() {
             missing = ready::refused(&view).await;
         }

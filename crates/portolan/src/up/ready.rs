@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use tokio::net::TcpStream;
 
+use super::manifests::Manifest;
 use super::table::Row;
 use super::view::View;
 
@@ -20,9 +23,13 @@ pub fn missing_nodes(view: &View, nodes: usize) -> Vec<String> {
 }
 
 /// What is still missing, in words; nothing when everything answers as far as the API can tell. `nodes` is how many
-/// there should be.
-pub fn missing(view: &View, nodes: usize) -> Vec<String> {
+/// there should be, `applied` what was just sent to the API.
+pub fn missing(view: &View, nodes: usize, applied: &[Manifest]) -> Vec<String> {
     let mut missing = missing_nodes(view, nodes);
+    missing.extend(unseen(view, applied));
+    missing.extend(
+        view.deployments.iter().filter(|d| !available(d)).map(|d| format!("deployment {}", named(&d.metadata))),
+    );
     missing
         .extend(view.pods.iter().filter(|p| pod_wanted(p) && !pod_ready(p)).map(|p| format!("pod {}", pod_words(p))));
     for (row, service) in view.rows().iter().zip(sorted(&view.services)) {
@@ -63,13 +70,7 @@ fn probe_addresses(row: &Row, service: &Service) -> Vec<String> {
 
 fn sorted(services: &[Service]) -> Vec<&Service> {
     let mut all: Vec<&Service> = services.iter().collect();
-    all.sort_by_key(|s| {
-        format!(
-            "{}/{}",
-            s.metadata.namespace.as_deref().unwrap_or_default(),
-            s.metadata.name.as_deref().unwrap_or_default()
-        )
-    });
+    all.sort_by_key(|s| named(&s.metadata));
     all
 }
 
@@ -90,6 +91,38 @@ fn ready_pods(service: &Service, view: &View) -> usize {
     view.pods.iter().filter(selected).filter(|pod| pod_wanted(pod) && pod_ready(pod)).count()
 }
 
+/// What was applied and isn't in the view yet: the view follows the API, some milliseconds behind.
+fn unseen(view: &View, applied: &[Manifest]) -> Vec<String> {
+    let mut unseen = Vec::new();
+    for manifest in applied {
+        let kind = manifest.object.types.as_ref().map_or("", |t| t.kind.as_str());
+        let namespace = manifest.object.metadata.namespace.as_deref().unwrap_or("default");
+        let name = manifest.object.metadata.name.as_deref().unwrap_or_default();
+        let is = |m: &ObjectMeta| m.namespace.as_deref() == Some(namespace) && m.name.as_deref() == Some(name);
+        let seen = match kind {
+            "Service" => view.services.iter().any(|o| is(&o.metadata)),
+            "Pod" => view.pods.iter().any(|o| is(&o.metadata)),
+            "Deployment" => view.deployments.iter().any(|o| is(&o.metadata)),
+            _ => true,
+        };
+        if !seen {
+            unseen.push(format!("{} {namespace}/{name}", kind.to_lowercase()));
+        }
+    }
+    unseen
+}
+
+fn named(metadata: &ObjectMeta) -> String {
+    format!("{}/{}", metadata.namespace.as_deref().unwrap_or_default(), metadata.name.as_deref().unwrap_or_default())
+}
+
+/// The controller has seen the newest spec, and as many pods are available as it asks for.
+fn available(deployment: &Deployment) -> bool {
+    let status = deployment.status.clone().unwrap_or_default();
+    let wanted = deployment.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1);
+    status.observed_generation >= deployment.metadata.generation && status.available_replicas.unwrap_or(0) >= wanted
+}
+
 fn node_ready(node: &Node) -> bool {
     let conditions = node.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
     conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True")
@@ -108,11 +141,7 @@ fn pod_ready(pod: &Pod) -> bool {
 
 /// The pod, and why its first container that waits does.
 fn pod_words(pod: &Pod) -> String {
-    let name = format!(
-        "{}/{}",
-        pod.metadata.namespace.as_deref().unwrap_or_default(),
-        pod.metadata.name.as_deref().unwrap_or_default()
-    );
+    let name = named(&pod.metadata);
     let statuses = pod.status.as_ref().and_then(|s| s.container_statuses.clone()).unwrap_or_default();
     let waiting = statuses.iter().filter_map(|s| s.state.as_ref()?.waiting.as_ref()).next();
     match waiting.and_then(|w| w.reason.as_deref().map(|r| (r, w.message.clone().unwrap_or_default()))) {
@@ -134,7 +163,7 @@ mod tests {
             nodes: vec![serde_json::from_value(node).unwrap()],
             pods: serde_json::from_value(pods).unwrap(),
             services: serde_json::from_value(services).unwrap(),
-            slices: Vec::new(),
+            ..View::default()
         }
     }
 
@@ -150,7 +179,7 @@ mod tests {
         ]);
         let metadata = json!({"name": "s", "namespace": "default"});
         let services = json!([{"metadata": metadata, "spec": {"selector": {"a": "b"}, "ports": [{"port": 80}]}}]);
-        let missing = missing(&view(pods, services), 2);
+        let missing = missing(&view(pods, services), 2, &[]);
         assert_eq!(missing, ["1 of 2 nodes", "pod default/p (ErrImagePull: load it)", "1 endpoint(s) of default/s"]);
     }
 
@@ -159,6 +188,6 @@ mod tests {
         let pods = json!([{"metadata": {"name": "p", "namespace": "default"}, "status": {"phase": "Succeeded"}}]);
         let metadata = json!({"name": "s", "namespace": "default"});
         let services = json!([{"metadata": metadata, "spec": {"selector": {"a": "b"}, "ports": [{"port": 80}]}}]);
-        assert!(missing(&view(pods, services), 1).is_empty());
+        assert!(missing(&view(pods, services), 1, &[]).is_empty());
     }
 }

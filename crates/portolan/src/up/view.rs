@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use anyhow::{Context, Result};
 use futures::{Stream, StreamExt, stream};
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::ListParams;
@@ -24,6 +25,7 @@ pub struct View {
     pub slices: Vec<EndpointSlice>,
     pub nodes: Vec<Node>,
     pub pods: Vec<Pod>,
+    pub deployments: Vec<Deployment>,
 }
 
 impl View {
@@ -41,6 +43,7 @@ impl View {
             slices: list(client).await?,
             nodes: list(client).await?,
             pods: list(client).await?,
+            deployments: list(client).await?,
         })
     }
 
@@ -61,6 +64,7 @@ pub struct Following {
     slices: Store<EndpointSlice>,
     nodes: Store<Node>,
     pods: Store<Pod>,
+    deployments: Store<Deployment>,
     changes: stream::BoxStream<'static, ()>,
 }
 
@@ -71,7 +75,9 @@ impl Following {
         let (slices, b) = follow(client);
         let (nodes, c) = follow(client);
         let (pods, d) = follow(client);
-        Following { services, slices, nodes, pods, changes: stream::select_all([a, b, c, d]).boxed() }
+        let (deployments, e) = follow(client);
+        let changes = stream::select_all([a, b, c, d, e]).boxed();
+        Following { services, slices, nodes, pods, deployments, changes }
     }
 
     /// The view as it is now.
@@ -84,6 +90,7 @@ impl Following {
             slices: all(&self.slices),
             nodes: all(&self.nodes),
             pods: all(&self.pods),
+            deployments: all(&self.deployments),
         }
     }
 
@@ -92,7 +99,11 @@ impl Following {
         fn listed<K: Resource<DynamicType = ()> + Clone + 'static>(store: &Store<K>) -> bool {
             futures::FutureExt::now_or_never(store.wait_until_ready()).is_some_and(|r| r.is_ok())
         }
-        listed(&self.services) && listed(&self.slices) && listed(&self.nodes) && listed(&self.pods)
+        listed(&self.services)
+            && listed(&self.slices)
+            && listed(&self.nodes)
+            && listed(&self.pods)
+            && listed(&self.deployments)
     }
 
     /// Waits until something changed. What did is for the next `view` to say.
