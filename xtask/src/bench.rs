@@ -12,7 +12,12 @@ struct Bench {
 }
 
 /// Every benchmark is an example of the crate it measures: it runs both sides, interleaved, and prints the ratio.
-const BENCHES: &[Bench] = &[];
+const BENCHES: &[Bench] = &[Bench {
+    name: "proxy-sync",
+    about: "program Services into nf_tables, beside `nft -f` with kube-proxy's layout",
+    package: "proxy-nftables",
+    example: "sync_cost",
+}];
 
 /// Runs one benchmark, or lists them.
 pub fn run(name: Option<&str>) -> Result<()> {

@@ -1,7 +1,12 @@
-//! What programming the kernel costs: everything from nothing, and one endpoint's change, in a namespace of its own.
+//! What programming the kernel costs: everything from nothing, and one endpoint's change, in a namespace of its own; and
+//! beside it what the `nft` program takes for the same Services in the shape kube-proxy 1.36 gives them (a chain per
+//! Service port with one anonymous map), the rounds interleaved.
 //! Run it with `cargo run --release -p proxy-nftables --example sync_cost [SERVICES ENDPOINTS]…`. Prints, asserts nothing.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nft::Kernel;
@@ -11,6 +16,8 @@ use proxy_nftables::Nftables;
 use service_model::{Change, EndpointSlice, Event, IpFamily, NodeView, Service, ServiceModel};
 
 const CHANGES: usize = 200;
+/// Of each side, in turn; medians are printed.
+const ROUNDS: usize = 3;
 
 fn service(number: usize) -> Service {
     let address = format!("10.{}.{}.{}", 96 + number / 65_536, number / 256 % 256, number % 256);
@@ -36,7 +43,8 @@ fn slice(number: usize, endpoints: usize, variant: usize) -> EndpointSlice {
     .unwrap()
 }
 
-async fn measure(services: usize, endpoints: usize) {
+/// A round of ours: the full sync, and the median of one endpoint's replacement.
+async fn measure(services: usize, endpoints: usize) -> (Duration, Duration) {
     let namespace = netns::NetNs::new().unwrap();
     let [backend, _] = Nftables::pair(namespace.run(Kernel::open).unwrap().unwrap());
     let mut model = ServiceModel::new();
@@ -73,6 +81,52 @@ async fn measure(services: usize, endpoints: usize) {
         shown(&mut replaced),
         shown(&mut resized)
     );
+    (synced, median(&mut replaced))
+}
+
+/// A round of the peer's: the full load, and one Service's chain rewritten.
+fn measure_peer(services: usize, endpoints: usize) -> (Duration, Duration) {
+    let namespace = netns::NetNs::new().unwrap();
+    let chain = |number: usize, variant: usize| {
+        let slice = slice(number, endpoints, variant);
+        let addresses = slice.endpoints.iter().map(|e| e.addresses[0].to_string());
+        let map: Vec<String> =
+            addresses.enumerate().map(|(slot, address)| format!("{slot} : {address} . 8080")).collect();
+        format!(
+            "add rule ip peer s{number} meta l4proto tcp dnat ip to numgen random mod {} map {{ {} }}\n",
+            map.len(),
+            map.join(", ")
+        )
+    };
+    let mut text = String::from(
+        "add table ip peer\nadd map ip peer services { type ipv4_addr . inet_proto . inet_service : verdict; }\n",
+    );
+    for number in 0..services {
+        writeln!(text, "add chain ip peer s{number}").unwrap();
+        text.push_str(&chain(number, 0));
+        let address = service(number).spec.cluster_ips[0].clone();
+        writeln!(text, "add element ip peer services {{ {address} . tcp . 80 : goto s{number} }}").unwrap();
+    }
+    let load = |text: &str| {
+        let start = Instant::now();
+        namespace.run(|| nft(text)).unwrap();
+        start.elapsed()
+    };
+    let full = load(&text);
+    let mut changes: Vec<Duration> =
+        (0..5).map(|number| load(&format!("flush chain ip peer s{number}\n{}", chain(number, 1)))).collect();
+    (full, median(&mut changes))
+}
+
+fn nft(text: &str) {
+    let mut nft = Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().unwrap();
+    nft.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    assert!(nft.wait().unwrap().success());
+}
+
+fn median(times: &mut [Duration]) -> Duration {
+    times.sort();
+    times[times.len() / 2]
 }
 
 fn shown(times: &mut [Duration]) -> String {
@@ -89,6 +143,19 @@ fn main() {
     };
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     for (services, endpoints) in sizes {
-        runtime.block_on(measure(services, endpoints));
+        let rounds: Vec<_> = (0..ROUNDS)
+            .map(|_| (runtime.block_on(measure(services, endpoints)), measure_peer(services, endpoints)))
+            .collect();
+        let of = |pick: fn(&((Duration, Duration), (Duration, Duration))) -> Duration| {
+            median(&mut rounds.iter().map(pick).collect::<Vec<_>>())
+        };
+        let (full, peer_full) = (of(|r| r.0.0), of(|r| r.1.0));
+        let (change, peer_change) = (of(|r| r.0.1), of(|r| r.1.1));
+        println!(
+            "{services} x {endpoints}, medians of {ROUNDS}: full sync {full:?}, nft -f {peer_full:?} ({:.1} times ours); one \
+             endpoint replaced {change:?}, nft -f {peer_change:?} ({:.0} times ours)",
+            peer_full.as_secs_f64() / full.as_secs_f64(),
+            peer_change.as_secs_f64() / change.as_secs_f64()
+        );
     }
 }
