@@ -43,8 +43,14 @@ fn slice(number: usize, endpoints: usize, variant: usize) -> EndpointSlice {
     .unwrap()
 }
 
+/// What one side took in one round.
+struct Round {
+    full: Duration,
+    change: Duration,
+}
+
 /// A round of ours: the full sync, and the median of one endpoint's replacement.
-async fn measure(services: usize, endpoints: usize) -> (Duration, Duration) {
+async fn measure(services: usize, endpoints: usize) -> Round {
     let namespace = netns::NetNs::new().unwrap();
     let [backend, _] = Nftables::pair(namespace.run(Kernel::open).unwrap().unwrap());
     let mut model = ServiceModel::new();
@@ -81,11 +87,11 @@ async fn measure(services: usize, endpoints: usize) -> (Duration, Duration) {
         shown(&mut replaced),
         shown(&mut resized)
     );
-    (synced, median(&mut replaced))
+    Round { full: synced, change: median(&mut replaced) }
 }
 
 /// A round of the peer's: the full load, and one Service's chain rewritten.
-fn measure_peer(services: usize, endpoints: usize) -> (Duration, Duration) {
+fn measure_peer(services: usize, endpoints: usize) -> Round {
     let namespace = netns::NetNs::new().unwrap();
     let chain = |number: usize, variant: usize| {
         let slice = slice(number, endpoints, variant);
@@ -115,7 +121,7 @@ fn measure_peer(services: usize, endpoints: usize) -> (Duration, Duration) {
     let full = load(&text);
     let mut changes: Vec<Duration> =
         (0..5).map(|number| load(&format!("flush chain ip peer s{number}\n{}", chain(number, 1)))).collect();
-    (full, median(&mut changes))
+    Round { full, change: median(&mut changes) }
 }
 
 fn nft(text: &str) {
@@ -143,14 +149,16 @@ fn main() {
     };
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     for (services, endpoints) in sizes {
-        let rounds: Vec<_> = (0..ROUNDS)
-            .map(|_| (runtime.block_on(measure(services, endpoints)), measure_peer(services, endpoints)))
-            .collect();
-        let of = |pick: fn(&((Duration, Duration), (Duration, Duration))) -> Duration| {
-            median(&mut rounds.iter().map(pick).collect::<Vec<_>>())
-        };
-        let (full, peer_full) = (of(|r| r.0.0), of(|r| r.1.0));
-        let (change, peer_change) = (of(|r| r.0.1), of(|r| r.1.1));
+        let mut ours = Vec::new();
+        let mut peers = Vec::new();
+        for _ in 0..ROUNDS {
+            ours.push(runtime.block_on(measure(services, endpoints)));
+            peers.push(measure_peer(services, endpoints));
+        }
+        let of =
+            |rounds: &[Round], pick: fn(&Round) -> Duration| median(&mut rounds.iter().map(pick).collect::<Vec<_>>());
+        let (full, peer_full) = (of(&ours, |r| r.full), of(&peers, |r| r.full));
+        let (change, peer_change) = (of(&ours, |r| r.change), of(&peers, |r| r.change));
         println!(
             "{services} x {endpoints}, medians of {ROUNDS}: full sync {full:?}, nft -f {peer_full:?} ({:.1} times ours); one \
              endpoint replaced {change:?}, nft -f {peer_change:?} ({:.0} times ours)",
