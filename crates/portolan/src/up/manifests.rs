@@ -4,11 +4,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
+use api::schema::of_kind;
+use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams, ValidationDirective};
 use kube::core::GroupVersionKind;
 use kube::discovery::Scope;
 use kube::{Client, Discovery, ResourceExt};
 use serde_json::Value;
+
+use super::three_way;
 
 /// An object and where it was read.
 #[derive(Clone, Debug)]
@@ -17,8 +20,9 @@ pub struct Manifest {
     pub object: DynamicObject,
 }
 
-/// The name kubectl gives the field manager of a plain `apply`.
+/// Where kubectl's client-side `apply` remembers what it applied.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+const MANAGER: &str = "portolan";
 
 /// Reads every document of the files, and of the `.yaml`, `.yml` and `.json` files of the directories, in name order.
 pub fn read(paths: &[PathBuf]) -> Result<Vec<Manifest>> {
@@ -99,11 +103,24 @@ async fn apply_one(client: &Client, discovery: &Discovery, object: &DynamicObjec
     };
     let wanted = with_last_applied(object)?;
     let Some(live) = api.get_opt(&object.name_any()).await? else {
-        api.create(&PostParams::default(), &wanted).await?;
-        return Ok(());
+        return create(client, &api, &wanted).await;
     };
-    let patch = three_way(&live, &wanted)?;
-    api.patch(&object.name_any(), &PatchParams::default(), &Patch::Strategic(&patch)).await?;
+    let last = live.annotations().get(LAST_APPLIED).and_then(|text| serde_json::from_str(text).ok());
+    let wanted = serde_json::to_value(wanted).context("cannot encode the object")?;
+    let patch = three_way::patch(&last.unwrap_or_default(), &wanted, of_kind(&gvk.group, &gvk.version, &gvk.kind));
+    let strict = PatchParams { field_validation: Some(ValidationDirective::Strict), ..PatchParams::apply(MANAGER) };
+    api.patch(&object.name_any(), &strict, &Patch::Strategic(&patch)).await?;
+    Ok(())
+}
+
+/// With strict validation, which `Api::create` can't ask for: a misspelt field is a mistake, not nothing.
+async fn create(client: &Client, api: &Api<DynamicObject>, object: &DynamicObject) -> Result<()> {
+    let parameters = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
+    let body = serde_json::to_vec(object).context("cannot encode the object")?;
+    let request = kube::core::Request::new(api.resource_url()).create(&parameters, body).context("cannot ask")?;
+    let (mut head, body) = request.into_parts();
+    head.uri = format!("{}&fieldValidation=Strict", head.uri).parse().context("cannot ask")?;
+    client.request::<DynamicObject>(http::Request::from_parts(head, body)).await?;
     Ok(())
 }
 
@@ -121,31 +138,8 @@ fn with_last_applied(object: &DynamicObject) -> Result<DynamicObject> {
     Ok(object)
 }
 
-/// What is wanted, plus a null for every field that the last apply set and this one doesn't.
-fn three_way(live: &DynamicObject, wanted: &DynamicObject) -> Result<Value> {
-    let mut patch = serde_json::to_value(wanted).context("cannot encode the object")?;
-    if let Some(last) = live.annotations().get(LAST_APPLIED).and_then(|text| serde_json::from_str(text).ok()) {
-        remove_absent(&last, &mut patch);
-    }
-    Ok(patch)
-}
-
-fn remove_absent(last: &Value, patch: &mut Value) {
-    let (Value::Object(last), Value::Object(patch)) = (last, patch) else { return };
-    for (key, value) in last {
-        match patch.get_mut(key) {
-            Some(kept) => remove_absent(value, kept),
-            None => {
-                patch.insert(key.clone(), Value::Null);
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
@@ -155,13 +149,5 @@ mod tests {
         let error = format!("{:#}", parse(Path::new("app.yaml"), text, &mut found).unwrap_err());
         assert!(error.contains("app.yaml, document 2"), "{error}");
         assert_eq!(found.len(), 1);
-    }
-
-    #[test]
-    fn what_an_apply_no_longer_names_is_removed() {
-        let last = json!({"spec": {"a": 1, "b": {"c": 2, "d": 3}}});
-        let mut patch = json!({"spec": {"b": {"c": 4}}});
-        remove_absent(&last, &mut patch);
-        assert_eq!(patch, json!({"spec": {"a": null, "b": {"c": 4, "d": null}}}));
     }
 }

@@ -15,6 +15,7 @@ mod progress;
 mod ready;
 mod relay;
 pub mod table;
+mod three_way;
 mod view;
 
 use std::process::ExitCode;
