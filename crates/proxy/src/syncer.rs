@@ -101,6 +101,8 @@ impl<B: Backend> Syncer<B> {
     pub async fn run(mut self, token: CancellationToken) {
         let backoff = Backoff { first: Duration::from_millis(10), last: Duration::from_secs(30) };
         let mut changed = self.shared.changed.subscribe();
+        // What came before this task was first run counts too.
+        changed.mark_changed();
         let mut look_around = tokio::time::interval(LOOK_AROUND);
         look_around.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut node = None;
