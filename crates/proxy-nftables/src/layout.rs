@@ -330,9 +330,13 @@ impl Settings {
         ]
     }
 
+    /// A reset for TCP: ICMP errors are limited to one a second for each client (icmp(7), icmp_ratelimit).
     fn reject_marked(&self) -> Vec<Rule> {
-        let marked = Rule::new().ct_state(ct_state::NEW).is(Load::Mark, nft::Value::mark(REJECT_MARK));
-        vec![marked.reject(port_unreachable(self.family))]
+        let marked = || Rule::new().ct_state(ct_state::NEW).is(Load::Mark, nft::Value::mark(REJECT_MARK));
+        vec![
+            marked().l4proto(Protocol::Tcp.number()).reject(Reject::TcpReset),
+            marked().reject(port_unreachable(self.family)),
+        ]
     }
 
     /// A cluster IP answers on its ports only; addresses that no Service has answer not at all.
