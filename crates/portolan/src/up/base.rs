@@ -5,18 +5,22 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Context, Result};
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
-use kube::api::{DeleteParams, ListParams, PostParams};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 
 use super::fabric::Fabric;
 use super::network::Plan;
+use super::ready;
 use super::view::View;
 
 /// Applies it all.
 pub async fn apply(client: &Client, plan: &Plan, nodes: &[String]) -> Result<()> {
     dns_service(client, plan).await?;
-    forget_other_nodes(client, nodes).await
+    forget_other_nodes(client, nodes).await?;
+    forget_readiness(client).await
 }
 
 /// `kube-system/kube-dns`, without a selector: every node's agent publishes its own server as an endpoint.
@@ -69,6 +73,31 @@ async fn forget_other_nodes(client: &Client, nodes: &[String]) -> Result<()> {
     }
     for node in gone {
         api.delete(&node, &DeleteParams::default()).await.with_context(|| format!("cannot delete node {node}"))?;
+    }
+    Ok(())
+}
+
+/// Nothing runs yet, whatever was ready when the last run ended: only what is reported from now on counts.
+async fn forget_readiness(client: &Client) -> Result<()> {
+    let params = PatchParams::default();
+    let condition = |kind: &str, status: &str| {
+        let now = Time(Timestamp::now());
+        let (reason, message) = ("NodeStatusUnknown", "the system has started and the node has not reported yet");
+        json!({"type": kind, "status": status, "reason": reason, "message": message, "lastTransitionTime": now})
+    };
+    let nodes = Api::<Node>::all(client.clone());
+    let unknown = Patch::Strategic(json!({"status": {"conditions": [condition("Ready", "Unknown")]}}));
+    for node in nodes.list(&ListParams::default()).await.context("cannot list nodes")? {
+        let name = node.name_any();
+        nodes.patch_status(&name, &params, &unknown).await.with_context(|| format!("cannot reset node {name}"))?;
+    }
+    let pods = Api::<Pod>::all(client.clone()).list(&ListParams::default()).await.context("cannot list pods")?;
+    let conditions = [condition("Ready", "False"), condition("ContainersReady", "False")];
+    let unready = Patch::Strategic(json!({"status": {"conditions": conditions}}));
+    for pod in pods.iter().filter(|pod| ready::pod_ready(pod)) {
+        let (namespace, name) = (pod.namespace().unwrap_or_default(), pod.name_any());
+        let reset = Api::<Pod>::namespaced(client.clone(), &namespace).patch_status(&name, &params, &unready).await;
+        reset.with_context(|| format!("cannot reset pod {namespace}/{name}"))?;
     }
     Ok(())
 }
