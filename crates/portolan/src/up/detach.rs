@@ -46,7 +46,10 @@ pub fn ready(dir: &DataDir) -> Result<()> {
     let log = File::options().create(true).append(true).open(&path);
     let log = log.with_context(|| format!("cannot open {}", path.display()))?;
     rustix::stdio::dup2_stderr(&log).context("cannot turn to the log")?;
-    std::io::stdout().write_all(&[READY]).and_then(|()| std::io::stdout().flush()).context("cannot say that it's ready")?;
+    std::io::stdout()
+        .write_all(&[READY])
+        .and_then(|()| std::io::stdout().flush())
+        .context("cannot say that it's ready")?;
     rustix::stdio::dup2_stdout(&log).context("cannot turn to the log")?;
     Ok(())
 }

@@ -138,11 +138,14 @@ impl System {
         }
         fabric.route_services(0).await?;
         let mut following = Following::start(&client);
-        nodes_ready(options, &mut following).await;
-        manifests::apply(&client, manifests).await?;
+        let serve = async {
+            nodes_ready(options, &mut following).await;
+            manifests::apply(&client, manifests).await?;
+            follow(options, begun, plan, manifests, dir, fabric, &mut following).await
+        };
         let nodes = &mut self.nodes;
         tokio::select! {
-            followed = follow(options, begun, plan, manifests, dir, fabric, &mut following) => followed,
+            followed = serve => followed,
             failed = control.failed() => Err(failed),
             ended = first_to_end(nodes) => Err(ended),
         }
