@@ -1,1 +1,24 @@
-//! What tests share: throw-away namespaces, an in-process control plane, scenario scripts.
+//! What tests of whole systems share: a throw-away machine (a network namespace and a data directory) on which the
+//! real `portolan` runs, its API, probes of its networks, real kubectls, and the proof that nothing is left of it.
+//!
+//! A step that fails ends the test with what was asked and what was answered, so nothing here returns an error. Not
+//! responsible for what a system ought to do: the tests say that.
+
+mod api;
+mod kubectl;
+mod network;
+mod outside;
+mod ran;
+mod remains;
+mod system;
+mod temporary;
+mod until;
+
+pub use api::{Api, Kind, ready};
+pub use kubectl::Kubectl;
+pub use network::{Net, Outcome};
+pub use outside::Outside;
+pub use ran::{Ran, Running, run};
+pub use system::System;
+pub use temporary::Temporary;
+pub use until::{PATIENCE, eventually};

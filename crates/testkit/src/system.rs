@@ -1,0 +1,229 @@
+//! A machine of its own for one system: a fresh network namespace for the host, a data directory, and the commands that
+//! run there. Whatever a test does, the machine's end takes the system down and fails when anything is left.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use netns::NetNs;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use crate::{Api, Net, Ran, Running, Temporary, eventually, remains, run};
+
+/// A machine, and perhaps a system on it.
+pub struct System {
+    program: PathBuf,
+    host: Net,
+    scratch: Temporary,
+    data_dir: PathBuf,
+    api: Option<Api>,
+    cgroup: Option<String>,
+    begun: Instant,
+}
+
+/// What `up` says when everything answers.
+const READY: &str = "export KUBECONFIG=";
+
+impl System {
+    /// A machine on which nothing runs. Its network has a loopback and nothing else.
+    pub fn new(program: &str) -> Self {
+        let namespace = NetNs::new().expect("a network namespace needs CAP_SYS_ADMIN: run the tests as root");
+        let scratch = Temporary::new();
+        let data_dir = scratch.path().join("data");
+        let program = PathBuf::from(program);
+        let host = Net::new(namespace);
+        let system = System { program, host, scratch, data_dir, api: None, cgroup: None, begun: Instant::now() };
+        system.on_host(&["ip", "link", "set", "lo", "up"]).ok();
+        system
+    }
+
+    /// A machine on which `up --detach` with these arguments has succeeded.
+    #[track_caller]
+    pub fn up(program: &str, args: &[&str]) -> Self {
+        let mut system = System::new(program);
+        system.start(args);
+        system
+    }
+
+    /// `up --detach`; returns what it said.
+    #[track_caller]
+    pub fn start(&mut self, args: &[&str]) -> String {
+        let said = self.portolan(&[&["up", "--detach"], args].concat()).ok();
+        assert!(said.contains(READY), "{said}");
+        self.runs();
+        said
+    }
+
+    /// `up` in the foreground, when it says that everything answers.
+    #[track_caller]
+    pub fn start_in_foreground(&mut self, args: &[&str]) -> Running {
+        let mut running = Running::start(self.host.namespace(), self.command(&[&["up"], args].concat()));
+        running.line(READY);
+        self.runs();
+        running
+    }
+
+    fn runs(&mut self) {
+        self.api = Some(Api::new(&self.data_dir.join("run/api.sock")));
+        self.cgroup = self.record()["cgroup"].as_str().map(str::to_owned);
+        assert!(self.cgroup.is_some(), "the system's record names no cgroup");
+    }
+
+    /// `down`, after which nothing may be left.
+    #[track_caller]
+    pub fn down(&mut self) {
+        self.portolan(&["down"]).ok();
+        self.assert_nothing_left();
+    }
+
+    #[track_caller]
+    pub fn assert_nothing_left(&mut self) {
+        self.api = None;
+        let left = self.left();
+        assert!(left.is_empty(), "left behind:\n{}", left.join("\n"));
+    }
+
+    fn left(&self) -> Vec<String> {
+        remains::find(self.host.namespace(), &self.data_dir, self.cgroup.as_deref())
+    }
+
+    /// What the supervisor wrote down about what runs.
+    pub fn record(&self) -> Value {
+        let path = self.data_dir.join("run/system.json");
+        let text = fs::read(&path).unwrap_or_else(|e| panic!("cannot read {}: {e}", path.display()));
+        serde_json::from_slice(&text).expect("the record is JSON")
+    }
+
+    /// Kills the supervisor, and waits until it's gone: it alone, not what it started.
+    #[track_caller]
+    pub fn kill_supervisor(&self) {
+        let supervisor = self.record()["supervisor"].as_i64().expect("the supervisor's process id");
+        let pid = Pid::from_raw(supervisor.try_into().expect("a process id"));
+        kill(pid, Signal::SIGKILL).expect("the supervisor runs");
+        eventually("the supervisor's end", || {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            if status.is_empty() || status.contains("State:\tZ") { Ok(()) } else { Err(status) }
+        });
+    }
+
+    /// Runs the product on the host, with this system's data directory.
+    #[track_caller]
+    pub fn portolan(&self, args: &[&str]) -> Ran {
+        run(self.host.namespace(), self.command(args))
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        // Everything the system starts inherits it: that is how remains are recognised.
+        command.args(args).env("PORTOLAN_DATA_DIR", &self.data_dir);
+        command
+    }
+
+    /// Runs a program of this machine in a pod's network.
+    #[track_caller]
+    pub fn in_pod(&self, pod: &str, words: &[&str]) -> Ran {
+        self.portolan(&[&["run", "--pod", pod, "--"], words].concat())
+    }
+
+    #[track_caller]
+    pub fn on_node(&self, node: &str, words: &[&str]) -> Ran {
+        self.portolan(&[&["run", "--node", node, "--"], words].concat())
+    }
+
+    #[track_caller]
+    pub fn on_host(&self, words: &[&str]) -> Ran {
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]);
+        run(self.host.namespace(), command)
+    }
+
+    pub fn host(&self) -> &Net {
+        &self.host
+    }
+
+    /// A pod's network, to be a client in.
+    #[track_caller]
+    pub fn pod_net(&self, pod: &str) -> Net {
+        self.net(&["run", "--pod", pod, "--", "cat"])
+    }
+
+    #[track_caller]
+    pub fn node_net(&self, node: &str) -> Net {
+        self.net(&["run", "--node", node, "--", "cat"])
+    }
+
+    /// The network that `run` enters: that of the program it becomes.
+    #[track_caller]
+    fn net(&self, args: &[&str]) -> Net {
+        let mut cat = Running::start(self.host.namespace(), self.command(args));
+        cat.say("entered");
+        cat.line("entered");
+        Net::new(NetNs::of_process(cat.pid()).expect("the program's network"))
+    }
+
+    #[track_caller]
+    pub fn api(&self) -> &Api {
+        self.api.as_ref().expect("a system that runs")
+    }
+
+    pub fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
+    /// A directory for the test's own files.
+    pub fn scratch(&self) -> &Path {
+        self.scratch.path()
+    }
+
+    /// Writes a file for the test and returns its path.
+    pub fn file(&self, name: &str, text: &str) -> String {
+        self.scratch.file(name, text).to_string_lossy().into_owned()
+    }
+
+    /// Says how far the test is, and when.
+    pub fn step(&self, what: &str) {
+        eprintln!("{:7.2} s  {what}", self.begun.elapsed().as_secs_f64());
+    }
+
+    /// The ends of the system's logs.
+    fn logs(&self) -> String {
+        const LINES: usize = 12;
+        let mut text = String::new();
+        let mut files: Vec<PathBuf> =
+            fs::read_dir(self.data_dir.join("log")).into_iter().flatten().flatten().map(|e| e.path()).collect();
+        files.sort();
+        for file in files {
+            let log = fs::read_to_string(&file).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            let end = lines[lines.len().saturating_sub(LINES)..].join("\n");
+            text.push_str(&format!("--- {}\n{end}\n", file.file_name().unwrap_or(OsStr::new("?")).display()));
+        }
+        text
+    }
+}
+
+impl Drop for System {
+    fn drop(&mut self) {
+        let failed = std::thread::panicking();
+        if failed {
+            eprintln!("{}", self.logs());
+        }
+        self.api = None;
+        let mut command = self.command(&["down"]);
+        let down = self.host.namespace().run(|| command.output());
+        let left = self.left();
+        if left.is_empty() || failed {
+            eprintln!(
+                "{:7.2} s  over{}",
+                self.begun.elapsed().as_secs_f64(),
+                if left.is_empty() { "" } else { ", with remains" }
+            );
+            return;
+        }
+        panic!("`portolan down` ({down:?}) left behind:\n{}", left.join("\n"));
+    }
+}
