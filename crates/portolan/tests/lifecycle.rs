@@ -1,0 +1,171 @@
+//! A system's beginning and end: however it ends nothing is left, the next `up` has every object back, and mistakes are
+//! answered with what is wrong and what to do.
+
+use std::collections::BTreeMap;
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use testkit::{Kind, Outcome, System, eventually};
+
+const PORTOLAN: &str = env!("CARGO_BIN_EXE_portolan");
+const MYAPP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/myapp");
+
+#[test]
+fn nothing_is_left_and_everything_comes_back() {
+    let mut system = System::new(PORTOLAN);
+    let running = system.start_in_foreground(&["-f", MYAPP]);
+    system.step("up in the foreground");
+    let objects = identities(&system);
+    answers(&system);
+
+    running.signal(Signal::SIGINT);
+    let (status, said) = running.end();
+    assert!(status.success(), "{status}: {said}");
+    system.assert_nothing_left();
+    system.step("Ctrl-C");
+    for heading in
+        ["SERVICE", "default/myapp-nodeport", "80:31234/TCP", "3/3", "myapp.default.svc.cluster.local", "ready after"]
+    {
+        assert!(said.contains(heading), "no {heading:?} in:\n{said}");
+    }
+
+    system.start(&[]);
+    comes_back(&system, &objects);
+    system.step("up again");
+    system.portolan(&["status"]).ok();
+    system.down();
+    system.step("down");
+    assert!(system.portolan(&["status"]).fails().is_empty());
+
+    system.start(&["-f", MYAPP]);
+    comes_back(&system, &objects);
+    system.kill_supervisor();
+    system.step("kill -9");
+    let said = system.portolan(&["down"]);
+    assert!(said.status.success(), "{said:?}");
+    system.assert_nothing_left();
+    system.step("down after kill -9");
+
+    system.start(&[]);
+    comes_back(&system, &objects);
+    system.kill_supervisor();
+    // Without `down`, the next `up` clears away what the last one left.
+    system.start(&[]);
+    comes_back(&system, &objects);
+    system.step("up after kill -9");
+    system.down();
+}
+
+/// Who an object is: a new one of the same name has another uid.
+fn identities(system: &System) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    for kind in [Kind::SERVICE, Kind::DEPLOYMENT, Kind::POD, Kind::SLICE] {
+        for object in system.api().list(kind, "") {
+            let (name, uid) = (&object["metadata"]["name"], &object["metadata"]["uid"]);
+            found.insert(format!("{} {name}", object["kind"]), uid.to_string());
+        }
+    }
+    assert!(found.len() > 10, "{found:?}");
+    found
+}
+
+fn comes_back(system: &System, objects: &BTreeMap<String, String>) {
+    assert_eq!(identities(system), *objects);
+    answers(system);
+}
+
+/// By ClusterIP, NodePort and name.
+fn answers(system: &System) {
+    let ip = system.api().get(Kind::SERVICE, "myapp")["spec"]["clusterIP"].as_str().expect("a ClusterIP").to_owned();
+    for to in [format!("{ip}:80"), "172.30.0.11:31234".to_owned()] {
+        let answers = system.host().spread(&to, 60);
+        assert_eq!(answers.len(), 3, "{to}: {answers:?}");
+    }
+    let said = system.in_pod("default/client", &["curl", "-sS", "--max-time", "5", "http://myapp/hostname"]).ok();
+    assert!(said.starts_with("myapp-"), "{said}");
+}
+
+#[test]
+fn mistakes_are_named_and_cost_nothing() {
+    let mut system = System::new(PORTOLAN);
+    let says = |system: &System, args: &[&str], texts: &[&str]| {
+        let said = system.portolan(args).fails();
+        for text in texts {
+            assert!(said.contains(text), "{args:?} doesn't say {text:?}:\n{said}");
+        }
+    };
+    let bad = system.file("bad.yaml", "apiVersion: v1\nkind: Service\nmetadata: {name: [}\n");
+    says(&system, &["up", "-f", &bad], &["bad.yaml", "line 3"]);
+    says(&system, &["up", "-f", "/nowhere/app.yaml"], &["/nowhere/app.yaml", "No such file"]);
+    let nameless = system.file("nameless.yaml", "apiVersion: v1\nkind: Service\n");
+    says(&system, &["up", "-f", &nameless], &["nameless.yaml, document 1", "metadata.name"]);
+    says(&system, &["up", "--pod-cidr", "10.96.0.0/16"], &["--pod-cidr", "--service-cidr", "overlap"]);
+    says(&system, &["down"], &["--data-dir"]);
+    says(&system, &["run", "--", "true"], &["--data-dir"]);
+    system.on_host(&["ip", "route", "add", "blackhole", "10.96.5.0/24"]).ok();
+    says(&system, &["up"], &["10.96.5.0/24", "--service-cidr"]);
+    system.on_host(&["ip", "route", "del", "blackhole", "10.96.5.0/24"]).ok();
+    says(&system, &["run", "--", "true"], &["nothing runs on", "portolan up --data-dir"]);
+    system.assert_nothing_left();
+
+    let unknown = system.file("unknown.yaml", "apiVersion: v1\nkind: Sevice\nmetadata: {name: web}\n");
+    says(&system, &["up", "--detach", "-f", &unknown], &["unknown.yaml", "Sevice web", "no kind Sevice"]);
+    system.assert_nothing_left();
+    let invalid = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {ports: [{port: 0}]}\n";
+    let invalid = system.file("invalid.yaml", invalid);
+    says(&system, &["up", "--detach", "-f", &invalid], &["invalid.yaml", "spec.ports[0].port"]);
+    system.assert_nothing_left();
+    system.step("before anything runs");
+
+    system.start(&[]);
+    says(&system, &["up"], &["a system already runs on", "portolan down --data-dir"]);
+    says(&system, &["run", "--pod", "default/nobody", "--", "true"], &["there is no pod default/nobody"]);
+    says(&system, &["run", "--node", "node-7", "--", "true"], &["there is no node node-7", "node-1"]);
+    says(&system, &["run", "--node", "node-1", "--", "/no/such/program"], &["/no/such/program"]);
+    an_image_that_is_missing(&system);
+    one_bad_object_stops_nothing(&system);
+    system.step("while it runs");
+}
+
+fn an_image_that_is_missing(system: &System) {
+    let api = system.api();
+    let container = json!({"name": "c", "image": "registry.example/web:1"});
+    api.create(Kind::POD, &json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "imageless"}, "spec": {"containers": [container]}}));
+    let pod = api.until(Kind::POD, "imageless", "waiting for its image", |pod| {
+        let reason = &pod["status"]["containerStatuses"][0]["state"]["waiting"]["reason"];
+        reason == "ErrImagePull" || reason == "ImagePullBackOff"
+    });
+    let message = pod["status"]["containerStatuses"][0]["state"]["waiting"]["message"].as_str().unwrap_or_default();
+    assert!(message.contains("registry.example/web:1"), "{message}");
+    let failed = |event: &Value| event["involvedObject"]["name"] == "imageless" && event["reason"] == "Failed";
+    let events = api.until_all(Kind::EVENT, "", "says what to do", |events| events.iter().any(failed));
+    let message = events.iter().find(|e| failed(e)).map(|e| e["message"].to_string()).unwrap_or_default();
+    assert!(message.contains("registry.example/web:1") && message.contains("portolan image load"), "{message}");
+    api.delete(Kind::POD, "imageless");
+    api.until(Kind::POD, "imageless", "gone", Value::is_null);
+}
+
+/// A Service whose hand-written Endpoints point nowhere sensible; its neighbour answers all the same.
+fn one_bad_object_stops_nothing(system: &System) {
+    let api = system.api();
+    let slice = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+        "metadata": {"name": "odd", "labels": {"kubernetes.io/service-name": "nobody"}},
+        "endpoints": [{"addresses": ["192.0.2.1"]}], "ports": []});
+    api.create(Kind::SLICE, &slice);
+    let container = json!({"name": "c", "image": "portolan.local/testserver:latest", "imagePullPolicy": "IfNotPresent", "args": ["netexec"]});
+    let metadata = json!({"name": "good", "labels": {"app": "good"}});
+    api.create(
+        Kind::POD,
+        &json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {"containers": [container]}}),
+    );
+    let spec = json!({"selector": {"app": "good"}, "ports": [{"port": 80, "targetPort": 8080}]});
+    let made = api.create(
+        Kind::SERVICE,
+        &json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "good"}, "spec": spec}),
+    );
+    let to = format!("{}:80", made["spec"]["clusterIP"].as_str().expect("a ClusterIP"));
+    eventually("the good Service", || match system.host().get(&to, "/hostname") {
+        Outcome::Answered(name) if name == "good" => Ok(()),
+        other => Err(other.to_string()),
+    });
+}
