@@ -80,17 +80,42 @@ fn parse(file: &Path, text: &str, manifests: &mut Vec<Manifest>) -> Result<()> {
     Ok(())
 }
 
-/// Makes the objects, or changes those that are there as `kubectl apply` would, in the order given.
-pub async fn apply(client: &Client, manifests: &[Manifest]) -> Result<()> {
-    let discovery = Discovery::new(client.clone()).run().await.context("cannot discover what the API serves")?;
-    for manifest in manifests {
-        let naming = || format!("{}: {}", manifest.file.display(), described(&manifest.object));
-        apply_one(client, &discovery, &manifest.object).await.with_context(naming)?;
-    }
-    Ok(())
+/// An object as the API has it after it was applied.
+#[derive(Clone, Debug)]
+pub struct Applied {
+    pub kind: String,
+    pub namespace: String,
+    pub name: String,
+    /// A watch that has come this far shows it. (Numbers, since KEP-5504.)
+    pub resource_version: u64,
 }
 
-async fn apply_one(client: &Client, discovery: &Discovery, object: &DynamicObject) -> Result<()> {
+/// Makes the objects, or changes those that are there as `kubectl apply` would, in the order given.
+pub async fn apply(client: &Client, manifests: &[Manifest]) -> Result<Vec<Applied>> {
+    let discovery = Discovery::new(client.clone()).run().await.context("cannot discover what the API serves")?;
+    let mut applied = Vec::new();
+    for manifest in manifests {
+        let naming = || format!("{}: {}", manifest.file.display(), described(&manifest.object));
+        let object = apply_one(client, &discovery, &manifest.object).await.map_err(plain).with_context(naming)?;
+        applied.push(Applied {
+            kind: manifest.object.types.as_ref().map(|t| t.kind.clone()).unwrap_or_default(),
+            namespace: object.namespace().unwrap_or_default(),
+            name: object.name_any(),
+            resource_version: object.resource_version().and_then(|v| v.parse().ok()).unwrap_or_default(),
+        });
+    }
+    Ok(applied)
+}
+
+/// What the API says against an object, without the client's wrapping of it.
+fn plain(error: anyhow::Error) -> anyhow::Error {
+    match error.downcast_ref::<kube::Error>() {
+        Some(kube::Error::Api(status)) => anyhow::anyhow!("{}", status.message),
+        _ => error,
+    }
+}
+
+async fn apply_one(client: &Client, discovery: &Discovery, object: &DynamicObject) -> Result<DynamicObject> {
     let types = object.types.clone().unwrap_or_default();
     let gvk = GroupVersionKind::try_from(&types).context("apiVersion is malformed")?;
     let Some((resource, capabilities)) = discovery.resolve_gvk(&gvk) else {
@@ -109,19 +134,17 @@ async fn apply_one(client: &Client, discovery: &Discovery, object: &DynamicObjec
     let wanted = serde_json::to_value(wanted).context("cannot encode the object")?;
     let patch = three_way::patch(&last.unwrap_or_default(), &wanted, of_kind(&gvk.group, &gvk.version, &gvk.kind));
     let strict = PatchParams { field_validation: Some(ValidationDirective::Strict), ..PatchParams::apply(MANAGER) };
-    api.patch(&object.name_any(), &strict, &Patch::Strategic(&patch)).await?;
-    Ok(())
+    Ok(api.patch(&object.name_any(), &strict, &Patch::Strategic(&patch)).await?)
 }
 
 /// With strict validation, which `Api::create` can't ask for: a misspelt field is a mistake, not nothing.
-async fn create(client: &Client, api: &Api<DynamicObject>, object: &DynamicObject) -> Result<()> {
+async fn create(client: &Client, api: &Api<DynamicObject>, object: &DynamicObject) -> Result<DynamicObject> {
     let parameters = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
     let body = serde_json::to_vec(object).context("cannot encode the object")?;
     let request = kube::core::Request::new(api.resource_url()).create(&parameters, body).context("cannot ask")?;
     let (mut head, body) = request.into_parts();
     head.uri = format!("{}&fieldValidation=Strict", head.uri).parse().context("cannot ask")?;
-    client.request::<DynamicObject>(http::Request::from_parts(head, body)).await?;
-    Ok(())
+    Ok(client.request(http::Request::from_parts(head, body)).await?)
 }
 
 fn described(object: &DynamicObject) -> String {

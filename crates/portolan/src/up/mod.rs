@@ -33,7 +33,7 @@ use crate::commands::block_on;
 use crate::system::{DataDir, Lock, Record, clear, sweep_cgroups};
 use control_plane::ControlPlane;
 use fabric::Fabric;
-use manifests::Manifest;
+use manifests::{Applied, Manifest};
 use network::Plan;
 use nodes::{Node, Start};
 use progress::Progress;
@@ -140,8 +140,8 @@ impl System {
         let mut following = Following::start(&client);
         let serve = async {
             nodes_ready(options, &mut following).await;
-            manifests::apply(&client, manifests).await?;
-            follow(options, begun, plan, manifests, dir, fabric, &mut following).await
+            let applied = manifests::apply(&client, manifests).await?;
+            follow(options, begun, plan, &applied, dir, fabric, &mut following).await
         };
         let nodes = &mut self.nodes;
         tokio::select! {
@@ -190,7 +190,7 @@ async fn follow(
     options: &Up,
     begun: Instant,
     plan: &Plan,
-    manifests: &[Manifest],
+    applied: &[Applied],
     dir: &DataDir,
     fabric: &Fabric,
     following: &mut Following,
@@ -200,7 +200,7 @@ async fn follow(
     loop {
         let view = following.view();
         routes.follow(&view, plan, fabric).await?;
-        let mut missing = ready::missing(&view, options.nodes as usize, manifests);
+        let mut missing = ready::missing(&view, options.nodes as usize, applied);
         if missing.is_empty() {
             missing = ready::refused(&view).await;
         }

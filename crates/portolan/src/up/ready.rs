@@ -7,10 +7,11 @@ use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use tokio::net::TcpStream;
 
-use super::manifests::Manifest;
+use super::manifests::Applied;
 use super::table::Row;
 use super::view::View;
 
+const DNS_SERVICE: &str = "kube-system/kube-dns";
 /// How soon to look again when nothing has changed but not everything answers.
 pub const AGAIN: Duration = Duration::from_millis(20);
 /// How long a connection that proves a Service may take.
@@ -24,7 +25,7 @@ pub fn missing_nodes(view: &View, nodes: usize) -> Vec<String> {
 
 /// What is still missing, in words; nothing when everything answers as far as the API can tell. `nodes` is how many
 /// there should be, `applied` what was just sent to the API.
-pub fn missing(view: &View, nodes: usize, applied: &[Manifest]) -> Vec<String> {
+pub fn missing(view: &View, nodes: usize, applied: &[Applied]) -> Vec<String> {
     let mut missing = missing_nodes(view, nodes);
     missing.extend(unseen(view, applied));
     missing.extend(
@@ -33,9 +34,10 @@ pub fn missing(view: &View, nodes: usize, applied: &[Manifest]) -> Vec<String> {
     missing
         .extend(view.pods.iter().filter(|p| pod_wanted(p) && !pod_ready(p)).map(|p| format!("pod {}", pod_words(p))));
     for (row, service) in view.rows().iter().zip(sorted(&view.services)) {
-        let pods = ready_pods(service, view);
-        if row.kind != "ExternalName" && row.ready < pods {
-            missing.push(format!("{} endpoint(s) of {}", pods - row.ready, row.service));
+        // Each node's DNS server is an endpoint of its own accord.
+        let wanted = if row.service == DNS_SERVICE { nodes } else { ready_pods(service, view) };
+        if row.kind != "ExternalName" && row.ready < wanted {
+            missing.push(format!("{} endpoint(s) of {}", wanted - row.ready, row.service));
         }
     }
     missing
@@ -92,24 +94,23 @@ fn ready_pods(service: &Service, view: &View) -> usize {
 }
 
 /// What was applied and isn't in the view yet: the view follows the API, some milliseconds behind.
-fn unseen(view: &View, applied: &[Manifest]) -> Vec<String> {
-    let mut unseen = Vec::new();
-    for manifest in applied {
-        let kind = manifest.object.types.as_ref().map_or("", |t| t.kind.as_str());
-        let namespace = manifest.object.metadata.namespace.as_deref().unwrap_or("default");
-        let name = manifest.object.metadata.name.as_deref().unwrap_or_default();
-        let is = |m: &ObjectMeta| m.namespace.as_deref() == Some(namespace) && m.name.as_deref() == Some(name);
-        let seen = match kind {
-            "Service" => view.services.iter().any(|o| is(&o.metadata)),
-            "Pod" => view.pods.iter().any(|o| is(&o.metadata)),
-            "Deployment" => view.deployments.iter().any(|o| is(&o.metadata)),
-            _ => true,
-        };
-        if !seen {
-            unseen.push(format!("{} {namespace}/{name}", kind.to_lowercase()));
-        }
+fn unseen(view: &View, applied: &[Applied]) -> Vec<String> {
+    fn shows<'a>(mut objects: impl Iterator<Item = &'a ObjectMeta>, applied: &Applied) -> bool {
+        objects.any(|m| {
+            let version = m.resource_version.as_deref().and_then(|v| v.parse::<u64>().ok()).unwrap_or_default();
+            m.namespace.as_deref() == Some(&applied.namespace)
+                && m.name.as_deref() == Some(&applied.name)
+                && version >= applied.resource_version
+        })
     }
-    unseen
+    let seen = |applied: &&Applied| match applied.kind.as_str() {
+        "Service" => shows(view.services.iter().map(|o| &o.metadata), applied),
+        "Pod" => shows(view.pods.iter().map(|o| &o.metadata), applied),
+        "Deployment" => shows(view.deployments.iter().map(|o| &o.metadata), applied),
+        _ => true,
+    };
+    let words = |a: &Applied| format!("{} {}/{}", a.kind.to_lowercase(), a.namespace, a.name);
+    applied.iter().filter(|a| !seen(a)).map(words).collect()
 }
 
 fn named(metadata: &ObjectMeta) -> String {
@@ -181,6 +182,18 @@ mod tests {
         let services = json!([{"metadata": metadata, "spec": {"selector": {"a": "b"}, "ports": [{"port": 80}]}}]);
         let missing = missing(&view(pods, services), 2, &[]);
         assert_eq!(missing, ["1 of 2 nodes", "pod default/p (ErrImagePull: load it)", "1 endpoint(s) of default/s"]);
+    }
+
+    #[test]
+    fn what_was_applied_is_waited_for_in_its_newest_form() {
+        let service = |version: &str| {
+            let metadata = json!({"name": "s", "namespace": "default", "resourceVersion": version});
+            view(json!([]), json!([{"metadata": metadata, "spec": {}}]))
+        };
+        let (kind, namespace, name) = ("Service".to_owned(), "default".to_owned(), "s".to_owned());
+        let applied = [Applied { kind, namespace, name, resource_version: 10 }];
+        assert_eq!(missing(&service("9"), 1, &applied), ["service default/s"]);
+        assert!(missing(&service("10"), 1, &applied).is_empty());
     }
 
     #[test]
