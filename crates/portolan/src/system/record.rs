@@ -27,6 +27,8 @@ pub struct NodeRecord {
     pub name: String,
     /// The node's init: PID 1 inside, this id outside.
     pub init: i32,
+    /// The process that started it and tidies up after its end.
+    pub starter: i32,
 }
 
 impl Record {

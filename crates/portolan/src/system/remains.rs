@@ -17,15 +17,18 @@ const NODE_PATIENCE: Duration = Duration::from_secs(5);
 /// Removes everything the record names, and the record.
 pub async fn clear(dir: &DataDir, record: &Record) -> Result<()> {
     for node in &record.nodes {
-        // The id may be somebody else's by now: only a node's init of this system is waited for or killed.
-        let Some(process) = Process::find(node.init, &dir.node(&node.name).to_string_lossy()) else { continue };
-        if !process.wait(NODE_PATIENCE)? {
-            process.signal(Signal::KILL)?;
-            process.wait(NODE_PATIENCE)?;
+        let mark = dir.node(&node.name).to_string_lossy().into_owned();
+        for id in [node.init, node.starter] {
+            // The id may be somebody else's by now: only processes of this system are waited for or killed.
+            let Some(process) = Process::find(id, &mark) else { continue };
+            if !process.wait(NODE_PATIENCE)? {
+                process.signal(Signal::KILL)?;
+                process.wait(NODE_PATIENCE)?;
+            }
         }
     }
     remove_host_link(&record.host_link).await.context("cannot remove the host's link")?;
-    cgroups::sweep(&record.cgroup)?;
+    cgroups::sweep(&record.cgroup).await?;
     Record::forget(dir)
 }
 

@@ -166,7 +166,7 @@ impl System {
             result = result.and(fabric.tear_down().await);
         }
         if let Some(record) = Record::load(dir)? {
-            result = result.and(sweep_cgroups(&record.cgroup));
+            result = result.and(sweep_cgroups(&record.cgroup).await);
         }
         result.and(Record::forget(dir))
     }

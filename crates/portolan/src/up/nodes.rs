@@ -70,7 +70,8 @@ impl Node {
         fabric.attach(start.index, &NetNs::of_process(ready.pid)?).await?;
         lifeline.write_all(b"g").await.context("a node's init is gone")?;
         lifeline.flush().await.context("a node's init is gone")?;
-        Ok(Node { record: NodeRecord { name: start.name.to_owned(), init: ready.pid }, init, lifeline })
+        let starter = init.id().and_then(|id| i32::try_from(id).ok()).context("a node's init is gone")?;
+        Ok(Node { record: NodeRecord { name: start.name.to_owned(), init: ready.pid, starter }, init, lifeline })
     }
 
     /// Waits until the node ends by itself, which it should not.
