@@ -20,8 +20,7 @@ pub fn run(packages: &[String]) -> Result<()> {
     clippy.args(["clippy", "--release", "--all-targets", "--quiet"]);
     selection(&mut clippy);
     step::run("lints", clippy.args(["--", "--deny", "warnings"]))?;
-    // The whole-system tests run the product: it is built first, with the dependencies exactly as the tests have them.
-    step::run("the binary", step::cargo().args(["build", "--release", "--quiet", "--workspace", "--bins"]))?;
+    // The whole-system tests run the product, which cargo builds with them: the same crates, the same features.
     let mut tests = step::cargo();
     tests.args(["test", "--release", "--no-fail-fast"]).env("PORTOLAN_TEST_KUBECTLS", std::env::join_paths(kubectl)?);
     selection(&mut tests);

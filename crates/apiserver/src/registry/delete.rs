@@ -10,6 +10,8 @@ use super::{Answer, RETRIES, Registry, Scene, Stored, exhausted, list, time};
 
 const FOREGROUND: &str = "foregroundDeletion";
 const ORPHAN: &str = "orphan";
+/// Namespaces that the NamespaceLifecycle admission of upstream keeps.
+const IMMORTAL: &[&str] = &["default", "kube-system", "kube-public"];
 
 /// What happens to dependents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +75,11 @@ fn invalid(field: &str, value: Value, why: &str) -> Box<Status> {
 impl Registry {
     /// DELETE of one object.
     pub async fn delete(&self, scene: &Scene<'_>, name: &str, options: &DeleteOptions) -> Answer<Deleted> {
+        let resource = scene.target.resource;
+        if resource.group.is_empty() && resource.plural == "namespaces" && IMMORTAL.contains(&name) {
+            let why = "this namespace may not be deleted";
+            return Err(Box::new(Status::forbidden(scene.subject(), name, why)));
+        }
         let key = scene.key(name);
         for _ in 0..RETRIES {
             let Some(old) = self.read(&key).await? else {

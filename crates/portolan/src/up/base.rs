@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Context, Result};
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
@@ -15,6 +16,11 @@ use super::fabric::Fabric;
 use super::network::Plan;
 use super::ready;
 use super::view::View;
+
+/// Keeps what must not go missing, as the API server keeps `default/kubernetes`.
+pub async fn keep(client: &Client, plan: &Plan) -> Result<()> {
+    dns_service(client, plan).await
+}
 
 /// Applies it all.
 pub async fn apply(client: &Client, plan: &Plan, nodes: &[String]) -> Result<()> {
@@ -62,6 +68,10 @@ async fn forget_other_nodes(client: &Client, nodes: &[String]) -> Result<()> {
     if gone.is_empty() {
         return Ok(());
     }
+    // First the nodes: a pod's replacement must find no node of them to be put on.
+    for node in &gone {
+        api.delete(node, &DeleteParams::default()).await.with_context(|| format!("cannot delete node {node}"))?;
+    }
     let pods = Api::<Pod>::all(client.clone()).list(&ListParams::default()).await.context("cannot list pods")?;
     for pod in &pods {
         let node = pod.spec.as_ref().and_then(|s| s.node_name.clone()).unwrap_or_default();
@@ -70,9 +80,6 @@ async fn forget_other_nodes(client: &Client, nodes: &[String]) -> Result<()> {
             let deleted = Api::<Pod>::namespaced(client.clone(), &namespace).delete(&pod.name_any(), &at_once).await;
             deleted.with_context(|| format!("cannot delete pod {namespace}/{}", pod.name_any()))?;
         }
-    }
-    for node in gone {
-        api.delete(&node, &DeleteParams::default()).await.with_context(|| format!("cannot delete node {node}"))?;
     }
     Ok(())
 }
@@ -90,6 +97,13 @@ async fn forget_readiness(client: &Client) -> Result<()> {
     for node in nodes.list(&ListParams::default()).await.context("cannot list nodes")? {
         let name = node.name_any();
         nodes.patch_status(&name, &params, &unknown).await.with_context(|| format!("cannot reset node {name}"))?;
+    }
+    // Each node's agent publishes its DNS server again when that is ready.
+    let slices = Api::<EndpointSlice>::namespaced(client.clone(), "kube-system");
+    let of_agents = ListParams::default().labels("endpointslice.kubernetes.io/managed-by=portolan-node");
+    for slice in slices.list(&of_agents).await.context("cannot list the DNS servers' slices")? {
+        let name = slice.name_any();
+        slices.delete(&name, &DeleteParams::default()).await.with_context(|| format!("cannot delete slice {name}"))?;
     }
     let pods = Api::<Pod>::all(client.clone()).list(&ListParams::default()).await.context("cannot list pods")?;
     let conditions = [condition("Ready", "False"), condition("ContainersReady", "False")];

@@ -106,6 +106,11 @@ impl ControlPlane {
             serving.serve_unix(local, until).await;
             Ok(())
         });
+        let (kept, until) = (server.clone(), stop.clone());
+        tasks.spawn(async move {
+            keep(&kept, &until).await;
+            Ok(())
+        });
         let until = stop.clone();
         tasks.spawn(async move {
             relay.run(until).await;
@@ -138,6 +143,20 @@ impl ControlPlane {
     /// Waits for every part's end, after `stop` is cancelled.
     pub async fn end(mut self) {
         while self.tasks.join_next().await.is_some() {}
+    }
+}
+
+/// The first objects are put back when somebody deletes them.
+async fn keep(server: &ApiServer, stop: &CancellationToken) {
+    let mut turns = tokio::time::interval(super::KEEP);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = turns.tick() => {}
+        }
+        if let Err(status) = server.bootstrap().await {
+            tracing::warn!(error = status.message, "cannot put the first objects back");
+        }
     }
 }
 

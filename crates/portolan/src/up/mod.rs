@@ -19,7 +19,7 @@ mod three_way;
 mod view;
 
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use tokio::signal::unix::{SignalKind, signal};
@@ -39,6 +39,9 @@ use nodes::{Node, Start};
 use progress::Progress;
 use view::Following;
 
+/// How often what must be there is looked for; as often as kube-apiserver looks for `default/kubernetes`.
+const KEEP: Duration = Duration::from_secs(10);
+
 /// Runs a system until it is told to end.
 pub fn start(options: &Up) -> Result<ExitCode> {
     let begun = Instant::now();
@@ -56,7 +59,7 @@ pub fn start(options: &Up) -> Result<ExitCode> {
 async fn run(options: &Up, begun: Instant, plan: Plan, manifests: &[Manifest], dir: &DataDir) -> Result<ExitCode> {
     let lock = dir.lock()?;
     if let Some(record) = Record::load(dir)? {
-        eprintln!("clearing away what process {} left", record.supervisor);
+        progress::tell(&format!("clearing away what process {} left", record.supervisor));
         clear(dir, &record).await?;
     }
     let mut ends = Ends::new()?;
@@ -88,7 +91,7 @@ impl Ends {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
         }
-        eprintln!("ending");
+        progress::tell("ending");
     }
 }
 
@@ -146,6 +149,7 @@ impl System {
         let nodes = &mut self.nodes;
         tokio::select! {
             followed = serve => followed,
+            kept = keep(&client, plan) => kept,
             failed = control.failed() => Err(failed),
             ended = first_to_end(nodes) => Err(ended),
         }
@@ -169,6 +173,15 @@ impl System {
             result = result.and(sweep_cgroups(&record.cgroup).await);
         }
         result.and(Record::forget(dir))
+    }
+}
+
+/// Puts back what every system has when somebody deletes it. Returns only with an error.
+async fn keep(client: &kube::Client, plan: &Plan) -> Result<()> {
+    let mut turns = tokio::time::interval(KEEP);
+    loop {
+        turns.tick().await;
+        base::keep(client, plan).await?;
     }
 }
 
@@ -197,22 +210,22 @@ async fn follow(
 ) -> Result<()> {
     let mut progress = Progress::default();
     let mut routes = base::PodRoutes::default();
-    loop {
+    let missing = loop {
         let view = following.view();
         routes.follow(&view, plan, fabric).await?;
         let mut missing = ready::missing(&view, options.nodes as usize, applied);
         if missing.is_empty() {
             missing = ready::refused(&view).await;
         }
-        if missing.is_empty() && following.complete() {
-            break;
+        if (missing.is_empty() && following.complete()) || begun.elapsed() > ready::PATIENCE {
+            break missing;
         }
         progress.show(&missing);
         // A refused connection is no event: look again soon.
         let _ = tokio::time::timeout(ready::AGAIN, following.changed()).await;
-    }
+    };
     let mut rows = following.view().rows();
-    progress::table(&rows, dir, begun.elapsed());
+    progress::table(&rows, &missing, dir, begun.elapsed());
     if options.detached {
         detach::ready(dir)?;
     }

@@ -27,27 +27,37 @@ impl Progress {
             text.push_str(&format!(" and {} more", missing.len() - SHOWN));
         }
         if text != self.last {
-            eprintln!("waiting for {text}");
+            tell(&format!("waiting for {text}"));
             self.last = text;
             self.at = Some(Instant::now());
         }
     }
 }
 
-/// The table, and how to go on from here.
-#[allow(clippy::print_stdout, reason = "the command's output")]
-pub fn table(rows: &[Row], dir: &DataDir, took: Duration) {
-    println!("{}", table::text(rows));
-    println!("ready after {:.2} s", took.as_secs_f64());
-    println!("export KUBECONFIG={}", dir.kubeconfig().display());
-    let _ = std::io::stdout().flush();
+/// The table, what is not ready, and how to go on from here.
+pub fn table(rows: &[Row], missing: &[String], dir: &DataDir, took: Duration) {
+    let ready = match missing {
+        [] => format!("ready after {:.2} s", took.as_secs_f64()),
+        some => format!("not ready after {:.0} s: {}", took.as_secs_f64(), some.join(", ")),
+    };
+    let kubeconfig = dir.kubeconfig();
+    say(&format!("{}\n{ready}\nexport KUBECONFIG={}", table::text(rows), kubeconfig.display()));
 }
 
 /// A line for each change.
-#[allow(clippy::print_stdout, reason = "the command's output")]
 pub fn changes(lines: &[String]) {
-    for line in lines {
-        println!("{line}");
+    if !lines.is_empty() {
+        say(&lines.join("\n"));
     }
-    let _ = std::io::stdout().flush();
+}
+
+/// A line on standard output. Nobody may be there to read it any more: that ends nothing.
+fn say(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
+}
+
+/// A line on standard error, likewise.
+pub fn tell(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
 }

@@ -8,9 +8,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use tokio::net::TcpStream;
 
 use super::manifests::Applied;
-use super::table::Row;
+use super::table::{Row, SERVICE_NAME};
 use super::view::View;
 
+/// How long everything may take before `up` says what is missing and goes on.
+pub const PATIENCE: Duration = Duration::from_secs(30);
 const DNS_SERVICE: &str = "kube-system/kube-dns";
 /// How soon to look again when nothing has changed but not everything answers.
 pub const AGAIN: Duration = Duration::from_millis(20);
@@ -47,7 +49,7 @@ pub fn missing(view: &View, nodes: usize, applied: &[Applied]) -> Vec<String> {
 pub async fn refused(view: &View) -> Vec<String> {
     let mut refused = Vec::new();
     for (row, service) in view.rows().iter().zip(sorted(&view.services)) {
-        for address in probe_addresses(row, service) {
+        for address in probe_addresses(row, service, view) {
             let answered = tokio::time::timeout(CONNECT, TcpStream::connect(&address)).await.is_ok_and(|r| r.is_ok());
             if !answered {
                 refused.push(format!("{} at {address}", row.service));
@@ -58,7 +60,7 @@ pub async fn refused(view: &View) -> Vec<String> {
 }
 
 /// Only Services whose endpoints are pods here: what is outside may well be unreachable, and that is no fault of ours.
-fn probe_addresses(row: &Row, service: &Service) -> Vec<String> {
+fn probe_addresses(row: &Row, service: &Service, view: &View) -> Vec<String> {
     let spec = service.spec.clone().unwrap_or_default();
     let ip = spec.cluster_ip.filter(|ip| ip != "None" && !ip.is_empty());
     let internal_only = spec.internal_traffic_policy.as_deref() == Some("Local");
@@ -67,7 +69,20 @@ fn probe_addresses(row: &Row, service: &Service) -> Vec<String> {
     };
     let host = if ip.contains(':') { format!("[{ip}]") } else { ip };
     let tcp = |protocol: &Option<String>| protocol.as_deref().is_none_or(|p| p == "TCP");
-    spec.ports.unwrap_or_default().iter().filter(|p| tcp(&p.protocol)).map(|p| format!("{host}:{}", p.port)).collect()
+    let ports = spec.ports.unwrap_or_default();
+    let probed = ports.iter().filter(|p| tcp(&p.protocol) && served(service, p.name.as_deref(), view));
+    probed.map(|p| format!("{host}:{}", p.port)).collect()
+}
+
+/// Whether an endpoint has the port: a named targetPort that no container has leads nowhere.
+fn served(service: &Service, port: Option<&str>, view: &View) -> bool {
+    let of_service = view.slices.iter().filter(|slice| {
+        let labels = slice.metadata.labels.as_ref();
+        slice.metadata.namespace == service.metadata.namespace
+            && labels.and_then(|l| l.get(SERVICE_NAME)) == service.metadata.name.as_ref()
+    });
+    let mut ports = of_service.filter_map(|slice| slice.ports.as_ref()).flatten();
+    ports.any(|p| p.name.as_deref().unwrap_or_default() == port.unwrap_or_default())
 }
 
 fn sorted(services: &[Service]) -> Vec<&Service> {

@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use k8s_openapi::api::core::v1::{Service, ServicePort};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
+/// The label that says whose slice it is.
+pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 /// One Service as a person asks about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
