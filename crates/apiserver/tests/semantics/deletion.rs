@@ -107,3 +107,11 @@ async fn a_running_pod_gets_its_grace_period_and_it_only_shrinks() {
     server.delete(&path, &json!({"gracePeriodSeconds": 0})).await.ok();
     server.get(&path).await.fails(404, "NotFound");
 }
+
+#[tokio::test]
+async fn the_namespaces_every_cluster_needs_are_kept() {
+    let server = Server::start().await;
+    for name in ["default", "kube-system", "kube-public"] {
+        server.delete(&format!("/api/v1/namespaces/{name}"), &json!({})).await.fails(403, "Forbidden");
+    }
+}
