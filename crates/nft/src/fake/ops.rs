@@ -62,15 +62,14 @@ pub(super) fn perform(tables: &mut BTreeMap<Table, State>, table: &Table, op: &O
 }
 
 fn add_chain(state: &mut State, add: Add, chain: &Chain) -> Result<(), Reason> {
-    if let Some(base) = &chain.base {
-        check_base(base)?;
-    }
     if let Some(present) = state.chains.get_mut(&chain.name) {
         return match (add, &mut present.chain.base, &chain.base) {
+            // A base chain comes with a policy, and a policy is refused for a regular chain before anything else.
+            (_, None, Some(_)) => Err(Reason::Unsupported),
             (Add::Exclusive, _, _) => Err(Reason::Exists),
             (_, _, None) => Ok(()),
-            (_, None, Some(_)) => Err(Reason::Exists),
             (_, Some(old), Some(new)) => {
+                check_base(new)?;
                 if (old.hook, old.priority) != (new.hook, new.priority) {
                     return Err(Reason::Unsupported);
                 }
@@ -82,7 +81,8 @@ fn add_chain(state: &mut State, add: Add, chain: &Chain) -> Result<(), Reason> {
             }
         };
     }
-    if chain.base.is_some() {
+    if let Some(base) = &chain.base {
+        check_base(base)?;
         state.order.push(chain.name.clone());
     }
     state.next_handle();
