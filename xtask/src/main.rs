@@ -4,6 +4,7 @@ use clap::{Parser, Subcommand};
 
 mod bench;
 mod check;
+mod conformance;
 mod generate;
 mod machine;
 mod peers;
@@ -30,10 +31,14 @@ enum Command {
     Check,
     /// Measure ours side by side with a peer; without a name, list what there is.
     Bench { name: Option<String> },
-    /// Build the originals we are judged by, from their Go modules, and print where they are.
-    Peers {
-        #[arg(required = true)]
-        names: Vec<String>,
+    /// Build the originals we are judged by (all, or those named) from their Go modules, and print where they are.
+    Peers { names: Vec<String> },
+    /// Send the same requests to the originals and to ours, and list what differs. Without a name, list what there is.
+    Conformance {
+        name: Option<String>,
+        /// What the comparison itself understands; see `--help` of each.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
     },
     /// Regenerate a committed file from its published source.
     Generate {
@@ -48,6 +53,7 @@ fn main() -> anyhow::Result<()> {
         Command::Check => check::run(),
         Command::Bench { name } => bench::run(name.as_deref()),
         Command::Peers { names } => peers::print(&names),
+        Command::Conformance { name, arguments } => conformance::run(name.as_deref(), &arguments),
         Command::Generate { what } => generate::run(what),
     }
 }

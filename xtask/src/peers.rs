@@ -12,17 +12,50 @@ use crate::{machine, step};
 /// The Kubernetes release we emulate, and the oldest kubectl of the scripted runs.
 const KUBERNETES: &str = "v1.36.3";
 const KUBECTL_OLD: &str = "v1.33.5";
-const PARTS: &[&str] = &["kubectl", "kube-apiserver", "kube-controller-manager", "kube-proxy"];
+const ETCD: &str = "v3.6.8";
+const COREDNS: &str = "v1.15.0";
 
-/// Builds the named parts and prints their paths.
+/// Programs of Kubernetes' own module.
+const PARTS: &[(&str, &str)] = &[
+    ("kubectl", "cmd/kubectl"),
+    ("kube-apiserver", "cmd/kube-apiserver"),
+    ("kube-controller-manager", "cmd/kube-controller-manager"),
+    ("kube-proxy", "cmd/kube-proxy"),
+    ("agnhost", "test/images/agnhost"),
+];
+/// Programs of etcd's modules.
+const ETCD_PARTS: &[(&str, &str)] = &[("etcd", "go.etcd.io/etcd/server/v3"), ("etcdctl", "go.etcd.io/etcd/etcdctl/v3")];
+
+/// Builds the named parts, or all of them, and prints their paths.
 pub fn print(names: &[String]) -> Result<()> {
+    let known = PARTS.iter().chain(ETCD_PARTS).map(|(name, _)| *name).chain(["coredns"]);
+    let known: Vec<String> = known.map(str::to_owned).collect();
+    let names = if names.is_empty() { &known[..] } else { names };
+    if let Some(unknown) = names.iter().find(|name| !known.contains(name)) {
+        bail!("no peer {unknown:?}; there are {}", known.join(", "));
+    }
     for name in names {
-        if !PARTS.contains(&name.as_str()) {
-            bail!("no peer {name:?}; there are {}", PARTS.join(", "));
-        }
-        println_path(&kubernetes_part(name, KUBERNETES)?);
+        println_path(&built(name)?);
     }
     Ok(())
+}
+
+/// Where a peer's program is; it is built when it isn't there.
+pub fn built(name: &str) -> Result<PathBuf> {
+    match name {
+        "etcd" | "etcdctl" => etcd_part(name),
+        "coredns" => coredns(),
+        part => kubernetes_part(part, KUBERNETES),
+    }
+}
+
+/// A kubectl of any release, `1.30` for one: the machine's own if it has it, else built.
+pub fn kubectl(minor: &str) -> Result<PathBuf> {
+    match beside_kubectl(&format!("kubectl.{minor}")) {
+        Some(path) => Ok(path),
+        None if KUBERNETES.starts_with(&format!("v{minor}.")) => kubernetes_part("kubectl", KUBERNETES),
+        None => kubernetes_part("kubectl", &format!("v{minor}.0")),
+    }
 }
 
 #[allow(clippy::print_stdout, reason = "the command's output")]
@@ -67,21 +100,70 @@ fn kubernetes_part(part: &str, version: &str) -> Result<PathBuf> {
     if binary.is_file() {
         return Ok(binary);
     }
-    if machine::find("go").is_none() {
-        bail!(
-            "{part} {version} is built from its Go module, and there is no `go` on this machine: install Go, or put the binary at {}",
-            binary.display()
-        );
-    }
+    needs_go(part, version, &binary)?;
     let module = kubernetes_module(&home, version)?;
     let minor = version.trim_start_matches("v1.").split('.').next().unwrap_or_default();
     let stamp = "k8s.io/component-base/version";
     let flags = format!("-X {stamp}.gitVersion={version} -X {stamp}.gitMajor=1 -X {stamp}.gitMinor={minor}");
-    let package = format!("k8s.io/kubernetes/cmd/{part}");
+    let folder = PARTS.iter().find(|(name, _)| *name == part).map(|(_, folder)| *folder);
+    let package = format!("k8s.io/kubernetes/{}", folder.with_context(|| format!("no part {part:?} of Kubernetes"))?);
     let mut build = go(&module);
     build.args(["build", "-mod=mod", "-o"]).arg(&binary).args(["-ldflags", &flags, &package]);
     step::run(&format!("build {part} {version}"), &mut build)?;
     Ok(binary)
+}
+
+fn etcd_part(part: &str) -> Result<PathBuf> {
+    let home = home()?;
+    let binary = home.join("bin").join(part);
+    if binary.is_file() {
+        return Ok(binary);
+    }
+    needs_go(part, ETCD, &binary)?;
+    let module = home.join(format!("etcd-{ETCD}"));
+    if !module.join("go.sum").is_file() {
+        fs::create_dir_all(&module).with_context(|| format!("cannot make {}", module.display()))?;
+        fs::write(module.join("go.mod"), "module peers\n\ngo 1.24\n")?;
+        write_imports(&module, ETCD_PARTS.iter().map(|(_, package)| (*package).to_owned()))?;
+        let versions = ETCD_PARTS.iter().map(|(_, package)| format!("{package}@{ETCD}"));
+        step::run("choose etcd's version", go(&module).arg("get").args(versions))?;
+        step::run("resolve the module", go(&module).args(["mod", "tidy"]))?;
+    }
+    let package = ETCD_PARTS.iter().find(|(name, _)| *name == part).map_or("", |(_, package)| *package);
+    step::run(&format!("build {part} {ETCD}"), go(&module).args(["build", "-o"]).arg(&binary).arg(package))?;
+    Ok(binary)
+}
+
+fn coredns() -> Result<PathBuf> {
+    let home = home()?;
+    let binary = home.join("bin/coredns");
+    if binary.is_file() {
+        return Ok(binary);
+    }
+    needs_go("coredns", COREDNS, &binary)?;
+    fs::create_dir_all(&home).with_context(|| format!("cannot make {}", home.display()))?;
+    let mut install = go(&home);
+    install.env("GOBIN", home.join("bin")).args(["install", &format!("github.com/coredns/coredns@{COREDNS}")]);
+    step::run(&format!("build coredns {COREDNS}"), &mut install)?;
+    Ok(binary)
+}
+
+fn needs_go(part: &str, version: &str, binary: &Path) -> Result<()> {
+    if machine::find("go").is_none() {
+        bail!(
+            "{part} {version} is built from its Go module, and there is no `go` on this machine: install Go, or put the \
+             binary at {}",
+            binary.display()
+        );
+    }
+    Ok(())
+}
+
+/// A file that imports what is to be built, so that its modules are resolved.
+fn write_imports(module: &Path, packages: impl Iterator<Item = String>) -> Result<()> {
+    let imports: String = packages.map(|package| format!("\t_ \"{package}\"\n")).collect();
+    fs::write(module.join("tools.go"), format!("//go:build tools\n\npackage peers\n\nimport (\n{imports})\n"))?;
+    Ok(())
 }
 
 fn go(module: &Path) -> Command {
@@ -113,8 +195,7 @@ fn kubernetes_module(home: &Path, version: &str) -> Result<PathBuf> {
     }
     manifest.push_str(")\n");
     fs::write(at.join("go.mod"), manifest)?;
-    let imports: String = PARTS.iter().map(|part| format!("\t_ \"k8s.io/kubernetes/cmd/{part}\"\n")).collect();
-    fs::write(at.join("tools.go"), format!("//go:build tools\n\npackage peers\n\nimport (\n{imports})\n"))?;
+    write_imports(&at, PARTS.iter().map(|(_, folder)| format!("k8s.io/kubernetes/{folder}")))?;
     step::run("resolve the module", go(&at).args(["mod", "tidy"]))?;
     Ok(at)
 }

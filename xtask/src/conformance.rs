@@ -1,0 +1,58 @@
+//! `cargo xtask conformance`: gets the originals and runs one comparison of crate `conformance` beside them. Outside the
+//! test suite, since building the originals takes minutes.
+
+use anyhow::{Result, bail};
+
+use crate::{peers, step};
+
+struct Comparison {
+    name: &'static str,
+    about: &'static str,
+    peers: &'static [&'static str],
+}
+
+/// Each is a subcommand of crate `conformance`'s binary.
+const COMPARISONS: &[Comparison] = &[
+    Comparison {
+        name: "api",
+        about: "generated requests to the real kube-apiserver and to ours: verdict, message, object",
+        peers: &["etcd", "kube-apiserver"],
+    },
+    Comparison {
+        name: "watch",
+        about: "lists and watches of the real kube-apiserver and of ours: events and their order",
+        peers: &["etcd", "kube-apiserver"],
+    },
+    Comparison {
+        name: "kubectl",
+        about: "scripted commands of every kubectl from 1.29 on, against the real server and ours: what it prints",
+        peers: &["etcd", "kube-apiserver", "kubectl"],
+    },
+];
+
+/// The kubectls that are compared, oldest first.
+const KUBECTLS: std::ops::RangeInclusive<u32> = 29..=36;
+
+/// Runs one comparison, or lists them.
+pub fn run(name: Option<&str>, arguments: &[String]) -> Result<()> {
+    let Some(name) = name else {
+        for comparison in COMPARISONS {
+            eprintln!("{:<12} {}", comparison.name, comparison.about);
+        }
+        return Ok(());
+    };
+    let Some(comparison) = COMPARISONS.iter().find(|c| c.name == name) else {
+        let names: Vec<&str> = COMPARISONS.iter().map(|c| c.name).collect();
+        bail!("no comparison {name:?}; there are {}", names.join(", "));
+    };
+    for peer in comparison.peers {
+        peers::built(peer)?;
+    }
+    let mut run = step::cargo();
+    run.args(["run", "--release", "--quiet", "--package", "conformance", "--", name]).args(arguments);
+    if name == "kubectl" {
+        let kubectls: Vec<_> = KUBECTLS.map(|minor| peers::kubectl(&format!("1.{minor}"))).collect::<Result<_>>()?;
+        run.env("PORTOLAN_TEST_KUBECTLS", std::env::join_paths(kubectls)?);
+    }
+    step::run(name, &mut run)
+}
