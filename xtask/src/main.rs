@@ -30,7 +30,12 @@ enum Command {
     /// The rules of the house: layers, documents that name what exists, sizes, module names.
     Check,
     /// Measure ours side by side with a peer; without a name, list what there is.
-    Bench { name: Option<String> },
+    Bench {
+        name: Option<String>,
+        /// For the benchmark itself: `-o json`, rounds and sizes; `--help` lists them.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Build the originals we are judged by (all, or those named) from their Go modules, and print where they are.
     Peers { names: Vec<String> },
     /// Send the same requests to the originals and to ours, and list what differs. Without a name, list what there is.
@@ -51,7 +56,7 @@ fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Test { package } => test::run(&package),
         Command::Check => check::run(),
-        Command::Bench { name } => bench::run(name.as_deref()),
+        Command::Bench { name, arguments } => bench::run(name.as_deref(), &arguments),
         Command::Peers { names } => peers::print(&names),
         Command::Conformance { name, arguments } => conformance::run(name.as_deref(), &arguments),
         Command::Generate { what } => generate::run(what),

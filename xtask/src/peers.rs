@@ -72,6 +72,12 @@ pub fn kubectls() -> Result<Vec<PathBuf>> {
     Ok(vec![old, kubernetes_part("kubectl", KUBERNETES)?])
 }
 
+/// Where a peer is, if it has been built already.
+pub fn at_hand(name: &str) -> Result<Option<PathBuf>> {
+    let binary = home()?.join("bin").join(name);
+    Ok(binary.is_file().then_some(binary))
+}
+
 /// Some distributions of kubectl carry several versions in one folder.
 fn beside_kubectl(name: &str) -> Option<PathBuf> {
     let kubectl = fs::canonicalize(machine::find("kubectl")?).ok()?;

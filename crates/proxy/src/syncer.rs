@@ -182,7 +182,8 @@ impl<B: Backend> Syncer<B> {
         let now = self.backend.apply(&plan, observed).await?;
         let latency = pass.since.elapsed();
         if !plan.is_empty() {
-            tracing::debug!(family = %self.backend.family(), steps = plan.steps(), ?latency, "rules are in force");
+            let took_us = latency.as_micros();
+            tracing::debug!(family = %self.backend.family(), steps = plan.steps(), took_us, "rules are in force");
         }
         self.drop_stale_flows(&pass.table);
         self.report(&pass.table, &plan);

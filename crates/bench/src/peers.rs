@@ -1,0 +1,89 @@
+//! The originals as processes: kube-apiserver with its etcd, and kube-proxy. Not responsible for building them: `cargo
+//! xtask peers` does.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use apiserver::pki::{Pki, ServerNames};
+use netns::NetNs;
+use testkit::Temporary;
+
+use crate::lab::{self, run};
+use crate::process::Process;
+
+const STARTS: Duration = Duration::from_secs(60);
+
+/// The real kube-apiserver, and the etcd it needs.
+pub struct RealApi {
+    server: Process,
+    _etcd: Process,
+    pub namespace: NetNs,
+    pub address: SocketAddr,
+    pub began: Instant,
+    _scratch: Temporary,
+}
+
+impl RealApi {
+    /// Starts etcd, waits for it, then starts the server; it isn't ready yet.
+    pub fn start(program: &Path, etcd: &Path) -> Result<RealApi> {
+        let (namespace, scratch) = (lab::namespace()?, Temporary::new());
+        // The server wants an address of its own and a route.
+        run(&namespace, &["ip", "link", "add", "self", "type", "veth", "peer", "name", "other"])?;
+        run(&namespace, &["ip", "address", "add", "192.0.2.1/24", "dev", "self"])?;
+        for link in ["self", "other"] {
+            run(&namespace, &["ip", "link", "set", link, "up"])?;
+        }
+        run(&namespace, &["ip", "route", "add", "default", "dev", "self"])?;
+        let mut command = Command::new(etcd);
+        command.arg("--data-dir").arg(scratch.path().join("etcd"));
+        let mut etcd = Process::start(&namespace, command, &scratch.path().join("etcd.log"))?;
+        etcd.until("etcd", STARTS, |_| {
+            let connect = || std::net::TcpStream::connect(("127.0.0.1", 2379)).ok();
+            namespace.run(connect).ok().flatten()
+        })?;
+        let names =
+            ServerNames { addresses: Vec::new(), names: Vec::new(), cluster_domain: "cluster.local".to_owned() };
+        let keys = scratch.path().join("keys");
+        fs::create_dir_all(&keys).context("cannot make a directory")?;
+        Pki::open(&keys, &names).context("cannot make keys")?;
+        let key = keys.join("ca.key").to_string_lossy().into_owned();
+        let tokens = scratch.file("tokens.csv", "bench,bench,bench,system:masters\n");
+        let mut command = Command::new(program);
+        command
+            .args(["--etcd-servers=http://127.0.0.1:2379", "--secure-port=6443", "--advertise-address=192.0.2.1"])
+            .args(["--service-cluster-ip-range=10.96.0.0/12", "--service-account-issuer=https://bench"])
+            .args(["--authorization-mode=Node,RBAC"])
+            .arg(format!("--service-account-key-file={key}"))
+            .arg(format!("--service-account-signing-key-file={key}"))
+            .arg(format!("--token-auth-file={}", tokens.display()))
+            .arg(format!("--cert-dir={}", scratch.path().join("certificates").display()));
+        let server = Process::start(&namespace, command, &scratch.path().join("apiserver.log"))?;
+        let (address, began) = (SocketAddr::from(([127, 0, 0, 1], 6443)), server.began);
+        Ok(RealApi { server, _etcd: etcd, namespace, address, began, _scratch: scratch })
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.server.pid()
+    }
+}
+
+/// Starts the real kube-proxy in nftables mode, as node `n1`, against an API by kubeconfig.
+pub fn kube_proxy(program: &Path, namespace: &NetNs, kubeconfig: &Path, scratch: &Temporary) -> Result<Process> {
+    let config = scratch.file(
+        "kube-proxy.yaml",
+        &format!(
+            "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nmode: nftables\n\
+             hostnameOverride: n1\nclientConnection:\n  kubeconfig: {}\n  contentType: application/json\n  \
+             acceptContentTypes: application/json\nconntrack:\n  maxPerCore: 0\n  min: 0\nnftables:\n  \
+             minSyncPeriod: 10ms\n  syncPeriod: 1h\n",
+            kubeconfig.display()
+        ),
+    );
+    let mut command = Command::new(program);
+    command.arg("--config").arg(config).arg("--v=2");
+    Process::start(namespace, command, &scratch.path().join("kube-proxy.log"))
+}
