@@ -63,8 +63,6 @@ pub enum Op {
     AddElements(Add, Set, Vec<Element>),
     /// Deletes elements; refused if one isn't there.
     DeleteElements(Set, Vec<Element>),
-    /// Deletes those of the elements that are there. Kernel 6.3 and newer; `nft` 1.0.7 and newer.
-    DestroyElements(Set, Vec<Element>),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -165,13 +163,6 @@ impl Transaction {
     pub fn delete_elements(&mut self, set: &Set, elements: Vec<Element>) -> &mut Self {
         if !elements.is_empty() {
             self.push(Op::DeleteElements(set.clone(), elements));
-        }
-        self
-    }
-
-    pub fn destroy_elements(&mut self, set: &Set, elements: Vec<Element>) -> &mut Self {
-        if !elements.is_empty() {
-            self.push(Op::DestroyElements(set.clone(), elements));
         }
         self
     }

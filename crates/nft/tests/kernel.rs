@@ -268,7 +268,7 @@ fn big_sets_are_split_and_read_back() {
         let read = kernel.dump(&table()).unwrap().unwrap();
         assert_eq!(read.sets["endpoints"].elements.len(), 100_000);
         let mut gone = Transaction::new(table());
-        gone.destroy_elements(&set, (0..3).map(element).chain([element(999_999)]).collect());
+        gone.delete_elements(&set, (0..3).map(element).collect());
         kernel.apply(&gone).unwrap();
         let mut strict = Transaction::new(table());
         strict.delete_elements(&set, vec![element(0)]);
@@ -314,13 +314,14 @@ fn foreign_tables_are_left_alone_and_do_not_disturb() {
 
 #[test]
 fn without_privilege_a_big_transaction_is_refused_before_it_is_sent() {
-    in_namespace(|| {
+    // The system's limit counts double, and an element takes more than 32 bytes. Only newer kernels show the limit in
+    // other network namespaces than the first.
+    let limit: u32 = std::fs::read_to_string("/proc/sys/net/core/wmem_max").unwrap().trim().parse().unwrap();
+    in_namespace(move || {
         let set = endpoints();
         let element =
             |n: u32| Element::new(Value::concat().mark(n).slot(0)).to(Value::concat().addr([10, 0, 0, 1]).port(80));
         let mut tx = Transaction::new(table());
-        // The system's limit counts double, and an element takes more than 32 bytes.
-        let limit: u32 = std::fs::read_to_string("/proc/sys/net/core/wmem_max").unwrap().trim().parse().unwrap();
         tx.add_table().add_set(set.clone()).add_elements(&set, (0..limit / 16).map(element).collect());
         // Capabilities are the thread's own.
         caps::drop(None, caps::CapSet::Effective, caps::Capability::CAP_NET_ADMIN).unwrap();

@@ -56,8 +56,7 @@ pub(super) fn perform(tables: &mut BTreeMap<Table, State>, table: &Table, op: &O
         Op::AddElements(add, set, elements) => {
             elements.iter().try_for_each(|element| add_element(state, *add, &set.name, element))
         }
-        Op::DeleteElements(set, elements) => delete_elements(state, set, elements, true),
-        Op::DestroyElements(set, elements) => delete_elements(state, set, elements, false),
+        Op::DeleteElements(set, elements) => delete_elements(state, set, elements),
     }
 }
 
@@ -263,12 +262,12 @@ fn overlaps(elements: &BTreeMap<Key, Content>, key: &Key, set: &Set) -> bool {
     })
 }
 
-fn delete_elements(state: &mut State, set: &Set, elements: &[Element], strict: bool) -> Result<(), Reason> {
+fn delete_elements(state: &mut State, set: &Set, elements: &[Element]) -> Result<(), Reason> {
     let found = state.sets.get_mut(&set.name).ok_or(Reason::Missing)?;
     let present = Arc::make_mut(&mut found.elements);
     for element in elements {
         check_key(&found.set, &element.key)?;
-        if present.remove(&element.key).is_none() && strict {
+        if present.remove(&element.key).is_none() {
             return Err(Reason::Missing);
         }
     }

@@ -38,7 +38,6 @@ pub(crate) fn write_op(f: &mut Formatter<'_>, table: &Table, op: &Op) -> fmt::Re
         Op::FlushSet(set) => writeln!(f, "flush {} {table} {}", noun(set), set.name),
         Op::AddElements(add, set, elements) => write_elements(f, verb(*add), table, set, elements),
         Op::DeleteElements(set, elements) => write_elements(f, "delete", table, set, elements),
-        Op::DestroyElements(set, elements) => write_elements(f, "destroy", table, set, elements),
     }
 }
 

@@ -104,7 +104,6 @@ impl Encoder<'_> {
             }),
             Op::AddElements(add, set, elements) => self.elements(msg::NEWSETELEM, create(*add), set, elements),
             Op::DeleteElements(set, elements) => self.elements(msg::DELSETELEM, 0, set, elements),
-            Op::DestroyElements(set, elements) => self.elements(msg::DESTROYSETELEM, 0, set, elements),
         }
     }
 
@@ -332,7 +331,7 @@ pub(crate) fn check(index: usize, table: &str, op: &Op) -> Result<(), NftError> 
         Op::DeleteChain(name) | Op::FlushChain(name) | Op::DeleteSet(name) => name,
         Op::AddRule { chain, .. } | Op::DeleteRule { chain, .. } => chain,
         Op::AddSet(_, set) | Op::FlushSet(set) => &set.name,
-        Op::AddElements(_, set, _) | Op::DeleteElements(set, _) | Op::DestroyElements(set, _) => &set.name,
+        Op::AddElements(_, set, _) | Op::DeleteElements(set, _) => &set.name,
     };
     if bad_name(name) || bad_name(table) {
         return fail("a name must have 1 to 255 bytes");

@@ -26,7 +26,6 @@ pub(crate) mod msg {
     pub(crate) const DELSETELEM: u8 = 14;
     pub(crate) const NEWGEN: u8 = 15;
     pub(crate) const GETGEN: u8 = 16;
-    pub(crate) const DESTROYSETELEM: u8 = 30;
 }
 
 pub(crate) mod set_flag {
