@@ -1,5 +1,5 @@
-//! Binds pods to nodes: of those that fit, the one with the fewest pods. Not responsible for resources, affinity
-//! between pods, or other schedulers' pods.
+//! Binds pods to nodes: of those that fit, the one with the fewest pods of the same controller, then with the fewest of
+//! all. Not responsible for resources, affinity between pods, or other schedulers' pods.
 
 mod fit;
 
@@ -60,15 +60,25 @@ pub enum Plan {
     Unschedulable(String),
 }
 
-/// Chooses among `nodes`; `load` counts pods per node.
-pub fn plan(pod: &Pod, nodes: &[&Node], load: &HashMap<String, usize>) -> Plan {
+/// How many pods a node has; a node with less is preferred. Pods of one controller are spread first, as the default
+/// constraints of the API's PodTopologySpread do, so that one node's end isn't the end of all of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Load {
+    /// Pods of the same controller.
+    pub siblings: usize,
+    /// Pods of any.
+    pub pods: usize,
+}
+
+/// Chooses among `nodes` by what each carries.
+pub fn plan(pod: &Pod, nodes: &[&Node], load: &HashMap<String, Load>) -> Plan {
     let mut reasons: Vec<(String, usize)> = Vec::new();
-    let mut best: Option<(usize, String)> = None;
+    let mut best: Option<(Load, String)> = None;
     for node in nodes {
         match fit::judge(pod, node) {
             Verdict::Fits => {
                 let name = node.name_any();
-                let candidate = (load.get(&name).copied().unwrap_or(0), name);
+                let candidate = (load.get(&name).copied().unwrap_or_default(), name);
                 best = Some(best.map_or(candidate.clone(), |best| best.min(candidate)));
             }
             Verdict::Refused(reason) => match reasons.iter_mut().find(|(known, _)| *known == reason) {
@@ -108,7 +118,7 @@ impl Reconcile for Scheduler {
         }
         let nodes = self.nodes.cache().all();
         let nodes: Vec<&Node> = nodes.iter().map(|node| &**node).collect();
-        match plan(&pod, &nodes, &self.load()) {
+        match plan(&pod, &nodes, &self.load(&pod)) {
             Plan::Bind(node) => self.bind(key, &pod, node).await?,
             Plan::Unschedulable(message) => self.refuse(key, &pod, message).await?,
         }
@@ -122,9 +132,10 @@ impl Scheduler {
         assumed.contains_key(&pod.uid().unwrap_or_default())
     }
 
-    /// Pods per node, bindings not yet reported included.
-    fn load(&self) -> HashMap<String, usize> {
-        let mut load = HashMap::new();
+    /// What each node carries, bindings not yet reported included, as `wanted` sees it.
+    fn load(&self, wanted: &Pod) -> HashMap<String, Load> {
+        let mut load: HashMap<String, Load> = HashMap::new();
+        let family = controller(wanted);
         let mut assumed = self.assumed.lock().unwrap_or_else(PoisonError::into_inner);
         let mut still = HashMap::new();
         for pod in self.pods.cache().all().iter().filter(|pod| !is_terminal(pod)) {
@@ -136,7 +147,9 @@ impl Scheduler {
                 Some(node)
             });
             if let Some(node) = node {
-                *load.entry(node).or_insert(0) += 1;
+                let load = load.entry(node).or_default();
+                load.pods += 1;
+                load.siblings += usize::from(family.is_some() && controller(pod) == family);
             }
         }
         *assumed = still;
@@ -183,6 +196,12 @@ impl Scheduler {
     }
 }
 
+/// The uid of the object that made a pod.
+fn controller(pod: &Pod) -> Option<&str> {
+    let owners = pod.metadata.owner_references.as_deref().unwrap_or_default();
+    owners.iter().find(|owner| owner.controller == Some(true)).map(|owner| owner.uid.as_str())
+}
+
 fn refusal(message: &str, now: Timestamp) -> Value {
     json!({ "status": { "conditions": [{
         "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message,
@@ -206,8 +225,12 @@ mod tests {
     #[test]
     fn chooses_the_emptiest_node_that_fits() {
         let (a, b) = (node("a", json!({})), node("b", json!({})));
-        let load = HashMap::from([("a".to_owned(), 3), ("b".to_owned(), 1)]);
+        let carries = |siblings, pods| Load { siblings, pods };
+        let load = HashMap::from([("a".to_owned(), carries(0, 3)), ("b".to_owned(), carries(0, 1))]);
         assert_eq!(plan(&pod(json!({ "containers": [] })), &[&a, &b], &load), Plan::Bind("b".into()));
+        let load_of_one_controller = HashMap::from([("a".to_owned(), carries(0, 3)), ("b".to_owned(), carries(1, 1))]);
+        let bound = plan(&pod(json!({ "containers": [] })), &[&a, &b], &load_of_one_controller);
+        assert_eq!(bound, Plan::Bind("a".into()), "pods of one controller are spread first");
         let picky = pod(json!({ "containers": [], "nodeSelector": { "disk": "a" } }));
         assert_eq!(plan(&picky, &[&a, &b], &load), Plan::Bind("a".into()));
     }
