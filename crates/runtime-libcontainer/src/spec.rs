@@ -142,7 +142,10 @@ fn mounts(parts: &Parts<'_>) -> Vec<Value> {
 
 fn linux(parts: &Parts<'_>) -> Value {
     let pinned = parts.kinds.iter().map(|kind| json!({"type": kind.oci(), "path": kind.pin(parts.namespaces)}));
-    let namespaces: Vec<Value> = [json!({"type": "pid"}), json!({"type": "mount"})].into_iter().chain(pinned).collect();
+    // On version 2 a container sees its own groups alone, and its mount of them can't change the machine's mount options.
+    let groups = shim::cgroup::is_unified().then(|| json!({"type": "cgroup"}));
+    let namespaces: Vec<Value> =
+        [json!({"type": "pid"}), json!({"type": "mount"})].into_iter().chain(pinned).chain(groups).collect();
     let hidden = !parts.container.privileged;
     let paths = |list: &[&str]| if hidden { json!(list) } else { json!([]) };
     json!({

@@ -14,11 +14,21 @@ use rustix::mount::{
 
 /// Mounts the overlay at `target`. `lower` is topmost first.
 pub(crate) fn mount_overlay(lower: &[PathBuf], upper: &Path, work: &Path, target: &Path) -> io::Result<()> {
+    // Before Linux 6.7 overlay knows no `lowerdir+`, and writes a line into the kernel's log for each try.
+    if release().is_some_and(|release| release < (6, 7)) {
+        return mount_by_options(lower, upper, work, target);
+    }
     match mount_by_descriptor(lower, upper, work, target) {
-        // Before 6.7, overlay knows no `lowerdir+`.
         Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => mount_by_options(lower, upper, work, target),
         other => Ok(other?),
     }
+}
+
+/// The kernel's first two numbers.
+fn release() -> Option<(u32, u32)> {
+    let name = rustix::system::uname();
+    let mut numbers = name.release().to_str().ok()?.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
 
 /// One call per layer: neither their number nor the characters in their names matter.
