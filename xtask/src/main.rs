@@ -5,6 +5,7 @@ use clap::{Parser, Subcommand};
 mod bench;
 mod check;
 mod conformance;
+mod crash;
 mod generate;
 mod machine;
 mod peers;
@@ -36,6 +37,11 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Break it on purpose, at length.
+    Crash {
+        #[command(subcommand)]
+        what: crash::What,
+    },
     /// Build the originals we are judged by (all, or those named) from their Go modules, and print where they are.
     Peers { names: Vec<String> },
     /// Send the same requests to the originals and to ours, and list what differs. Without a name, list what there is.
@@ -57,6 +63,7 @@ fn main() -> anyhow::Result<()> {
         Command::Test { package } => test::run(&package),
         Command::Check => check::run(),
         Command::Bench { name, arguments } => bench::run(name.as_deref(), &arguments),
+        Command::Crash { what } => crash::run(what),
         Command::Peers { names } => peers::print(&names),
         Command::Conformance { name, arguments } => conformance::run(name.as_deref(), &arguments),
         Command::Generate { what } => generate::run(what),

@@ -246,6 +246,11 @@ impl Status {
         Status::failure(503, "ServiceUnavailable", message)
     }
 
+    /// 507 (RFC 4918 §11.5): nothing was written for want of room; kube-apiserver has no reason of its own for it.
+    pub fn insufficient_storage(message: impl Into<String>) -> Self {
+        Status::failure(507, "InsufficientStorage", message)
+    }
+
     pub fn request_entity_too_large(message: &str) -> Self {
         Status::failure(413, "RequestEntityTooLarge", format!("Request entity too large: {message}"))
     }

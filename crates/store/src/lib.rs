@@ -183,10 +183,26 @@ pub enum Error {
     ChangedTwice(Key),
     #[error("the store is closed")]
     Closed,
-    #[error("committing to the database: {0}")]
-    Commit(#[source] Arc<rusqlite::Error>),
-    #[error("an earlier commit ended without a known result; reopen the store")]
-    Poisoned,
+    /// The store is as it was before.
+    #[error("nothing was written: {obstacle}")]
+    NotWritten { obstacle: Obstacle, source: Cause },
+    /// Neither is known yet; whoever asks later sees how it ended.
+    #[error("whether it was written can't be known yet: {obstacle}")]
+    Unsettled { obstacle: Obstacle, source: Cause },
+}
+
+/// What an engine says about a failure; shared, since everybody in a group of transactions is told.
+pub type Cause = Arc<dyn std::error::Error + Send + Sync>;
+
+/// What keeps an engine from writing. Reads go on, and writes do by themselves when it is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Obstacle {
+    #[error("the disk is full")]
+    Full,
+    #[error("the file system is read-only")]
+    ReadOnly,
+    #[error("the disk reports errors")]
+    Failing,
 }
 
 /// Why a store couldn't be opened.
@@ -200,10 +216,36 @@ pub enum OpenError {
     Create { path: PathBuf, source: std::io::Error },
     #[error("{step} of {path}")]
     Database { step: &'static str, path: PathBuf, source: rusqlite::Error },
-    #[error("{path} has format {found}; this program reads format {expected}")]
+    #[error(
+        "{path} has format {found}, and this program reads up to format {expected}: a newer version wrote it; use that one"
+    )]
     Format { path: PathBuf, found: i64, expected: i64 },
+    #[error(
+        "{path} is damaged: {damage}. Nothing was changed. Put a copy back, or move it away together with its neighbours \
+         (-wal, -shm) to begin empty; `sqlite3 {path} .recover` shows what can still be read"
+    )]
+    Damaged { path: PathBuf, damage: Damage },
     #[error("starting the committer thread")]
     Thread(#[source] std::io::Error),
+}
+
+/// What is wrong with a file.
+#[derive(Debug, thiserror::Error)]
+pub enum Damage {
+    #[error("it is empty, which a store's file never is")]
+    Empty,
+    #[error("it doesn't begin as a database with a log does")]
+    Head,
+    #[error("its log is there without it")]
+    Gone,
+    #[error("{0}")]
+    Log(#[from] embedded::LogDamage),
+    #[error("{0}")]
+    Sqlite(rusqlite::Error),
+    #[error("SQLite finds: {0}")]
+    Structure(String),
+    #[error("what it holds is not what was written (its checksum differs)")]
+    Contents,
 }
 
 /// The store. Every read sees every write acknowledged before it, and none that isn't durable.

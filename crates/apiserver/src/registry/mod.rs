@@ -169,6 +169,16 @@ pub fn store_failed(error: store::Error) -> Box<Status> {
         store::Error::Future { requested, current } => {
             Status::too_large_resource_version(requested.0.unsigned_abs(), current.0.unsigned_abs())
         }
+        store::Error::NotWritten { obstacle: store::Obstacle::Full, .. } => Status::insufficient_storage(
+            "the disk that holds the API server's objects is full: nothing was changed; it works again when there is room",
+        ),
+        store::Error::NotWritten { obstacle, .. } => Status::service_unavailable(format!(
+            "the API server can't write its objects ({obstacle}): nothing was changed; it works again when that is mended"
+        )),
+        store::Error::Unsettled { obstacle, .. } => Status::service_unavailable(format!(
+            "the API server can't write its objects ({obstacle}) and can't tell yet whether this was written: look before \
+             you try again"
+        )),
         other => Status::internal(other),
     })
 }

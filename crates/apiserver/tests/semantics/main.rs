@@ -4,6 +4,7 @@
 
 mod deletion;
 mod discovery;
+mod full_disk;
 mod lists;
 mod patches;
 mod pods;

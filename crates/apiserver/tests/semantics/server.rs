@@ -73,7 +73,10 @@ impl Server {
     }
 
     pub async fn with(config: Config, dialer: Arc<dyn NodeDialer>) -> Self {
-        let store: Arc<dyn Store> = Arc::new(Embedded::in_memory(Options::default()).unwrap());
+        Server::on(Arc::new(Embedded::in_memory(Options::default()).unwrap()), config, dialer).await
+    }
+
+    pub async fn on(store: Arc<dyn Store>, config: Config, dialer: Arc<dyn NodeDialer>) -> Self {
         let api = ApiServer::new(store.clone(), config, dialer).unwrap();
         api.bootstrap().await.unwrap();
         Server { api, store }

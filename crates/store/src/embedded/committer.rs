@@ -11,8 +11,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::oneshot;
 
 use super::Options;
-use super::disk::{CommitError, Disk};
-use super::state::{Pending, State};
+use super::disk::{CommitError, Disk, Failure};
+use super::state::{Pending, Row, State};
 use super::watchers::Watchers;
 use crate::{Compare, Error, Key, Op, Outcome, Revision, Txn};
 
@@ -21,6 +21,9 @@ const GROUP: usize = 1024;
 
 /// How often the age of revisions is noted down, dead watchers are swept and old history is dropped.
 const HOUSEKEEPING: Duration = Duration::from_secs(10);
+
+/// When an expiry is tried again that the disk didn't take.
+const AGAIN_MS: i64 = 1_000;
 
 /// A request to the committer, with where its answer goes.
 pub enum Command {
@@ -35,13 +38,20 @@ pub struct Published {
     pub watchers: Mutex<Watchers>,
 }
 
+/// What is done to the published state once it is durable.
+enum Change {
+    Batches(Vec<(Revision, Vec<Row>)>),
+    Compaction(Revision),
+}
+
 type Answer = (oneshot::Sender<Result<Outcome, Error>>, Result<Outcome, Error>);
 
 pub struct Committer {
     published: Arc<Published>,
     disk: Option<Disk>,
     options: Options,
-    poisoned: bool,
+    /// What may or may not be on disk, because its commit failed halfway.
+    unsettled: Option<Change>,
     /// What ends by itself, soonest first.
     expiring: BinaryHeap<Reverse<(i64, Key, Revision)>>,
     /// When the store was at which revision, oldest first.
@@ -53,7 +63,7 @@ impl Committer {
     pub fn new(published: Arc<Published>, disk: Option<Disk>, options: Options) -> Self {
         let expiring = read(&published.state).expiring().map(Reverse).collect();
         let (ages, housekept) = (VecDeque::new(), Instant::now());
-        Committer { published, disk, options, poisoned: false, expiring, ages, housekept }
+        Committer { published, disk, options, unsettled: None, expiring, ages, housekept }
     }
 
     /// Works until every sender is gone.
@@ -101,6 +111,10 @@ impl Committer {
         if group.is_empty() {
             return;
         }
+        if let Err(error) = self.settle() {
+            group.into_iter().for_each(|(_, sender)| drop(sender.send(Err(error.clone()))));
+            return;
+        }
         let (answers, batches) = {
             let state = read(&self.published.state);
             let mut pending = Pending::new(&state);
@@ -109,38 +123,62 @@ impl Committer {
                 group.into_iter().map(|(txn, answer)| (answer, pending.decide(&txn, moment))).collect();
             (answers, pending.batches)
         };
-        match self.persist(|disk| disk.commit(&batches), batches.is_empty()) {
-            Ok(()) => {
-                self.publish(batches);
-                answers.into_iter().for_each(|(sender, outcome)| drop(sender.send(outcome)));
-            }
+        match self.persist(Change::Batches(batches)) {
+            Ok(()) => answers.into_iter().for_each(|(sender, outcome)| drop(sender.send(outcome))),
             // Even a conflict may be with a transaction of this group, which now never was.
             Err(error) => answers.into_iter().for_each(|(sender, _)| drop(sender.send(Err(error.clone())))),
         }
     }
 
-    fn persist(
-        &mut self,
-        write: impl FnOnce(&mut Disk) -> Result<(), CommitError>,
-        nothing: bool,
-    ) -> Result<(), Error> {
-        if self.poisoned {
-            return Err(Error::Poisoned);
-        }
-        let Some(disk) = self.disk.as_mut().filter(|_| !nothing) else { return Ok(()) };
-        write(disk).map_err(|error| {
-            tracing::error!(?error, "committing failed");
-            match error {
-                CommitError::RolledBack(source) => Error::Commit(Arc::new(source)),
-                CommitError::Unknown(source) => {
-                    self.poisoned = true;
-                    Error::Commit(Arc::new(source))
-                }
+    /// Makes a change durable, then visible.
+    fn persist(&mut self, change: Change) -> Result<(), Error> {
+        let written = match (self.disk.as_mut(), &change) {
+            (None, _) => Ok(()),
+            (Some(_), Change::Batches(batches)) if batches.is_empty() => Ok(()),
+            (Some(disk), Change::Batches(batches)) => disk.commit(batches),
+            (Some(disk), Change::Compaction(at)) => {
+                let rows = read(&self.published.state).superseded(*at);
+                disk.compact(*at, &rows)
             }
-        })
+        };
+        match written {
+            Ok(()) => {
+                self.show(change);
+                Ok(())
+            }
+            Err(CommitError::NotWritten(Failure { obstacle, source })) => {
+                tracing::error!(%source, %obstacle, "the store can't write");
+                Err(Error::NotWritten { obstacle, source })
+            }
+            Err(CommitError::Unsettled(Failure { obstacle, source })) => {
+                tracing::error!(%source, %obstacle, "a commit ended without a known result");
+                self.unsettled = Some(change);
+                Err(Error::Unsettled { obstacle, source })
+            }
+        }
     }
 
-    fn publish(&mut self, batches: Vec<(Revision, Vec<super::state::Row>)>) {
+    /// Finds out how the last commit ended, if that is still open: nothing can be decided before.
+    fn settle(&mut self) -> Result<(), Error> {
+        let Some(disk) = self.disk.as_mut().filter(|_| self.unsettled.is_some()) else { return Ok(()) };
+        let there = disk.settle().map_err(|Failure { obstacle, source }| Error::NotWritten { obstacle, source })?;
+        match self.unsettled.take() {
+            Some(change) if there => self.show(change),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn show(&mut self, change: Change) {
+        match change {
+            Change::Batches(batches) => self.publish(batches),
+            Change::Compaction(at) => {
+                self.published.state.write().unwrap_or_else(PoisonError::into_inner).compact(at);
+            }
+        }
+    }
+
+    fn publish(&mut self, batches: Vec<(Revision, Vec<Row>)>) {
         for (_, rows) in &batches {
             let ending = rows.iter().filter_map(|(key, v)| Some(Reverse((v.expires?, key.clone(), v.modified))));
             self.expiring.extend(ending);
@@ -162,8 +200,12 @@ impl Committer {
         {
             let Some(Reverse((_, key, revision))) = self.expiring.pop() else { return };
             let txn = Txn { compares: vec![Compare::Modified(key.clone(), revision)], ops: vec![Op::Delete { key }] };
-            let (sender, _) = oneshot::channel();
+            let key = txn.compares[0].key().clone();
+            let (sender, mut answer) = oneshot::channel();
             self.commit(vec![(txn, sender)]);
+            if !matches!(answer.try_recv(), Ok(Ok(_))) {
+                self.expiring.push(Reverse((moment + AGAIN_MS, key, revision)));
+            }
         }
     }
 
@@ -191,7 +233,8 @@ impl Committer {
     }
 
     fn compact(&mut self, at: Revision) -> Result<(), Error> {
-        let rows = {
+        self.settle()?;
+        {
             let state = read(&self.published.state);
             if at <= state.compacted() {
                 return Err(Error::Compacted { requested: at, compacted: state.compacted() });
@@ -199,11 +242,9 @@ impl Committer {
             if at > state.revision() {
                 return Err(Error::Future { requested: at, current: state.revision() });
             }
-            state.superseded(at)
-        };
-        self.persist(|disk| disk.compact(at, &rows), false)?;
-        self.published.state.write().unwrap_or_else(PoisonError::into_inner).compact(at);
-        tracing::debug!(revision = at.0, rows = rows.len(), "compacted");
+        }
+        self.persist(Change::Compaction(at))?;
+        tracing::debug!(revision = at.0, "compacted");
         Ok(())
     }
 }

@@ -1,21 +1,25 @@
-//! The SQLite file behind an embedded store: one row per version, appended in the order of revisions.
+//! The SQLite file behind an embedded store: one row per version, appended in the order of revisions, under one digest.
 //!
-//! Only the committer thread uses it. Not responsible for deciding anything, nor for serving reads.
+//! Only the committer thread uses it. Not responsible for deciding anything, for serving reads, or for making, locking
+//! and checking the file (`file`).
 
-use std::fs::{File, OpenOptions, Permissions, TryLockError};
-use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use rusqlite::{Connection, params};
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, ErrorCode, Transaction, params};
 
+use super::digest::Digest;
+use super::file;
 use super::state::{Row, State, Version};
-use crate::{Key, OpenError, Revision};
+use crate::{Cause, Damage, Key, Obstacle, OpenError, Revision};
 
-/// The layout below; a file of another number isn't touched.
-const FORMAT: i64 = 1;
+/// The layout below; a file of a higher number isn't touched.
+const FORMAT: i64 = 2;
+/// Had no digest.
+const FORMAT_WITHOUT_DIGEST: i64 = 1;
 
 const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
@@ -32,109 +36,209 @@ const SCHEMA: &str = "
 /// An open, locked database.
 pub struct Disk {
     connection: Connection,
+    path: PathBuf,
+    rows: Digest,
+    compacted: Revision,
+    /// A change whose commit failed so that it may have happened.
+    unsettled: Option<(Digest, Revision)>,
+    /// The log may have frames of a change that failed behind its end.
+    leftovers: bool,
     /// Held as long as the database is open; the kernel releases it when the process dies.
     _lock: File,
 }
 
 impl Disk {
-    /// Opens or creates the file and reads everything back.
+    /// Opens or creates the file and reads everything back. A damaged one is refused as it is.
     pub fn open(path: &Path) -> Result<(Disk, State), OpenError> {
-        let lock = lock(path)?;
-        private(path)?;
+        let lock = file::lock(path)?;
+        if !path.exists() {
+            file::create(path, initialize)?;
+        }
+        file::check(path)?;
         let failed = |step| {
             let path = path.to_owned();
-            move |source| OpenError::Database { step, path, source }
+            move |source: rusqlite::Error| refused(step, path, source)
         };
         let connection = Connection::open(path).map_err(failed("opening"))?;
-        connection.pragma_update(None, "journal_mode", "WAL").map_err(failed("choosing the journal mode"))?;
-        connection.pragma_update(None, "synchronous", "FULL").map_err(failed("choosing synchronous commits"))?;
-        connection.execute_batch(SCHEMA).map_err(failed("creating the tables"))?;
-        let format = meta(&connection, "format").map_err(failed("reading the format"))?;
-        match format {
-            None => set_meta(&connection, "format", FORMAT).map_err(failed("writing the format"))?,
-            Some(FORMAT) => {}
-            Some(found) => return Err(OpenError::Format { path: path.to_owned(), found, expected: FORMAT }),
+        // Until it is known to be whole, closing must not write the log's contents into it.
+        let keep_log = |keep| connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, keep).map(drop);
+        keep_log(true).map_err(failed("opening"))?;
+        durable(&connection).map_err(failed("choosing durable commits"))?;
+        let format = meta(&connection, "format").map_err(failed("reading the format"))?.unwrap_or(0);
+        if !(FORMAT_WITHOUT_DIGEST..=FORMAT).contains(&format) {
+            return Err(OpenError::Format { path: path.to_owned(), found: format, expected: FORMAT });
         }
-        let state = restore(&connection).map_err(failed("reading the state"))?;
-        Ok((Disk { connection, _lock: lock }, state))
+        let damaged = |damage| OpenError::Damaged { path: path.to_owned(), damage };
+        let structure: String = connection
+            .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
+            .map_err(failed("checking the structure"))?;
+        if structure != "ok" {
+            return Err(damaged(Damage::Structure(structure)));
+        }
+        let (state, rows) = restore(&connection).map_err(failed("reading the state"))?;
+        let compacted = state.compacted();
+        if format == FORMAT_WITHOUT_DIGEST {
+            upgrade(&connection, rows.sealed(compacted)).map_err(failed("adding the checksum"))?;
+        }
+        if meta(&connection, "digest").map_err(failed("reading the checksum"))? != Some(rows.sealed(compacted)) {
+            return Err(damaged(Damage::Contents));
+        }
+        keep_log(false).map_err(failed("opening"))?;
+        let path = path.to_owned();
+        let disk = Disk { connection, path, rows, compacted, unsettled: None, leftovers: false, _lock: lock };
+        Ok((disk, state))
     }
 
     /// Makes a group of transactions durable: returns after SQLite has synced its log.
     pub fn commit(&mut self, batches: &[(Revision, Vec<Row>)]) -> Result<(), CommitError> {
-        let transaction = self.connection.transaction().map_err(CommitError::RolledBack)?;
-        let insert = |transaction: &rusqlite::Transaction<'_>| {
+        let mut sum = self.rows;
+        batches.iter().flat_map(|(_, rows)| rows).for_each(|row| sum.add(row));
+        self.write(sum, self.compacted, |transaction| {
             let mut statement = transaction.prepare_cached(
                 "INSERT INTO versions (revision, key, created, expires, value) VALUES (?1, ?2, ?3, ?4, ?5)",
             )?;
-            for (revision, rows) in batches {
-                for (key, version) in rows {
-                    let value = version.value.as_deref();
-                    statement.execute(params![revision.0, &**key, version.created.0, version.expires, value])?;
-                }
+            for (key, version) in batches.iter().flat_map(|(_, rows)| rows) {
+                let value = version.value.as_deref();
+                statement.execute(params![version.modified.0, &**key, version.created.0, version.expires, value])?;
             }
             Ok(())
-        };
-        insert(&transaction).map_err(CommitError::RolledBack)?;
-        transaction.commit().map_err(CommitError::Unknown)
+        })
     }
 
     /// Removes superseded rows and records the compaction, which keeps revisions from going back.
-    pub fn compact(&mut self, at: Revision, rows: &[(Revision, Key)]) -> Result<(), CommitError> {
-        let transaction = self.connection.transaction().map_err(CommitError::RolledBack)?;
-        let delete = |transaction: &rusqlite::Transaction<'_>| {
+    pub fn compact(&mut self, at: Revision, rows: &[Row]) -> Result<(), CommitError> {
+        let mut sum = self.rows;
+        rows.iter().for_each(|row| sum.remove(row));
+        self.write(sum, at, |transaction| {
             let mut statement = transaction.prepare_cached("DELETE FROM versions WHERE revision = ?1 AND key = ?2")?;
-            for (revision, key) in rows {
-                statement.execute(params![revision.0, &**key])?;
+            for (key, version) in rows {
+                statement.execute(params![version.modified.0, &**key])?;
             }
             set_meta(transaction, "compacted", at.0)
+        })
+    }
+
+    fn write(
+        &mut self,
+        sum: Digest,
+        compacted: Revision,
+        change: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<()>,
+    ) -> Result<(), CommitError> {
+        self.begin_anew().map_err(|source| CommitError::NotWritten(self.failure(source)))?;
+        let prepared = self.connection.transaction().and_then(|transaction| {
+            change(&transaction)?;
+            set_meta(&transaction, "digest", sum.sealed(compacted))?;
+            Ok(transaction)
+        });
+        match prepared.map(Transaction::commit) {
+            Ok(Ok(())) => {
+                (self.rows, self.compacted) = (sum, compacted);
+                Ok(())
+            }
+            Err(source) => {
+                self.leftovers = true;
+                Err(CommitError::NotWritten(self.failure(source)))
+            }
+            // Mostly rolled back, but a log that was written and not synced may count: ask.
+            Ok(Err(source)) => {
+                (self.unsettled, self.leftovers) = (Some((sum, compacted)), true);
+                let failure = self.failure(source);
+                match self.settle() {
+                    Ok(true) => Ok(()),
+                    Ok(false) => Err(CommitError::NotWritten(failure)),
+                    Err(_) => Err(CommitError::Unsettled(failure)),
+                }
+            }
+        }
+    }
+
+    /// After a failure, begins the log anew: the remains of several failures in it would look like damage to whoever
+    /// opens it after a crash. It also makes room.
+    fn begin_anew(&mut self) -> rusqlite::Result<()> {
+        if self.leftovers {
+            self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+            self.leftovers = false;
+        }
+        Ok(())
+    }
+
+    /// How the change ended whose end wasn't known: true when it is there now. What SQLite rolled back, its next commit
+    /// overwrites in the log, so that it can't come back later.
+    pub fn settle(&mut self) -> Result<bool, Failure> {
+        let Some((sum, compacted)) = self.unsettled else { return Ok(true) };
+        if !self.connection.is_autocommit() {
+            self.connection.execute_batch("ROLLBACK").map_err(|source| self.failure(source))?;
+        }
+        let found = meta(&self.connection, "digest").map_err(|source| self.failure(source))?;
+        self.unsettled = None;
+        let there = found == Some(sum.sealed(compacted));
+        if there {
+            (self.rows, self.compacted) = (sum, compacted);
+        }
+        Ok(there)
+    }
+
+    fn failure(&self, source: rusqlite::Error) -> Failure {
+        let obstacle = match source.sqlite_error_code() {
+            Some(ErrorCode::DiskFull) => Obstacle::Full,
+            Some(ErrorCode::ReadOnly) => Obstacle::ReadOnly,
+            _ => file::obstacle(&self.path),
         };
-        delete(&transaction).map_err(CommitError::RolledBack)?;
-        transaction.commit().map_err(CommitError::Unknown)
+        Failure { obstacle, source: Arc::new(source) }
     }
 }
 
-/// How a commit failed.
+/// Why the disk didn't take a change.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    pub obstacle: Obstacle,
+    pub source: Cause,
+}
+
+/// How a change failed.
 #[derive(Debug)]
 pub enum CommitError {
-    /// Nothing of the group is on disk.
-    RolledBack(rusqlite::Error),
-    /// The group may or may not be on disk: only reopening tells.
-    Unknown(rusqlite::Error),
+    /// Nothing of it is in the database.
+    NotWritten(Failure),
+    /// `Disk::settle` is to be asked until it knows.
+    Unsettled(Failure),
 }
 
-/// What is stored may be secret. SQLite gives the files beside the database the database's own permissions.
-fn private(path: &Path) -> Result<(), OpenError> {
-    let failed = |source| OpenError::Create { path: path.to_owned(), source };
-    let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path).map_err(failed)?;
-    file.set_permissions(Permissions::from_mode(0o600)).map_err(failed)
-}
-
-fn lock(path: &Path) -> Result<File, OpenError> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".lock");
-    let lock_path = PathBuf::from(name);
-    let failed = |source| OpenError::Lock { path: lock_path.clone(), source };
-    let mut file =
-        OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&lock_path).map_err(failed)?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let mut holder = String::new();
-            file.read_to_string(&mut holder).map_err(failed)?;
-            return Err(OpenError::Locked { path: path.to_owned(), holder: holder.trim().to_owned() });
+/// What SQLite says of a file that isn't one of its own, or is no longer, has a name of its own.
+fn refused(step: &'static str, path: PathBuf, source: rusqlite::Error) -> OpenError {
+    match source.sqlite_error_code() {
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+            OpenError::Damaged { path, damage: Damage::Sqlite(source) }
         }
-        Err(TryLockError::Error(source)) => return Err(failed(source)),
+        // A table or a column that isn't there.
+        Some(ErrorCode::Unknown) => OpenError::Damaged { path, damage: Damage::Sqlite(source) },
+        // A value of another type than was written.
+        None => OpenError::Damaged { path, damage: Damage::Sqlite(source) },
+        Some(_) => OpenError::Database { step, path, source },
     }
-    let program = std::env::current_exe().ok();
-    let program = program.as_deref().and_then(Path::file_name).unwrap_or_default().to_string_lossy().into_owned();
-    file.set_len(0).map_err(failed)?;
-    file.seek(SeekFrom::Start(0)).map_err(failed)?;
-    writeln!(file, "process {} ({program})", std::process::id()).map_err(failed)?;
-    Ok(file)
+}
+
+fn initialize(connection: &Connection) -> rusqlite::Result<()> {
+    durable(connection)?;
+    connection.execute_batch(SCHEMA)?;
+    set_meta(connection, "format", FORMAT)?;
+    set_meta(connection, "digest", Digest::default().sealed(Revision(0)))
+}
+
+fn durable(connection: &Connection) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")
+}
+
+fn upgrade(connection: &Connection, digest: i64) -> rusqlite::Result<()> {
+    let transaction = connection.unchecked_transaction()?;
+    set_meta(&transaction, "digest", digest)?;
+    set_meta(&transaction, "format", FORMAT)?;
+    transaction.commit()
 }
 
 fn meta(connection: &Connection, name: &str) -> rusqlite::Result<Option<i64>> {
-    let mut statement = connection.prepare("SELECT value FROM meta WHERE name = ?1")?;
+    let mut statement = connection.prepare_cached("SELECT value FROM meta WHERE name = ?1")?;
     let mut rows = statement.query([name])?;
     rows.next()?.map(|row| row.get(0)).transpose()
 }
@@ -144,9 +248,9 @@ fn set_meta(connection: &Connection, name: &str, value: i64) -> rusqlite::Result
     connection.prepare_cached(sql)?.execute(params![name, value]).map(drop)
 }
 
-fn restore(connection: &Connection) -> rusqlite::Result<State> {
+fn restore(connection: &Connection) -> rusqlite::Result<(State, Digest)> {
     let compacted = Revision(meta(connection, "compacted")?.unwrap_or(0));
-    let mut state = State::new(compacted);
+    let (mut state, mut digest) = (State::new(compacted), Digest::default());
     let mut statement =
         connection.prepare("SELECT revision, key, created, expires, value FROM versions ORDER BY revision, key")?;
     let mut found = statement.query([])?;
@@ -166,10 +270,12 @@ fn restore(connection: &Connection) -> rusqlite::Result<State> {
             expires: row.get(3)?,
             value: value.map(Bytes::from),
         };
-        rows.push((Arc::from(key), version));
+        let row: Row = (Key::from(key), version);
+        digest.add(&row);
+        rows.push(row);
     }
     flush(&mut state, current, &mut rows);
-    Ok(state)
+    Ok((state, digest))
 }
 
 fn flush(state: &mut State, revision: Revision, rows: &mut Vec<Row>) {

@@ -4,7 +4,10 @@
 //! several processes: the file is locked.
 
 mod committer;
+mod digest;
 mod disk;
+mod file;
+mod log;
 mod state;
 mod watchers;
 
@@ -20,6 +23,7 @@ use tokio::sync::{Semaphore, oneshot};
 use crate::{Entry, Error, OpenError, Outcome, Range, Revision, Snapshot, Store, Txn, Watch};
 use committer::{Command, Committer, Published, read};
 use disk::Disk;
+pub use log::Damage as LogDamage;
 use state::State;
 use watchers::Watchers;
 

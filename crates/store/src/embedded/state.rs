@@ -124,12 +124,12 @@ impl State {
         }
     }
 
-    /// What a compaction at `at` makes unreachable, as the rows' keys on disk.
-    pub fn superseded(&self, at: Revision) -> Vec<(Revision, Key)> {
+    /// The rows on disk that a compaction at `at` makes unreachable.
+    pub fn superseded(&self, at: Revision) -> Vec<Row> {
         let mut rows = Vec::new();
         for key in self.touched(at) {
             let Some(chain) = self.keys.get(&key) else { continue };
-            rows.extend(chain[..reachable(chain, at)].iter().map(|v| (v.modified, key.clone())));
+            rows.extend(chain[..reachable(chain, at)].iter().map(|v| (key.clone(), v.clone())));
         }
         rows
     }
