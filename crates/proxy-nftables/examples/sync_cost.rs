@@ -95,7 +95,7 @@ fn measure_peer(services: usize, endpoints: usize) -> Round {
     let namespace = netns::NetNs::new().unwrap();
     let chain = |number: usize, variant: usize| {
         let slice = slice(number, endpoints, variant);
-        let addresses = slice.endpoints.iter().map(|e| e.addresses[0].to_string());
+        let addresses = slice.endpoints.iter().map(|e| e.address.to_string());
         let map: Vec<String> =
             addresses.enumerate().map(|(slot, address)| format!("{slot} : {address} . 8080")).collect();
         format!(

@@ -105,7 +105,7 @@ impl<N: Nft> Shared<N> {
                 Edit::Forget { list, gone } => {
                     key.start.as_bytes().starts_with(Value::mark(list.number()).as_bytes())
                         && gone.iter().any(|endpoint| {
-                            let target = Value::concat().addr(endpoint.ip()).port(endpoint.port()).value();
+                            let target = Value::concat().addr(endpoint.address).port(endpoint.port).value();
                             content.data == Some(Data::Value(target))
                         })
                 }

@@ -3,14 +3,13 @@
 //! order.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 
 use nft::{Chain, Data, Element, Key, Rule, Transaction, Value, Verdict};
 use service_model::IpFamily;
 
 use crate::layout::{Class, DROP, REJECT, SetName, Settings, table};
 use crate::mark::{ClassId, ListId, Mark};
-use crate::state::{Entry, Single, entry_key, entry_set};
+use crate::state::{Entry, Single, Target, entry_key, entry_set};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Edit {
@@ -27,8 +26,8 @@ pub enum Edit {
     PutSlot {
         list: ListId,
         slot: u32,
-        endpoint: SocketAddr,
-        replaces: Option<SocketAddr>,
+        endpoint: Target,
+        replaces: Option<Target>,
     },
     DropSlot {
         list: ListId,
@@ -51,7 +50,7 @@ pub enum Edit {
     /// Deletes what the affinity map holds for these endpoints of a list. Only the kernel knows the clients.
     Forget {
         list: ListId,
-        gone: BTreeSet<SocketAddr>,
+        gone: BTreeSet<Target>,
     },
 }
 
@@ -174,7 +173,7 @@ fn slot_element(list: ListId, slot: u32) -> Element {
     Element::new(Value::concat().mark(list.number()).slot(slot))
 }
 
-fn to(mut element: Element, endpoint: SocketAddr) -> Element {
-    element.content.data = Some(Data::Value(Value::concat().addr(endpoint.ip()).port(endpoint.port()).value()));
+fn to(mut element: Element, endpoint: Target) -> Element {
+    element.content.data = Some(Data::Value(Value::concat().addr(endpoint.address).port(endpoint.port).value()));
     element
 }

@@ -4,20 +4,24 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use nft::Transaction;
-use proxy::{Refusal, RefusalReason};
-use service_model::{Changes, Endpoint, Frontend, Revision, ServicePort, ServicePortName, SourceRanges, Verdict};
+use proxy::Refusal;
+use service_model::{Changes, Revision, ServicePort, ServicePortName};
 
 use crate::edit::{Edit, transaction};
 use crate::layout::{Class, SetName, Settings};
-use crate::mark::{ClassId, ListId, Mark, MasqueradeMode};
-use crate::state::{Entry, Lists, Observed, Programmed, Scope, Single};
+use crate::mark::{ClassId, ListId, Mark};
+use crate::state::{Entry, Observed, Programmed, Single, Target};
 
-/// Edits per transaction: one takes at most about 150 bytes in a batch, and the kernel's default send buffer is 212,992.
-const STEP_EDITS: usize = 1_200;
+mod compile;
+mod lists;
+mod steps;
+
+use compile::compile;
+use lists::number;
+use steps::{Edits, steps};
 
 /// What a table asks for.
 #[derive(Clone, Debug)]
@@ -46,18 +50,29 @@ pub struct NftPlan {
 struct Planner<'a> {
     desired: &'a Desired,
     observed: &'a Observed,
-    strays: Vec<Edit>,
-    structure: Vec<Edit>,
-    additions: Vec<Edit>,
+    strays: Edits,
+    structure: Edits,
+    additions: Edits,
     puts: BTreeMap<Entry, Mark>,
     drops: BTreeSet<Entry>,
-    removals: Vec<Edit>,
+    removals: Edits,
+    /// What has to look at the kernel first.
+    looking: Vec<Edit>,
+    /// Of the port being planned; dropped if it is refused.
+    filling: Filling,
     owners: HashMap<Single, i64>,
     classes: BTreeMap<Class, ClassId>,
     taken: HashSet<ListId>,
     next_list: u32,
     programmed: Vec<(ServicePortName, Option<Programmed>)>,
     refused: Vec<Refusal>,
+}
+
+/// What brings one port's lists up to date.
+#[derive(Default)]
+struct Filling {
+    additions: Vec<Edit>,
+    removals: Vec<Edit>,
 }
 
 impl Desired {
@@ -108,12 +123,14 @@ impl<'a> Planner<'a> {
         Planner {
             desired,
             observed,
-            strays: Vec::new(),
-            structure: Vec::new(),
-            additions: Vec::new(),
+            strays: Edits::default(),
+            structure: Edits::default(),
+            additions: Edits::default(),
             puts: BTreeMap::new(),
             drops: BTreeSet::new(),
-            removals: Vec::new(),
+            removals: Edits::default(),
+            looking: Vec::new(),
+            filling: Filling::default(),
             owners: HashMap::new(),
             classes: observed.classes.iter().map(|(id, class)| (*class, *id)).collect(),
             taken: HashSet::new(),
@@ -143,12 +160,14 @@ impl<'a> Planner<'a> {
             self.drops.extend(entries.keys());
             singles.into_iter().for_each(|single| *self.owners.entry(single).or_default() -= 1);
         }
-        let (additions, removals) = (self.additions.len(), self.removals.len());
         let kept = new.and_then(|port| match self.plan_lists(port, old) {
-            Ok(programmed) => Some(programmed),
+            Ok(programmed) => {
+                self.additions.extend(self.filling.additions.drain(..));
+                self.removals.extend(self.filling.removals.drain(..));
+                Some(programmed)
+            }
             Err(reason) => {
-                self.additions.truncate(additions);
-                self.removals.truncate(removals);
+                self.filling = Filling::default();
                 self.refused.push(Refusal { port: name.clone(), reason });
                 None
             }
@@ -170,138 +189,6 @@ impl<'a> Planner<'a> {
         }
         if kept.is_some() || old.is_some() {
             self.programmed.push((name.clone(), kept));
-        }
-    }
-
-    /// Gives each different endpoint list of a port a number and brings its slots up to date.
-    fn plan_lists(&mut self, port: &Arc<ServicePort>, old: Option<&Programmed>) -> Result<Programmed, RefusalReason> {
-        let verdicts = [Some(&port.internal), Some(&port.external), port.local_traffic.as_ref()];
-        let mut numbered: Vec<(&Verdict, ListId)> = Vec::new();
-        let mut lists = [None; 3];
-        for (role, verdict) in verdicts.into_iter().enumerate() {
-            let Some(verdict @ Verdict::Forward(endpoints)) = verdict else { continue };
-            if role > 0 && !port.frontends.iter().any(|frontend| !frontend.is_internal()) {
-                continue;
-            }
-            let shared = numbered.iter().find(|(known, _)| *known == verdict).map(|(_, list)| *list);
-            let list = match shared {
-                Some(list) => list,
-                None => {
-                    let list = self.number_list(port, role, old, &numbered)?;
-                    self.class(class_of(port, endpoints))?;
-                    self.fill_list(list, endpoints.iter().map(|endpoint| endpoint.socket()));
-                    list
-                }
-            };
-            numbered.push((verdict, list));
-            lists[role] = Some(list);
-        }
-        let [internal, external, local] = lists;
-        Ok(Programmed { port: port.clone(), lists: Lists { internal, external, local } })
-    }
-
-    /// The number the list has, or else had in the kernel, or else an unused one.
-    fn number_list(
-        &mut self,
-        port: &ServicePort,
-        role: usize,
-        old: Option<&Programmed>,
-        numbered: &[(&Verdict, ListId)],
-    ) -> Result<ListId, RefusalReason> {
-        let free = |list: &ListId| numbered.iter().all(|(_, used)| used != list);
-        let known = match old {
-            Some(old) => [old.lists.internal, old.lists.external, old.lists.local][role].filter(free),
-            None => self.adopt(port, role).filter(free).filter(|list| !self.taken.contains(list)),
-        };
-        let list = match known {
-            Some(list) => list,
-            None => self.unused_list().ok_or(RefusalReason::TooManyLists)?,
-        };
-        self.taken.insert(list);
-        Ok(list)
-    }
-
-    /// The list a frontend of this role leads to in the kernel, left there by an earlier life of ours.
-    fn adopt(&self, port: &ServicePort, role: usize) -> Option<ListId> {
-        if self.observed.revision.is_some() {
-            return None;
-        }
-        let scope = if role == 2 { Scope::Here } else { Scope::Everybody };
-        let frontends = port.frontends.iter().filter(|frontend| frontend.is_internal() == (role == 0));
-        let marks = frontends.filter_map(|frontend| self.observed.entries.get(&(scope, frontend.key(port.protocol))));
-        let list = marks.map(|mark| mark.list()).find(|list| list.number() != 0)?;
-        self.observed.lists.contains_key(&list).then_some(list)
-    }
-
-    fn unused_list(&mut self) -> Option<ListId> {
-        for _ in 0..=ListId::MASK {
-            let number = if self.next_list > ListId::MASK || self.next_list == 0 { 1 } else { self.next_list };
-            self.next_list = number + 1;
-            let list = ListId::new(number)?;
-            if !self.taken.contains(&list) && !self.observed.lists.contains_key(&list) {
-                return Some(list);
-            }
-        }
-        None
-    }
-
-    fn class(&mut self, class: Class) -> Result<ClassId, RefusalReason> {
-        if let Some(id) = self.classes.get(&class) {
-            return Ok(*id);
-        }
-        let used: BTreeSet<u16> = self.classes.values().map(|id| id.number()).collect();
-        let free = (ClassId::FIRST..=u16::MAX).find(|number| !used.contains(number)).and_then(ClassId::new);
-        let id = free.ok_or(RefusalReason::TooManyClasses)?;
-        self.structure.push(Edit::AddClass { id, class });
-        self.classes.insert(class, id);
-        Ok(id)
-    }
-
-    /// Endpoints keep their slots; what is new goes where something went, and what is left fills the holes.
-    fn fill_list(&mut self, list: ListId, wanted: impl Iterator<Item = SocketAddr>) {
-        let wanted: Vec<SocketAddr> = wanted.collect();
-        let empty = Vec::new();
-        let slots = self.observed.lists.get(&list).unwrap_or(&empty);
-        let mut missing: BTreeSet<SocketAddr> = wanted.iter().copied().collect();
-        let staying: Vec<bool> = (0..wanted.len())
-            .map(|slot| slots.get(slot).copied().flatten().is_some_and(|e| missing.remove(&e)))
-            .collect();
-        let mut missing = missing.into_iter();
-        for (slot, stays) in staying.into_iter().enumerate() {
-            let Some(endpoint) = (!stays).then(|| missing.next()).flatten() else { continue };
-            let replaces = slots.get(slot).copied().flatten();
-            self.additions.push(Edit::PutSlot { list, slot: number(slot), endpoint, replaces });
-        }
-        for (slot, _) in slots.iter().enumerate().skip(wanted.len()).filter(|(_, slot)| slot.is_some()) {
-            self.removals.push(Edit::DropSlot { list, slot: number(slot) });
-        }
-    }
-
-    /// What the affinity map holds for endpoints that leave a list must go with them: all of them, if `new` has no use
-    /// for the list.
-    fn forget(&mut self, list: ListId, new: Option<&Programmed>) {
-        let Some(slots) = self.observed.lists.get(&list) else { return };
-        let verdicts = new.map(|new| {
-            [
-                (new.lists.internal, Some(&new.port.internal)),
-                (new.lists.external, Some(&new.port.external)),
-                (new.lists.local, new.port.local_traffic.as_ref()),
-            ]
-        });
-        let verdict = verdicts.into_iter().flatten().find(|(known, _)| *known == Some(list)).and_then(|(_, v)| v);
-        let stays: BTreeSet<SocketAddr> =
-            verdict.into_iter().flat_map(Verdict::endpoints).map(|endpoint| endpoint.socket()).collect();
-        let gone: BTreeSet<SocketAddr> =
-            slots.iter().flatten().filter(|endpoint| !stays.contains(endpoint)).copied().collect();
-        if !gone.is_empty() {
-            self.removals.push(Edit::Forget { list, gone });
-        }
-    }
-
-    fn drop_list(&mut self, list: ListId) {
-        let Some(slots) = self.observed.lists.get(&list) else { return };
-        for (slot, _) in slots.iter().enumerate().filter(|(_, slot)| slot.is_some()) {
-            self.removals.push(Edit::DropSlot { list, slot: number(slot) });
         }
     }
 
@@ -341,19 +228,19 @@ impl<'a> Planner<'a> {
 
     /// Clients remembered for an endpoint that their list does not have (any more) are forgotten.
     fn sweep_affinity(&mut self) {
-        let mut alive: HashMap<(ListId, u32), SocketAddr> = HashMap::new();
+        let mut alive: HashMap<(ListId, u32), Target> = HashMap::new();
         for (list, slots) in &self.observed.lists {
             let slots = slots.iter().enumerate();
             alive.extend(slots.filter_map(|(slot, endpoint)| Some(((*list, number(slot)), (*endpoint)?))));
         }
-        for edit in self.additions.iter().chain(&self.removals) {
+        for edit in self.additions.iter().chain(self.removals.iter()) {
             match edit {
                 Edit::PutSlot { list, slot, endpoint, .. } => alive.insert((*list, *slot), *endpoint),
                 Edit::DropSlot { list, slot } => alive.remove(&(*list, *slot)),
                 _ => None,
             };
         }
-        let alive: HashSet<(ListId, SocketAddr)> = alive.into_iter().map(|((list, _), e)| (list, e)).collect();
+        let alive: HashSet<(ListId, Target)> = alive.into_iter().map(|((list, _), e)| (list, e)).collect();
         for (list, endpoint, key) in &self.observed.remembered {
             if !alive.contains(&(*list, *endpoint)) {
                 self.removals.push(Edit::DropStray { set: SetName::Affinity, key: key.clone() });
@@ -362,8 +249,7 @@ impl<'a> Planner<'a> {
     }
 
     fn finish(mut self) -> NftPlan {
-        let mut before = Vec::new();
-        let mut after = Vec::new();
+        let (mut before, mut switch, mut after) = (Edits::default(), Edits::default(), Edits::default());
         let mut owners: Vec<(Single, i64)> = self.owners.drain().collect();
         owners.sort();
         for (single, difference) in &owners {
@@ -376,7 +262,6 @@ impl<'a> Planner<'a> {
             }
         }
         owners.retain(|(_, difference)| *difference != 0);
-        let mut switch = Vec::new();
         for (entry, mark) in &self.puts {
             let replaces = self.observed.entries.get(entry).copied();
             if replaces != Some(*mark) {
@@ -390,7 +275,7 @@ impl<'a> Planner<'a> {
         let phases = [self.strays, self.structure, self.additions, before, switch, after, self.removals];
         NftPlan {
             settings: self.desired.settings.clone(),
-            steps: steps(phases),
+            steps: steps(phases, self.looking),
             programmed: self.programmed,
             owners,
             next_list: self.next_list,
@@ -398,99 +283,6 @@ impl<'a> Planner<'a> {
             refused: self.refused,
         }
     }
-}
-
-/// Packs phases into as few transactions as their order and size allow. What looks at the kernel comes in a step of its
-/// own, at the end.
-fn steps(phases: [Vec<Edit>; 7]) -> Vec<Vec<Edit>> {
-    let (looking, writing): (Vec<Edit>, Vec<Edit>) =
-        phases.into_iter().flatten().partition(|edit| matches!(edit, Edit::Forget { .. }));
-    let mut steps: Vec<Vec<Edit>> = Vec::new();
-    let mut step = Vec::new();
-    let mut weight = 0;
-    for edit in writing {
-        if weight + edit.weight() > STEP_EDITS && !step.is_empty() {
-            steps.push(std::mem::take(&mut step));
-            weight = 0;
-        }
-        weight += edit.weight();
-        step.push(edit);
-    }
-    steps.extend([step, looking].into_iter().filter(|step| !step.is_empty()));
-    steps
-}
-
-/// What a programmed port has in the kernel besides its lists.
-fn compile(
-    programmed: &Programmed,
-    classes: &BTreeMap<Class, ClassId>,
-    settings: &Settings,
-) -> (BTreeMap<Entry, Mark>, BTreeSet<Single>) {
-    let port = &programmed.port;
-    let mut entries = BTreeMap::new();
-    let mut singles = BTreeSet::new();
-    for frontend in &port.frontends {
-        let key = frontend.key(port.protocol);
-        let (verdict, here) = (port.verdict(frontend), port.local_verdict(frontend));
-        let masquerade = port.masquerade_at(frontend);
-        let internal = frontend.is_internal();
-        let list = if internal { programmed.lists.internal } else { programmed.lists.external };
-        let lists = (list, if internal || port.local_traffic.is_none() { list } else { programmed.lists.local });
-        let mark = |mode, verdict: &Verdict, list: Option<ListId>| -> Option<Mark> {
-            Some(match verdict {
-                Verdict::Reject => Mark::new(mode, ClassId::REJECT, ListId::default()),
-                Verdict::Drop => Mark::new(mode, ClassId::DROP, ListId::default()),
-                Verdict::Forward(endpoints) => Mark::new(mode, *classes.get(&class_of(port, endpoints))?, list?),
-            })
-        };
-        match MasqueradeMode::for_everybody(masquerade) {
-            Some(mode) if verdict == here => {
-                entries.extend(mark(mode, verdict, lists.0).map(|mark| ((Scope::Everybody, key), mark)))
-            }
-            _ => {
-                let others = mark(MasqueradeMode::for_others(masquerade), verdict, lists.0);
-                entries.extend(others.map(|mark| ((Scope::Everybody, key), mark)));
-                let here = mark(MasqueradeMode::for_here(masquerade), here, lists.1);
-                entries.extend(here.map(|mark| ((Scope::Here, key), mark)));
-            }
-        }
-        singles.extend(frontend_singles(port, frontend));
-    }
-    // Only an endpoint on this node can meet itself through it, unless nobody says where it is.
-    let meets_itself = |local: bool, known: bool| local || !known || settings.local_pods.is_empty();
-    let endpoints = port.endpoints().into_iter().filter(|e| meets_itself(e.local, e.node.is_some()));
-    singles.extend(endpoints.map(|endpoint| Single::Hairpin(endpoint.address)));
-    (entries, singles)
-}
-
-fn class_of(port: &ServicePort, endpoints: &[Endpoint]) -> Class {
-    Class {
-        endpoints: u32::try_from(endpoints.len()).unwrap_or(u32::MAX),
-        affinity_seconds: port.affinity.map(|affinity| affinity.timeout_seconds),
-    }
-}
-
-fn frontend_singles(port: &ServicePort, frontend: &Frontend) -> Vec<Single> {
-    let key = frontend.key(port.protocol);
-    match (frontend, &port.source_ranges) {
-        (Frontend::ClusterIp { address, .. }, _) => vec![Single::ClusterIp(*address)],
-        (Frontend::LoadBalancerIp { address, .. }, Some(SourceRanges { allowed, virtual_address_too })) => {
-            let mut ranges = allowed.clone();
-            if *virtual_address_too {
-                ranges.push((*address).into());
-            }
-            // A set of intervals takes none inside another.
-            let ranges = ipnet::IpNet::aggregate(&ranges);
-            let mut singles = vec![Single::Restricted(key)];
-            singles.extend(ranges.into_iter().map(|range| Single::Allowed(key, range)));
-            singles
-        }
-        _ => Vec::new(),
-    }
-}
-
-fn number(slot: usize) -> u32 {
-    u32::try_from(slot).unwrap_or(u32::MAX)
 }
 
 impl NftPlan {

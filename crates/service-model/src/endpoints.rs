@@ -3,11 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::Arc;
 
+use crate::compact::EndpointAddress;
 use crate::names::{IpFamily, Port, Protocol, ServiceName};
 use crate::node::NodeView;
-use crate::objects::{EndpointSlice, SliceEndpoint};
+use crate::objects::{EndpointHints, EndpointSlice, ForName, SliceEndpoint};
 use crate::problem::{Problem, ProblemReason};
 use crate::table::{Endpoint, EndpointSet};
 
@@ -129,25 +129,27 @@ fn ports<'a>(slice: &'a EndpointSlice, (name, protocol): (&'a str, Protocol)) ->
 }
 
 fn candidate(found: &SliceEndpoint, port: Port, family: IpFamily, node: &NodeView) -> Option<Candidate> {
-    // Consumers use the first address only (EndpointSlice API, `endpoints[].addresses`).
-    let address: IpAddr = found.addresses.first()?.parse().ok()?;
+    let EndpointAddress::Ip(address) = found.address else { return None };
     let unusable = address.is_unspecified() || address.is_loopback() || address.is_multicast();
     if IpFamily::of(address) != family || unusable {
         return None;
     }
     let ready = found.conditions.ready.unwrap_or(true);
+    let hinted = |of: fn(&EndpointHints) -> &Vec<ForName>| -> BTreeSet<String> {
+        found.hints.iter().flat_map(|hints| of(hints)).map(|hint| hint.name.clone()).collect()
+    };
     Some(Candidate {
         endpoint: Endpoint {
             address,
             port,
             local: found.node_name.as_deref() == Some(node.name.as_str()),
-            node: found.node_name.as_deref().map(Arc::from),
+            node: found.node_name.clone(),
         },
         ready,
         serving: found.conditions.serving.unwrap_or(ready),
         terminating: found.conditions.terminating.unwrap_or(false),
-        for_zones: found.hints.for_zones.iter().map(|hint| hint.name.clone()).collect(),
-        for_nodes: found.hints.for_nodes.iter().map(|hint| hint.name.clone()).collect(),
+        for_zones: hinted(|hints| &hints.for_zones),
+        for_nodes: hinted(|hints| &hints.for_nodes),
     })
 }
 
@@ -156,7 +158,7 @@ fn rank(candidate: &Candidate) -> (bool, bool, bool) {
 }
 
 fn bad_endpoint(slice: &EndpointSlice, found: &SliceEndpoint, (service, problems): &mut (ServiceName, Vec<Problem>)) {
-    let value = found.addresses.first().cloned().unwrap_or_default();
+    let value = found.address.to_string();
     let reason = ProblemReason::BadEndpoint { slice: slice.metadata.name.clone(), value };
     problems.push(Problem { service: service.clone(), reason });
 }

@@ -6,6 +6,7 @@
 //! masquerading are decided. It is not responsible for watching the API nor for programming a kernel: no files, no
 //! sockets, no clocks.
 
+mod compact;
 mod endpoints;
 mod lookup;
 mod model;
@@ -16,6 +17,7 @@ mod problem;
 mod resolve;
 mod table;
 
+pub use compact::{EndpointAddress, Labels, Word};
 pub use endpoints::{Candidate, TopologyMode};
 pub use lookup::{Deny, Outcome, Packet, Source};
 pub use model::{Change, Event, ObjectName, ServiceModel, ServiceView};
@@ -25,7 +27,7 @@ pub use objects::{
     ClientIpConfig, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForName, HEADLESS_LABEL,
     LoadBalancerIngress, LoadBalancerStatus, Meta, Node, NodeAddress, NodeSpec, NodeStatus, PROXY_NAME_LABEL,
     SERVICE_NAME_LABEL, Service, ServiceCidr, ServiceCidrSpec, ServicePortSpec, ServiceSpec, ServiceStatus,
-    SessionAffinityConfig, SliceEndpoint, Taint,
+    SessionAffinityConfig, SliceEndpoint, Taint, ZONE_LABEL,
 };
 pub use problem::{Problem, ProblemReason};
 pub use table::{

@@ -108,7 +108,7 @@ impl ForwardingTable {
             others
         };
         match verdict {
-            Verdict::Forward(endpoints) => Outcome::Forwarded { endpoints: endpoints.clone(), masquerade },
+            Verdict::Forward(endpoints) => Outcome::Forwarded { endpoints: endpoints.to_vec(), masquerade },
             Verdict::Reject => Outcome::Denied(Deny::Rejected),
             Verdict::Drop => Outcome::Denied(Deny::Dropped),
         }

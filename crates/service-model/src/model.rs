@@ -47,6 +47,15 @@ pub struct ServiceModel {
     cidrs_changed: Revision,
     listed_services: bool,
     listed_slices: bool,
+    nodes: Nodes,
+}
+
+/// The names of nodes that endpoints are on. Many endpoints share few names.
+#[derive(Clone, Debug, Default)]
+struct Nodes {
+    names: BTreeSet<Arc<str>>,
+    /// How many there were when those without an endpoint were last forgotten.
+    kept: usize,
 }
 
 /// The objects as they are at one revision. Cloning shares them.
@@ -54,7 +63,8 @@ pub struct ServiceModel {
 pub struct ServiceView {
     pub revision: Revision,
     services: BTreeMap<ServiceName, Arc<Service>>,
-    slices: BTreeMap<ServiceName, BTreeMap<String, Arc<EndpointSlice>>>,
+    /// A Service's slices, in the order of their names.
+    slices: BTreeMap<ServiceName, Vec<Arc<EndpointSlice>>>,
     /// Which Service a slice belonged to when last seen: its label may change.
     owners: BTreeMap<ObjectName, ServiceName>,
     cidrs: BTreeMap<String, Vec<IpNet>>,
@@ -142,7 +152,7 @@ impl ServiceModel {
     }
 
     fn put_service(&mut self, service: Service) {
-        let name = name_of(&service);
+        let name = self.view.known(name_of(&service));
         if self.view.services.get(&name).is_some_and(|known| **known == service) {
             return;
         }
@@ -171,20 +181,25 @@ impl ServiceModel {
         }
     }
 
-    fn put_slice(&mut self, slice: EndpointSlice) {
+    fn put_slice(&mut self, mut slice: EndpointSlice) {
         let object = object_name(&slice);
         let owner = slice.metadata.labels.get(SERVICE_NAME_LABEL).filter(|service| !service.is_empty());
         let Some(owner) = owner.map(|service| ServiceName::new(&object.namespace, service)) else {
             return self.remove_slice(&object);
         };
+        let owner = self.view.known(owner);
+        // Nobody asks for it: Events are about Services.
+        slice.metadata.uid = String::new();
+        slice.endpoints.iter_mut().filter_map(|e| e.node_name.as_mut()).for_each(|name| self.nodes.share(name));
         if self.view.owners.get(&object).is_some_and(|before| *before != owner) {
             self.remove_slice(&object);
         }
-        let of_owner = self.view.slices.entry(owner.clone()).or_default();
-        if of_owner.get(&object.name).is_some_and(|known| **known == slice) {
-            return;
+        let of_owner = self.view.slices.entry(owner.clone()).or_insert_with(|| Vec::with_capacity(1));
+        match position(of_owner, &object.name) {
+            Ok(at) if *of_owner[at] == slice => return,
+            Ok(at) => of_owner[at] = Arc::new(slice),
+            Err(at) => of_owner.insert(at, Arc::new(slice)),
         }
-        of_owner.insert(object.name.clone(), Arc::new(slice));
         self.view.owners.insert(object, owner.clone());
         self.mark(owner);
     }
@@ -192,7 +207,9 @@ impl ServiceModel {
     fn remove_slice(&mut self, object: &ObjectName) {
         let Some(owner) = self.view.owners.remove(object) else { return };
         if let Some(slices) = self.view.slices.get_mut(&owner) {
-            slices.remove(&object.name);
+            if let Ok(at) = position(slices, &object.name) {
+                slices.remove(at);
+            }
             if slices.is_empty() {
                 self.view.slices.remove(&owner);
             }
@@ -241,7 +258,7 @@ impl ServiceView {
     }
 
     pub fn slices(&self, name: &ServiceName) -> impl Iterator<Item = &EndpointSlice> + Clone {
-        self.slices.get(name).into_iter().flat_map(|slices| slices.values().map(Arc::as_ref))
+        self.slices.get(name).into_iter().flat_map(|slices| slices.iter().map(Arc::as_ref))
     }
 
     pub fn resolve(&self, node: &NodeView, family: IpFamily) -> ForwardingTable {
@@ -263,10 +280,17 @@ impl ServiceView {
         table: &mut ForwardingTable,
     ) -> BTreeSet<ServicePortName> {
         let resolved = match self.services.get(name) {
-            Some(service) => resolve_service(service, self.slices(name), node, table.family),
+            Some(service) => resolve_service(name, service, self.slices(name), node, table.family),
             None => Resolved { ports: Vec::new(), problems: Vec::new() },
         };
         table.replace_service(name, resolved.ports, resolved.problems)
+    }
+
+    /// The name as it is kept already, so that there is one of it.
+    fn known(&self, name: ServiceName) -> ServiceName {
+        let service = self.services.get_key_value(&name).map(|(known, _)| known);
+        let known = service.or_else(|| self.slices.get_key_value(&name).map(|(known, _)| known));
+        known.cloned().unwrap_or(name)
     }
 
     fn service_cidrs(&self, family: IpFamily) -> Vec<IpNet> {
@@ -274,6 +298,26 @@ impl ServiceView {
             self.cidrs.values().flatten().filter(|c| IpFamily::of(c.addr()) == family).copied().collect();
         IpNet::aggregate(&all)
     }
+}
+
+impl Nodes {
+    /// Makes equal names the same.
+    fn share(&mut self, name: &mut Arc<str>) {
+        if let Some(known) = self.names.get(name) {
+            *name = known.clone();
+            return;
+        }
+        // Nodes come and go.
+        if self.names.len() > 2 * self.kept + 64 {
+            self.names.retain(|name| Arc::strong_count(name) > 1);
+            self.kept = self.names.len();
+        }
+        self.names.insert(name.clone());
+    }
+}
+
+fn position(slices: &[Arc<EndpointSlice>], name: &str) -> Result<usize, usize> {
+    slices.binary_search_by(|slice| slice.metadata.name.as_str().cmp(name))
 }
 
 fn name_of(service: &Service) -> ServiceName {

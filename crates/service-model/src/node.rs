@@ -7,10 +7,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::names::IpFamily;
-use crate::objects::Node;
-
-/// The label that names a node's zone.
-const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+use crate::objects::{Node, ZONE_LABEL};
 
 /// On which of the node's addresses NodePorts answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,7 +46,7 @@ impl NodeView {
 
     /// Takes over what the Node object says: zone, pod CIDRs, addresses. Values that do not parse are left out.
     pub fn observe(&mut self, node: &Node) {
-        self.zone = node.metadata.labels.get(ZONE_LABEL).filter(|zone| !zone.is_empty()).cloned();
+        self.zone = node.metadata.labels.get(ZONE_LABEL).filter(|zone| !zone.is_empty()).map(str::to_owned);
         let listed = &node.spec.pod_cidrs;
         let cidrs = if listed.is_empty() { std::slice::from_ref(&node.spec.pod_cidr) } else { listed.as_slice() };
         self.pod_cidrs = cidrs.iter().filter_map(|cidr| cidr.parse().ok()).collect();

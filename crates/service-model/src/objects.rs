@@ -2,9 +2,11 @@
 //! and absent ones take their API default, so that objects of any Kubernetes version decode. Whether the values make
 //! sense is judged in `resolve`.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer};
+
+use crate::compact::{EndpointAddress, Labels, Word, first_address, list, word};
 
 /// Set on Services and EndpointSlices that have no virtual IP: proxies skip them.
 pub const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
@@ -12,8 +14,10 @@ pub const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
 pub const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
 /// On an EndpointSlice: the Service it belongs to.
 pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
+/// On a Node: its zone.
+pub const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Meta {
     #[serde(deserialize_with = "null_as_default")]
@@ -26,10 +30,10 @@ pub struct Meta {
     #[serde(deserialize_with = "null_as_default")]
     pub resource_version: String,
     #[serde(deserialize_with = "null_as_default")]
-    pub labels: BTreeMap<String, String>,
+    pub labels: Labels,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Service {
     pub metadata: Meta,
@@ -39,72 +43,72 @@ pub struct Service {
     pub status: ServiceStatus,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ServiceSpec {
-    #[serde(rename = "type", deserialize_with = "null_as_default")]
-    pub type_: String,
+    #[serde(rename = "type", deserialize_with = "word")]
+    pub type_: Word,
     #[serde(rename = "clusterIP", deserialize_with = "null_as_default")]
     pub cluster_ip: String,
-    #[serde(rename = "clusterIPs", deserialize_with = "null_as_default")]
+    #[serde(rename = "clusterIPs", deserialize_with = "list")]
     pub cluster_ips: Vec<String>,
-    #[serde(rename = "externalIPs", deserialize_with = "null_as_default")]
+    #[serde(rename = "externalIPs", deserialize_with = "list")]
     pub external_ips: Vec<String>,
-    #[serde(deserialize_with = "null_as_default")]
+    #[serde(deserialize_with = "list")]
     pub ports: Vec<ServicePortSpec>,
-    #[serde(deserialize_with = "null_as_default")]
+    #[serde(deserialize_with = "list")]
     pub load_balancer_source_ranges: Vec<String>,
-    #[serde(deserialize_with = "null_as_default")]
-    pub session_affinity: String,
+    #[serde(deserialize_with = "word")]
+    pub session_affinity: Word,
     pub session_affinity_config: Option<SessionAffinityConfig>,
-    #[serde(deserialize_with = "null_as_default")]
-    pub external_traffic_policy: String,
-    #[serde(deserialize_with = "null_as_default")]
-    pub internal_traffic_policy: String,
+    #[serde(deserialize_with = "word")]
+    pub external_traffic_policy: Word,
+    #[serde(deserialize_with = "word")]
+    pub internal_traffic_policy: Word,
     #[serde(deserialize_with = "null_as_default")]
     pub health_check_node_port: i64,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ServicePortSpec {
     #[serde(deserialize_with = "null_as_default")]
     pub name: String,
-    #[serde(deserialize_with = "null_as_default")]
-    pub protocol: String,
+    #[serde(deserialize_with = "word")]
+    pub protocol: Word,
     pub port: i64,
     #[serde(deserialize_with = "null_as_default")]
     pub node_port: i64,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct SessionAffinityConfig {
     #[serde(rename = "clientIP")]
     pub client_ip: Option<ClientIpConfig>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ClientIpConfig {
     pub timeout_seconds: Option<i64>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ServiceStatus {
     #[serde(deserialize_with = "null_as_default")]
     pub load_balancer: LoadBalancerStatus,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct LoadBalancerStatus {
-    #[serde(deserialize_with = "null_as_default")]
+    #[serde(deserialize_with = "list")]
     pub ingress: Vec<LoadBalancerIngress>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct LoadBalancerIngress {
     #[serde(deserialize_with = "null_as_default")]
@@ -112,31 +116,32 @@ pub struct LoadBalancerIngress {
     pub ip_mode: Option<String>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct EndpointSlice {
     pub metadata: Meta,
-    #[serde(deserialize_with = "null_as_default")]
-    pub address_type: String,
-    #[serde(deserialize_with = "null_as_default")]
+    #[serde(deserialize_with = "word")]
+    pub address_type: Word,
+    #[serde(deserialize_with = "list")]
     pub endpoints: Vec<SliceEndpoint>,
-    #[serde(deserialize_with = "null_as_default")]
+    #[serde(deserialize_with = "list")]
     pub ports: Vec<EndpointPort>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct SliceEndpoint {
-    #[serde(deserialize_with = "null_as_default")]
-    pub addresses: Vec<String>,
+    #[serde(rename = "addresses", deserialize_with = "first_address")]
+    pub address: EndpointAddress,
     #[serde(deserialize_with = "null_as_default")]
     pub conditions: EndpointConditions,
-    pub node_name: Option<String>,
-    #[serde(deserialize_with = "null_as_default")]
-    pub hints: EndpointHints,
+    /// The model makes equal ones the same.
+    pub node_name: Option<Arc<str>>,
+    /// Few endpoints have any.
+    pub hints: Option<Box<EndpointHints>>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct EndpointConditions {
     pub ready: Option<bool>,
@@ -144,33 +149,33 @@ pub struct EndpointConditions {
     pub terminating: Option<bool>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct EndpointHints {
-    #[serde(deserialize_with = "null_as_default")]
+    #[serde(deserialize_with = "list")]
     pub for_zones: Vec<ForName>,
-    #[serde(deserialize_with = "null_as_default")]
+    #[serde(deserialize_with = "list")]
     pub for_nodes: Vec<ForName>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ForName {
     pub name: String,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct EndpointPort {
     #[serde(deserialize_with = "null_as_default")]
     pub name: String,
-    #[serde(deserialize_with = "null_as_default")]
-    pub protocol: String,
+    #[serde(deserialize_with = "word")]
+    pub protocol: Word,
     /// Absent means "all ports", which a proxy cannot serve.
     pub port: Option<i64>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Node {
     pub metadata: Meta,
@@ -180,31 +185,31 @@ pub struct Node {
     pub status: NodeStatus,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct NodeSpec {
     #[serde(rename = "podCIDR", deserialize_with = "null_as_default")]
     pub pod_cidr: String,
-    #[serde(rename = "podCIDRs", deserialize_with = "null_as_default")]
+    #[serde(rename = "podCIDRs", deserialize_with = "list")]
     pub pod_cidrs: Vec<String>,
-    #[serde(deserialize_with = "null_as_default")]
+    #[serde(deserialize_with = "list")]
     pub taints: Vec<Taint>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Taint {
     pub key: String,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct NodeStatus {
-    #[serde(deserialize_with = "null_as_default")]
+    #[serde(deserialize_with = "list")]
     pub addresses: Vec<NodeAddress>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct NodeAddress {
     #[serde(rename = "type")]
@@ -212,7 +217,7 @@ pub struct NodeAddress {
     pub address: String,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ServiceCidr {
     pub metadata: Meta,
@@ -220,17 +225,17 @@ pub struct ServiceCidr {
     pub spec: ServiceCidrSpec,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ServiceCidrSpec {
-    #[serde(deserialize_with = "null_as_default")]
+    #[serde(deserialize_with = "list")]
     pub cidrs: Vec<String>,
 }
 
 impl Meta {
     /// Whether a proxy must leave the object alone (KEP-2447, the two labels kube-proxy excludes in its watches).
     pub fn is_excluded(&self) -> bool {
-        self.labels.contains_key(HEADLESS_LABEL) || self.labels.contains_key(PROXY_NAME_LABEL)
+        self.labels.contains(HEADLESS_LABEL) || self.labels.contains(PROXY_NAME_LABEL)
     }
 }
 

@@ -42,19 +42,19 @@ struct Shared {
 type Report = (ServiceName, Vec<Problem>);
 
 pub(crate) fn resolve_service<'a>(
+    name: &ServiceName,
     service: &Service,
     slices: impl Iterator<Item = &'a EndpointSlice> + Clone,
     node: &NodeView,
     family: IpFamily,
 ) -> Resolved {
-    let name = ServiceName::new(&service.metadata.namespace, &service.metadata.name);
     let mut report: Report = (name.clone(), Vec::new());
     let slices = slices.filter(|slice| !slice.metadata.is_excluded());
     let mut ports = Vec::new();
     if let Some(shared) = shared(service, node, family, &mut report) {
         for spec in &service.spec.ports {
             let Some(protocol) = Protocol::parse(&spec.protocol) else {
-                push(&mut report, ProblemReason::BadProtocol { value: spec.protocol.clone() });
+                push(&mut report, ProblemReason::BadProtocol { value: spec.protocol.to_string() });
                 continue;
             };
             let Some(port) = Port::from_api(spec.port) else {
@@ -118,7 +118,7 @@ fn policy(field: &'static str, value: &str, report: &mut Report) -> bool {
 }
 
 fn affinity(service: &Service, report: &mut Report) -> Option<Affinity> {
-    match service.spec.session_affinity.as_str() {
+    match service.spec.session_affinity.as_ref() {
         "" | "None" => None,
         "ClientIP" => {
             let configured = service.spec.session_affinity_config.as_ref().and_then(|config| config.client_ip.as_ref());
@@ -179,7 +179,7 @@ fn frontends(
     let mut frontends = vec![Frontend::ClusterIp { address: shared.cluster_ip, port }];
     frontends.extend(shared.external_ips.iter().map(|&address| Frontend::ExternalIp { address, port }));
     frontends.extend(shared.load_balancer_ips.iter().map(|&address| Frontend::LoadBalancerIp { address, port }));
-    if spec.node_port != 0 && matches!(service.spec.type_.as_str(), "NodePort" | "LoadBalancer") {
+    if spec.node_port != 0 && matches!(service.spec.type_.as_ref(), "NodePort" | "LoadBalancer") {
         match Port::from_api(spec.node_port) {
             Some(port) => frontends.push(Frontend::NodePort { port }),
             None => push(report, ProblemReason::BadPort { field: "spec.ports.nodePort", value: spec.node_port }),

@@ -86,8 +86,8 @@ pub enum Verdict {
     Drop,
 }
 
-/// Endpoints in address order; never empty inside a [`Verdict::Forward`].
-pub type EndpointSet = Vec<Endpoint>;
+/// Endpoints in address order; never empty inside a [`Verdict::Forward`]. Shared by the verdicts that have the same.
+pub type EndpointSet = Arc<[Endpoint]>;
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Endpoint {
@@ -362,7 +362,8 @@ impl Index {
         for frontend in port.frontends.iter().chain(&port.shadowed) {
             let key = frontend.key(port.protocol);
             touched.insert(key);
-            let claims = self.claims.entry(key).or_default();
+            // Nearly always the only one.
+            let claims = self.claims.entry(key).or_insert_with(|| Vec::with_capacity(1));
             let at = claims.partition_point(|claim| claim < name);
             claims.insert(at, name.clone());
             if let Frontend::ClusterIp { address, .. } = frontend {

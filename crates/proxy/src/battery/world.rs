@@ -7,7 +7,7 @@ use service_model::{
     Change, ClientIpConfig, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, Event, ForName,
     ForwardingTable, IpFamily, LoadBalancerIngress, LoadBalancerStatus, Meta, NodeView, ObjectName, Packet, Port,
     Protocol, SERVICE_NAME_LABEL, Service, ServiceCidr, ServiceCidrSpec, ServiceModel, ServicePortSpec, ServiceSpec,
-    ServiceStatus, SessionAffinityConfig, SliceEndpoint, Source,
+    ServiceStatus, SessionAffinityConfig, SliceEndpoint, Source, Word,
 };
 
 const SERVICES: u64 = 6;
@@ -131,7 +131,7 @@ impl World {
     }
 
     pub fn service(&self, random: &mut Random, number: u64) -> Service {
-        let policy = |random: &mut Random| if random.chance(35) { "Local" } else { "Cluster" }.to_owned();
+        let policy = |random: &mut Random| Word::from(if random.chance(35) { "Local" } else { "Cluster" });
         let node_ports = random.chance(60);
         let protocols: &[&str] = if random.chance(50) { &["TCP", "UDP"] } else { &["TCP"] };
         let ports = protocols
@@ -139,7 +139,7 @@ impl World {
             .enumerate()
             .map(|(index, protocol)| ServicePortSpec {
                 name: format!("p{index}"),
-                protocol: (*protocol).to_owned(),
+                protocol: (*protocol).into(),
                 port: 80,
                 node_port: if node_ports { 30_000 + i64::try_from(number).unwrap_or(0) } else { 0 },
             })
@@ -157,7 +157,7 @@ impl World {
         Service {
             metadata: Meta { namespace: "ns".to_owned(), ..meta(&format!("s{number}")) },
             spec: ServiceSpec {
-                type_: if node_ports { "LoadBalancer" } else { "ClusterIP" }.to_owned(),
+                type_: if node_ports { "LoadBalancer" } else { "ClusterIP" }.into(),
                 cluster_ips: vec![self.cluster_ip(number).to_string()],
                 external_ips: if random.chance(40) {
                     vec![self.external_ip(random.below(3)).to_string()]
@@ -166,7 +166,7 @@ impl World {
                 },
                 ports,
                 load_balancer_source_ranges: ranges,
-                session_affinity: if sticky { "ClientIP" } else { "None" }.to_owned(),
+                session_affinity: if sticky { "ClientIP" } else { "None" }.into(),
                 session_affinity_config: sticky
                     .then_some(SessionAffinityConfig { client_ip: Some(ClientIpConfig { timeout_seconds: timeout }) }),
                 external_traffic_policy: policy(random),
@@ -200,23 +200,23 @@ impl World {
                 continue;
             }
             endpoints.push(SliceEndpoint {
-                addresses: vec![pod.to_string()],
+                address: pod.into(),
                 conditions: conditions(random),
-                node_name: Some(node.to_owned()),
-                hints: if hinted { hints(random) } else { EndpointHints::default() },
+                node_name: Some(node.into()),
+                hints: hinted.then(|| Box::new(hints(random))),
             });
         }
         let target = i64::from(self.endpoint_ports[usize::from(random.chance(30))]);
         let port = |name: &str, protocol: &str| EndpointPort {
             name: name.to_owned(),
-            protocol: protocol.to_owned(),
+            protocol: protocol.to_owned().into(),
             port: Some(target),
         };
         let mut metadata = Meta { namespace: "ns".to_owned(), ..meta(&format!("s{service}-{slice}")) };
-        metadata.labels.insert(SERVICE_NAME_LABEL.to_owned(), format!("s{service}"));
+        metadata.labels.insert(SERVICE_NAME_LABEL, format!("s{service}"));
         EndpointSlice {
             metadata,
-            address_type: self.family.address_type().to_owned(),
+            address_type: self.family.address_type().into(),
             endpoints,
             ports: vec![port("p0", "TCP"), port("p1", "UDP")],
         }
