@@ -20,9 +20,15 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("cc", "gcc"),
 ];
 
-/// Finds or installs every program.
+/// Finds or installs every program the tests run, and holds that they may do what they do.
 pub fn prepare() -> Result<()> {
-    let missing = || PROGRAMS.iter().filter(|(program, _)| find(program).is_none()).collect::<Vec<_>>();
+    prepare_for("the tests", PROGRAMS)?;
+    capabilities()
+}
+
+/// Finds or installs programs, given with the Debian package of each.
+pub fn prepare_for(purpose: &str, programs: &[(&str, &str)]) -> Result<()> {
+    let missing = || programs.iter().filter(|(program, _)| find(program).is_none()).collect::<Vec<_>>();
     let packages: Vec<&str> = missing().iter().map(|(_, package)| *package).collect();
     if !packages.is_empty() {
         install(&packages)?;
@@ -31,9 +37,9 @@ pub fn prepare() -> Result<()> {
     if !still.is_empty() {
         let list: Vec<String> =
             still.iter().map(|(program, package)| format!("{program} (package {package})")).collect();
-        bail!("the tests need {}: install them", list.join(", "));
+        bail!("{purpose}: this machine lacks {}: install them", list.join(", "));
     }
-    capabilities()
+    Ok(())
 }
 
 fn install(packages: &[&str]) -> Result<()> {

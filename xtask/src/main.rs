@@ -7,6 +7,7 @@ mod check;
 mod conformance;
 mod crash;
 mod generate;
+mod guest;
 mod machine;
 mod peers;
 mod step;
@@ -28,6 +29,8 @@ enum Command {
         #[arg(short, long)]
         package: Vec<String>,
     },
+    /// The tests that touch the kernel, in a QEMU guest with Debian's kernel, systemd and cgroup 2 alone.
+    TestVm(guest::Options),
     /// The rules of the house: layers, documents that name what exists, sizes, module names.
     Check,
     /// Measure ours side by side with a peer; without a name, list what there is.
@@ -61,6 +64,7 @@ enum Command {
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Test { package } => test::run(&package),
+        Command::TestVm(options) => guest::run(&options),
         Command::Check => check::run(),
         Command::Bench { name, arguments } => bench::run(name.as_deref(), &arguments),
         Command::Crash { what } => crash::run(what),

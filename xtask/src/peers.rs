@@ -87,16 +87,21 @@ fn beside_kubectl(name: &str) -> Option<PathBuf> {
 
 /// `$PORTOLAN_PEERS`, or a folder of the user's cache.
 fn home() -> Result<PathBuf> {
-    if let Some(path) = std::env::var_os("PORTOLAN_PEERS") {
-        return Ok(path.into());
+    match std::env::var_os("PORTOLAN_PEERS") {
+        Some(path) => Ok(path.into()),
+        None => cache("portolan-peers"),
     }
+}
+
+/// A folder of this name in the user's cache (`$XDG_CACHE_HOME`, or `~/.cache`).
+pub fn cache(name: &str) -> Result<PathBuf> {
     let cache = match std::env::var_os("XDG_CACHE_HOME") {
         Some(path) => PathBuf::from(path),
         None => {
-            PathBuf::from(std::env::var_os("HOME").context("neither PORTOLAN_PEERS nor HOME is set")?).join(".cache")
+            PathBuf::from(std::env::var_os("HOME").context("neither XDG_CACHE_HOME nor HOME is set")?).join(".cache")
         }
     };
-    Ok(cache.join("portolan-peers"))
+    Ok(cache.join(name))
 }
 
 fn kubernetes_part(part: &str, version: &str) -> Result<PathBuf> {

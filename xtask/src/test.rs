@@ -1,5 +1,7 @@
 //! `cargo xtask test`: the README's second command.
 
+use std::process::Command;
+
 use anyhow::Result;
 
 use crate::{check, machine, peers, step};
@@ -8,7 +10,7 @@ use crate::{check, machine, peers, step};
 pub fn run(packages: &[String]) -> Result<()> {
     machine::prepare()?;
     let kubectl = peers::kubectls()?;
-    let selection = |command: &mut std::process::Command| {
+    let selection = |command: &mut Command| {
         match packages {
             [] => command.arg("--workspace"),
             some => command.args(some.iter().flat_map(|p| ["-p".to_owned(), p.clone()])),
@@ -20,9 +22,25 @@ pub fn run(packages: &[String]) -> Result<()> {
     clippy.args(["clippy", "--release", "--all-targets", "--quiet"]);
     selection(&mut clippy);
     step::run("lints", clippy.args(["--", "--deny", "warnings"]))?;
+    if packages.is_empty() {
+        other_machines()?;
+    }
     // The whole-system tests run the product, which cargo builds with them: the same crates, the same features.
     let mut tests = step::cargo();
     tests.args(["test", "--release", "--no-fail-fast"]).env("PORTOLAN_TEST_KUBECTLS", std::env::join_paths(kubectl)?);
     selection(&mut tests);
     step::run("tests", &mut tests)
+}
+
+/// The product compiles for 64-bit ARM as well; nothing runs it here.
+fn other_machines() -> Result<()> {
+    const TARGET: &str = "aarch64-unknown-linux-gnu";
+    machine::prepare_for("checking for 64-bit ARM", &[("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu")])?;
+    let installed = step::output(Command::new("rustup").args(["target", "list", "--installed"]))?;
+    if !installed.lines().any(|target| target == TARGET) {
+        step::run("Rust's library for 64-bit ARM", Command::new("rustup").args(["target", "add", TARGET]))?;
+    }
+    let mut check = step::cargo();
+    check.args(["check", "--release", "--quiet", "--package", "portolan", "--target", TARGET]);
+    step::run("64-bit ARM", check.env("CC_aarch64_unknown_linux_gnu", "aarch64-linux-gnu-gcc"))
 }

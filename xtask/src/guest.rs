@@ -1,0 +1,159 @@
+//! `cargo xtask test-vm`: the tests that touch the kernel, in a QEMU guest like most people's machine: Debian's own
+//! kernel, systemd, and control groups of version 2 alone. Not responsible for what the tests check.
+
+mod image;
+mod payload;
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{machine, peers};
+
+/// What runs when nothing is named: everything that makes namespaces, groups, mounts, links and rules.
+const PACKAGES: &[&str] =
+    &["netns", "conntrack", "nft", "proxy-nftables", "shim", "runtime-libcontainer", "node", "portolan"];
+/// Test binaries that hold for newer kernels only: the fake answers as kernels since 6.3 do, the guest's is older.
+const NEWER_KERNELS: &[&str] = &["agreement"];
+/// Programs the host needs for it, and the Debian package of each.
+const PROGRAMS: &[(&str, &str)] =
+    &[("qemu-system-x86_64", "qemu-system-x86"), ("debootstrap", "debootstrap"), ("mkfs.ext4", "e2fsprogs")];
+/// An emulated processor is some ten times slower than the real one.
+const PATIENCE: Duration = Duration::from_secs(45 * 60);
+
+/// Which tests to run in the guest.
+#[derive(clap::Args)]
+pub struct Options {
+    /// Only the tests of these packages.
+    #[arg(short, long)]
+    package: Vec<String>,
+    /// Only test binaries of these names (`myapp`, `battery`, …).
+    #[arg(long)]
+    test: Vec<String>,
+    /// Only tests whose names contain this.
+    filter: Option<String>,
+}
+
+/// How a test binary ended in the guest.
+struct Outcome {
+    binary: String,
+    status: i32,
+    seconds: u64,
+}
+
+/// Builds the image unless it is there, builds the tests, and boots.
+pub fn run(options: &Options) -> Result<()> {
+    machine::prepare_for("the guest", PROGRAMS)?;
+    let image = image::prepare()?;
+    let kubectls = peers::kubectls()?;
+    let packages: Vec<&str> = match options.package.as_slice() {
+        [] => PACKAGES.to_vec(),
+        some => some.iter().map(String::as_str).collect(),
+    };
+    let mut binaries = payload::build(&packages, &options.test)?;
+    if options.test.is_empty() {
+        binaries.tests.retain(|(name, _)| !NEWER_KERNELS.contains(&name.as_str()));
+    }
+    let disk = tempfile::Builder::new().prefix("portolan-guest-").tempdir().context("a temporary folder")?;
+    let payload = payload::pack(disk.path(), &binaries, &kubectls, options.filter.as_deref())?;
+    eprintln!("── the guest: {} test binaries", binaries.tests.len());
+    let outcomes = boot(&image, &payload)?;
+    report(&outcomes, binaries.tests.len())
+}
+
+/// Boots, shows what the guest says, and collects how each binary ended.
+fn boot(image: &image::Image, payload: &Path) -> Result<Vec<Outcome>> {
+    let drive = |path: &Path, options: &str| format!("file={},format=raw,if=virtio,{options}", path.display());
+    let mut guest = Command::new("qemu-system-x86_64")
+        .args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "3072"])
+        // No network card: nothing in there can reach anything out here.
+        .args(["-nodefaults", "-nographic", "-no-reboot", "-serial", "stdio", "-nic", "none"])
+        .arg("-kernel")
+        .arg(&image.kernel)
+        .arg("-initrd")
+        .arg(&image.initrd)
+        .args(["-append", "root=/dev/vda rw console=ttyS0 quiet cgroup_no_v1=all systemd.show_status=0"])
+        .args(["-drive", &drive(&image.root, "snapshot=on")])
+        .args(["-drive", &drive(payload, "readonly=on")])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot start qemu-system-x86_64")?;
+    let lines = BufReader::new(guest.stdout.take().context("the guest's console")?);
+    let console = std::thread::spawn(move || follow(lines));
+    let begun = Instant::now();
+    let ended = loop {
+        if let Some(status) = guest.try_wait()? {
+            break Some(status);
+        }
+        if begun.elapsed() > PATIENCE {
+            guest.kill()?;
+            guest.wait()?;
+            break None;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    };
+    let outcomes = console.join().map_err(|_| anyhow::anyhow!("the console's reader ended"))?;
+    match ended {
+        Some(status) if status.success() => Ok(outcomes),
+        Some(status) => bail!("qemu-system-x86_64 ended with {status}"),
+        None => bail!("the guest was still busy after {} minutes", PATIENCE.as_secs() / 60),
+    }
+}
+
+/// Shows each line; those that begin with RESULT are for us.
+fn follow(lines: BufReader<std::process::ChildStdout>) -> Vec<Outcome> {
+    let mut outcomes = Vec::new();
+    for line in lines.split(b'\n').map_while(Result::ok) {
+        let line = String::from_utf8_lossy(&line);
+        let line = line.trim_end_matches('\r');
+        match outcome(line) {
+            Some(outcome) => {
+                eprintln!("── {}: {} s, status {}", outcome.binary, outcome.seconds, outcome.status);
+                outcomes.push(outcome);
+            }
+            None => eprintln!("   {line}"),
+        }
+    }
+    outcomes
+}
+
+fn outcome(line: &str) -> Option<Outcome> {
+    let mut words = line.strip_prefix("RESULT ")?.split(' ');
+    Some(Outcome {
+        binary: words.next()?.to_owned(),
+        status: words.next()?.parse().ok()?,
+        seconds: words.next()?.parse().ok()?,
+    })
+}
+
+fn report(outcomes: &[Outcome], wanted: usize) -> Result<()> {
+    let failed: Vec<&str> = outcomes.iter().filter(|o| o.status != 0).map(|o| o.binary.as_str()).collect();
+    if !failed.is_empty() {
+        bail!("failed in the guest: {}", failed.join(", "));
+    }
+    if outcomes.len() != wanted {
+        bail!("{} of {wanted} test binaries reported from the guest: see its console above", outcomes.len());
+    }
+    eprintln!("── the guest: {wanted} test binaries passed");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_guests_own_lines_count() {
+        let found = outcome("RESULT battery 101 27").unwrap();
+        assert_eq!((found.binary.as_str(), found.status, found.seconds), ("battery", 101, 27));
+        assert!(outcome("a RESULT battery 0 1").is_none());
+        assert!(outcome("RESULT battery").is_none());
+        let passed = Outcome { binary: "a".into(), status: 0, seconds: 1 };
+        assert!(report(&[passed], 1).is_ok());
+        assert!(report(&[], 1).is_err(), "a guest that says nothing hasn't passed");
+    }
+}
