@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::runtime::{WatchStreamExt, reflector, watcher};
 use kube::{Api, Client};
 use pod_runtime::{PodRuntime, SandboxId, SandboxStatus};
-use tokio::sync::{Semaphore, broadcast, watch};
+use tokio::sync::{Semaphore, broadcast, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -22,12 +22,15 @@ use crate::error::Error;
 use crate::events::Events;
 use crate::network::{NodeNetwork, watch_nodes};
 use crate::pod::spec::{PodKey, sandbox_attempt};
-use crate::pod::{PodChange, Shared, Worker, WorkerHandle};
+use crate::pod::{NodeVerdict, Shared, Worker, WorkerHandle};
 use crate::registration::{Capacity, Registration};
-use crate::{dns_endpoint, server};
+use crate::source_watch::SourceWatch;
+use crate::{dns_endpoint, server, usage};
 
 /// How many images are pulled at a time.
 const PULLS: usize = 2;
+/// Pods to fail that the agent hasn't taken yet.
+const FINDINGS: usize = 16;
 /// What a container of a pod that nobody knows gets to end by itself.
 const ORPHAN_GRACE: Duration = Duration::from_secs(1);
 
@@ -66,6 +69,7 @@ pub async fn run(
         runtime: runtime.clone(),
         clock,
         events: events.clone(),
+        source_watch: SourceWatch::new(client.clone(), stop.clone()),
         services,
         pulls: Semaphore::new(PULLS),
         cpu_millis: capacity.cpu_millis,
@@ -85,9 +89,13 @@ pub async fn run(
         tasks.spawn(watch_nodes(client.clone(), config.clone(), network.clone(), stop.clone()));
     }
     events.node(&config.node_name, false, "Starting", "Starting kubelet.".to_owned());
-    let agent = Agent { shared, network, pods, entries: HashMap::new(), workers: JoinSet::new(), stop: stop.clone() };
+    let (finder, findings) = mpsc::channel(FINDINGS);
+    tasks.spawn(usage::watch(shared.clone(), pods.clone(), finder, stop.clone()));
+    let (entries, workers) = (HashMap::new(), JoinSet::new());
+    let agent = Agent { shared: shared.clone(), network, pods, entries, workers, findings, stop: stop.clone() };
     let result = agent.run().await;
     stop.cancel();
+    shared.source_watch.ended().await;
     while tasks.join_next().await.is_some() {}
     result
 }
@@ -124,6 +132,7 @@ struct Agent {
     entries: HashMap<String, Entry>,
     /// Each gives the uid of the pod it served.
     workers: JoinSet<String>,
+    findings: mpsc::Receiver<usage::Finding>,
     stop: CancellationToken,
 }
 
@@ -141,6 +150,7 @@ impl Agent {
                 () = self.stop.cancelled() => break,
                 changed = changes.recv() => self.changed(changed),
                 Some(ended) = self.workers.join_next() => self.worker_ended(ended),
+                Some((uid, verdict)) = self.findings.recv() => self.fail(&uid, verdict),
                 event = events.next() => match event {
                     None => break,
                     Some(Ok(watcher::Event::Init)) => listed.clear(),
@@ -177,7 +187,7 @@ impl Agent {
         let pod = Arc::new(pod);
         self.publish(&key.uid, Some(&pod));
         match self.entries.get(&key.uid) {
-            Some(entry) => drop(entry.handle.desired.send_replace(PodChange { pod, gone: false })),
+            Some(entry) => entry.handle.desired.send_modify(|change| (change.pod, change.gone) = (pod, false)),
             None => self.start(key, pod, adoptable),
         }
     }
@@ -203,6 +213,13 @@ impl Agent {
     fn gone(&self, uid: &str) {
         if let Some(entry) = self.entries.get(uid) {
             entry.handle.desired.send_modify(|change| change.gone = true);
+        }
+    }
+
+    /// The node fails a pod.
+    fn fail(&self, uid: &str, verdict: NodeVerdict) {
+        if let Some(entry) = self.entries.get(uid) {
+            entry.handle.desired.send_modify(|change| change.failed = Some(verdict));
         }
     }
 
@@ -386,6 +403,9 @@ mod tests {
             uid: "lost".into(),
             hostname: "lost".into(),
             network: SandboxNetwork::Pod,
+            host_ports: Vec::new(),
+            sysctls: Default::default(),
+            cpu_shares: None,
             annotations: Default::default(),
         };
         bench.runtime.run_sandbox(&orphan).await.unwrap();

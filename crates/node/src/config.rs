@@ -33,6 +33,9 @@ pub struct Config {
     /// The unix socket on which kubelet's HTTP paths are served.
     pub kubelet_listener: PathBuf,
     pub max_pods: u32,
+    /// How many processes and threads a container may have.
+    #[serde(default = "pids_limit")]
+    pub pids_limit: u32,
     /// The node's own resolver configuration, for `dnsPolicy: Default`.
     pub resolv_conf: PathBuf,
     /// The node's hosts file, for pods on its network.
@@ -65,6 +68,14 @@ impl DnsConfig {
     }
 }
 
+/// Enough for what people run in a container, and few enough that several fork bombs leave the machine usable.
+fn pids_limit() -> u32 {
+    const MOST: u32 = 4096;
+    let number = |file: &str| std::fs::read_to_string(file).ok()?.trim().parse::<u32>().ok();
+    let files = ["/proc/sys/kernel/threads-max", "/proc/sys/kernel/pid_max"];
+    files.into_iter().filter_map(number).map(|most| most / 8).fold(MOST, u32::min).max(64)
+}
+
 impl Config {
     /// Defaults for everything but the names and addresses.
     pub fn new(node_name: &str, node_ips: Vec<IpAddr>, state_dir: PathBuf) -> Self {
@@ -80,6 +91,7 @@ impl Config {
             kubelet_listener: state_dir.join("kubelet.sock"),
             state_dir,
             max_pods: 110,
+            pids_limit: pids_limit(),
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
             hosts_file: PathBuf::from("/etc/hosts"),
             container_runtime: concat!("portolan://", env!("CARGO_PKG_VERSION")).to_owned(),
@@ -90,6 +102,16 @@ impl Config {
     /// Where a pod's volumes and managed files are.
     pub fn pod_dir(&self, uid: &str) -> PathBuf {
         self.state_dir.join("pods").join(uid)
+    }
+
+    /// The mount below which volumes in memory are, by pod. It's there from the first such volume on.
+    pub fn memory_dir(&self) -> PathBuf {
+        self.state_dir.join("memory")
+    }
+
+    /// Where a pod's volumes are.
+    pub fn volumes(&self, uid: &str) -> crate::volumes::Places {
+        crate::volumes::Places { disk: self.pod_dir(uid).join("volumes"), memory: self.memory_dir().join(uid) }
     }
 
     /// Where the logs of a pod's containers are, one directory each, one file a run.

@@ -20,9 +20,13 @@ pub mod pod;
 mod probe;
 mod registration;
 mod resolv;
+mod resources;
 mod server;
+mod source_watch;
+mod sysctl;
 #[cfg(test)]
 mod testing;
+mod usage;
 mod volumes;
 
 pub use agent::run;

@@ -237,6 +237,14 @@ impl PodRuntime for FakeRuntime {
         Ok(ExecOutput { exit_code: machine.exec_code, stdout: b"said".to_vec(), stderr: Vec::new() })
     }
 
+    async fn written_bytes(&self, _: &ContainerId) -> Result<u64, RuntimeError> {
+        Ok(0)
+    }
+
+    async fn refused_forks(&self, _: &ContainerId) -> Result<u64, RuntimeError> {
+        Ok(0)
+    }
+
     async fn image(&self, reference: &str) -> Result<Option<ImageStatus>, RuntimeError> {
         Ok(self.machine().images.get(reference).cloned())
     }

@@ -182,6 +182,9 @@ fn sandbox_spec(name: &str) -> SandboxSpec {
         uid: format!("uid-{name}"),
         hostname: format!("host-{name}"),
         network: SandboxNetwork::Pod,
+        host_ports: Vec::new(),
+        sysctls: [].into(),
+        cpu_shares: None,
         annotations: [("a".to_owned(), "b".to_owned())].into(),
     }
 }
@@ -317,8 +320,12 @@ async fn mounts(subject: &mut dyn Subject) {
     let (file, shared) = (subject.directory().join("mounts/file"), subject.directory().join("mounts/shared"));
     std::fs::create_dir_all(&shared).expect("a directory");
     std::fs::write(&file, "content").expect("a file");
-    let mount =
-        |source: &Path, target: &str, read_only| Mount { source: source.to_owned(), target: target.into(), read_only };
+    let mount = |source: &Path, target: &str, read_only| Mount {
+        source: source.to_owned(),
+        inside: None,
+        target: target.into(),
+        read_only,
+    };
     let with = |name: &str, act: Act| ContainerSpec {
         mounts: vec![
             mount(&file, "/etc/hosts", true),
@@ -454,7 +461,7 @@ async fn end_while_agent_is_down(subject: &mut dyn Subject) {
     let mut ids = Vec::new();
     for (name, code) in [("down", 9), ("up", 8)] {
         let mut spec = pod.spec(name, subject.command(Act::EndAt(Path::new("/signs").join(name), code)));
-        spec.mounts = vec![Mount { source: signs.clone(), target: "/signs".into(), read_only: true }];
+        spec.mounts = vec![Mount { source: signs.clone(), inside: None, target: "/signs".into(), read_only: true }];
         ids.push(pod.start(&spec).await);
     }
     let Pod { runtime, id: sandbox, template, directory } = pod;

@@ -4,6 +4,9 @@
 //! (`runtime-libcontainer` is one).
 
 pub mod battery;
+mod disk;
+
+pub use disk::size_of_tree;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -31,8 +34,46 @@ pub struct SandboxSpec {
     pub uid: String,
     pub hostname: String,
     pub network: SandboxNetwork,
+    /// Ports of the node that lead to it; for the `PodNetwork`.
+    #[serde(default)]
+    pub host_ports: Vec<HostPort>,
+    /// Kernel settings of its namespaces, by their dotted names.
+    #[serde(default)]
+    pub sysctls: BTreeMap<String, String>,
+    /// The pod's part of the processor against other pods', as cgroup 1 counts it (1024 a core); none is the kernel's
+    /// default.
+    #[serde(default)]
+    pub cpu_shares: Option<u64>,
     /// Kept with the sandbox and handed back by `sandboxes`.
     pub annotations: BTreeMap<String, String>,
+}
+
+/// A port of the node that leads to one of a sandbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct HostPort {
+    pub protocol: PortProtocol,
+    /// On this address of the node alone; none is all.
+    pub host_ip: Option<IpAddr>,
+    pub host_port: u16,
+    pub container_port: u16,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum PortProtocol {
+    Tcp,
+    Udp,
+    Sctp,
+}
+
+impl PortProtocol {
+    /// IANA's number.
+    pub fn number(self) -> u8 {
+        match self {
+            PortProtocol::Tcp => 6,
+            PortProtocol::Udp => 17,
+            PortProtocol::Sctp => 132,
+        }
+    }
 }
 
 /// Which network a sandbox has.
@@ -83,15 +124,50 @@ pub struct ContainerSpec {
     pub resources: Resources,
     /// Where the runtime writes CRI log lines: `RFC3339Nano stdout|stderr F|P text`.
     pub log_path: PathBuf,
+    #[serde(default)]
+    pub log_limit: LogLimit,
     pub tty: bool,
     pub stdin: bool,
     pub annotations: BTreeMap<String, String>,
 }
 
+/// How much of a container's output is kept. The file at `log_path` is the newest; older ones have `.1`, `.2` and so on
+/// added to its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLimit {
+    /// A file that would grow beyond it is put aside.
+    pub file_bytes: u64,
+    /// The newest included.
+    pub files: u32,
+}
+
+impl Default for LogLimit {
+    /// kubelet's `containerLogMaxSize` and `containerLogMaxFiles`.
+    fn default() -> Self {
+        LogLimit { file_bytes: 10 << 20, files: 5 }
+    }
+}
+
+impl LogLimit {
+    /// Everything that the log at `path` may consist of, newest first.
+    pub fn files_of(&self, path: &std::path::Path) -> Vec<PathBuf> {
+        let older = (1..self.files).map(|number| {
+            let mut name = path.as_os_str().to_owned();
+            name.push(format!(".{number}"));
+            PathBuf::from(name)
+        });
+        std::iter::once(path.to_owned()).chain(older).collect()
+    }
+}
+
 /// A file or directory of the node, bound into the container.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Default, Serialize, Deserialize)]
 pub struct Mount {
     pub source: PathBuf,
+    /// What is bound instead of the whole source: a path in it that must be there. Links on the way are followed as
+    /// long as they stay inside: whoever may write to the source must not reach the node's other files.
+    #[serde(default)]
+    pub inside: Option<PathBuf>,
     pub target: PathBuf,
     pub read_only: bool,
 }
@@ -103,6 +179,9 @@ pub struct Resources {
     pub cpu_quota_us: Option<i64>,
     pub cpu_period_us: Option<u64>,
     pub memory_limit_bytes: Option<i64>,
+    /// Processes and threads.
+    #[serde(default)]
+    pub pids_limit: Option<i64>,
     /// A wish: a runtime without CAP_SYS_RESOURCE can only raise its own value.
     pub oom_score_adj: Option<i32>,
 }
@@ -238,6 +317,11 @@ pub trait PodRuntime: Send + Sync + 'static {
 
     /// Runs a command in a running container. `timeout` zero means none; at the end of it the command is killed.
     async fn exec(&self, id: &ContainerId, command: &[String], timeout: Duration) -> Result<ExecOutput, RuntimeError>;
+
+    /// What a container has written to its root, on disk.
+    async fn written_bytes(&self, id: &ContainerId) -> Result<u64, RuntimeError>;
+    /// How often a running container was refused another process because of `Resources::pids_limit`.
+    async fn refused_forks(&self, id: &ContainerId) -> Result<u64, RuntimeError>;
 
     /// None when the image isn't on the node.
     async fn image(&self, reference: &str) -> Result<Option<ImageStatus>, RuntimeError>;

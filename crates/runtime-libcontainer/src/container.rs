@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use images::Image;
 use pod_runtime::{
-    Changed, ContainerId, ContainerSpec, ContainerState, ContainerStatus, Exit, RuntimeError, SandboxId,
+    Changed, ContainerId, ContainerSpec, ContainerState, ContainerStatus, Exit, RuntimeError, SandboxId, size_of_tree,
 };
-use shim::record::{self as files, ExitRecord, Running, ShimConfig, StartReport};
+use shim::record::{self as files, ExitRecord, LogLimit, Running, ShimConfig, StartReport};
 use shim::{SHIM, cgroup};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Command;
@@ -59,7 +59,7 @@ impl Shared {
         let image = found.ok_or_else(|| RuntimeError::NoImage(spec.image.clone()))?;
         check(spec, &image)?;
         let cgroup = self.config.cgroup_parent.join(&pod.spec.uid).join(&id.0);
-        let document = self.oci_document(pod, spec, &image, &cgroup)?;
+        let document = self.oci_document(pod, id, spec, &image, &cgroup)?;
         let writable = self.layout.writable(id);
         let config = ShimConfig {
             id: id.0.clone(),
@@ -71,7 +71,9 @@ impl Shared {
             stdin: spec.stdin,
             terminal: spec.tty,
             cgroup,
-            detach: vec![self.layout.all_namespaces()],
+            log_limit: LogLimit { file_bytes: spec.log_limit.file_bytes, files: spec.log_limit.files },
+            parts: spec::source_parts(spec, &self.layout.container(id)),
+            detach: self.config.private_mounts.iter().cloned().chain([self.layout.all_namespaces()]).collect(),
         };
         let record = ContainerRecord {
             id: id.clone(),
@@ -93,6 +95,7 @@ impl Shared {
     fn oci_document(
         &self,
         pod: &SandboxRecord,
+        id: &ContainerId,
         spec: &ContainerSpec,
         image: &Image,
         cgroup: &Path,
@@ -100,6 +103,7 @@ impl Shared {
         let user = user::resolve(spec.user.as_deref().unwrap_or(&image.config.user), &image.layers)?;
         let own_score =
             fs::read_to_string("/proc/self/oom_score_adj").map_err(io_at("read this process's OOM score"))?;
+        let directory = self.layout.container(id);
         Ok(spec::document(&Parts {
             container: spec,
             image: &image.config,
@@ -111,6 +115,7 @@ impl Shared {
             hostname: &pod.spec.hostname,
             cgroup,
             oom_score_adj: own_score.trim().parse().unwrap_or(0),
+            directory: &directory,
         }))
     }
 
@@ -136,9 +141,33 @@ impl Shared {
             }
             StartReport::Failed { message } => return Err(other_at("create a container")(HelperFailure(message))),
         }
+        self.weigh(&record.sandbox)?;
         self.watch(&record)?;
         let _ = self.changes.send(Changed { sandbox: record.sandbox });
         Ok(())
+    }
+
+    /// Gives the pod its part of the processor. After a start, since making the container's group is what turns the
+    /// controller on for its pod's in version 2.
+    fn weigh(&self, sandbox: &SandboxId) -> Result<(), RuntimeError> {
+        if let Some(pod) = self.sandbox_record(sandbox)?
+            && let Some(shares) = pod.spec.cpu_shares
+            && let Err(error) = cgroup::set_cpu_shares(&self.config.cgroup_parent.join(&pod.spec.uid), shares)
+        {
+            tracing::warn!(%error, pod = pod.spec.name, "a pod keeps the default part of the processor");
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn written_bytes(self: &Arc<Self>, id: &ContainerId) -> Result<u64, RuntimeError> {
+        let writable = self.layout.writable(id).join("upper");
+        blocking("measure a container", move || Ok(size_of_tree(&writable))).await
+    }
+
+    pub(crate) fn refused_forks(&self, id: &ContainerId) -> Result<u64, RuntimeError> {
+        let record = self.container_record(id)?.ok_or_else(|| RuntimeError::NoContainer(id.clone()))?;
+        let pod = self.sandbox_record(&record.sandbox)?;
+        Ok(pod.map_or(0, |pod| cgroup::refused_forks(&self.config.cgroup_parent.join(&pod.spec.uid).join(&id.0))))
     }
 
     /// The process that is spawned only forks the shim; what it hands on is one line.

@@ -52,6 +52,8 @@ pub struct Config {
     /// Of this node alone: `/portolan/<cluster>/<node>`. Groups below it that belong to no pod are removed.
     pub cgroup_parent: PathBuf,
     pub network: Arc<dyn PodNetwork>,
+    /// Mounts of the node that containers' mount namespaces must not keep alive; not all of them need to be there.
+    pub private_mounts: Vec<PathBuf>,
     /// A program whose `main` calls `shim::dispatch` first: this one, usually.
     pub executable: PathBuf,
 }
@@ -157,6 +159,14 @@ impl PodRuntime for Runtime {
 
     async fn exec(&self, id: &ContainerId, command: &[String], timeout: Duration) -> Result<ExecOutput, RuntimeError> {
         self.shared.exec(id, command, timeout).await
+    }
+
+    async fn written_bytes(&self, id: &ContainerId) -> Result<u64, RuntimeError> {
+        self.shared.written_bytes(id).await
+    }
+
+    async fn refused_forks(&self, id: &ContainerId) -> Result<u64, RuntimeError> {
+        self.shared.refused_forks(id)
     }
 
     async fn image(&self, reference: &str) -> Result<Option<ImageStatus>, RuntimeError> {

@@ -2,6 +2,7 @@
 //!
 //! Not responsible for links and addresses in them, except `lo`.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -64,6 +65,13 @@ impl Kind {
     }
 }
 
+/// What a pod's namespaces are given.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Settings {
+    pub(crate) hostname: String,
+    pub(crate) sysctls: BTreeMap<String, String>,
+}
+
 /// Whether every namespace is pinned in `directory`.
 pub(crate) fn are_pinned(directory: &Path, kinds: &[Kind]) -> bool {
     let pinned = |kind: &Kind| rustix::fs::statfs(kind.pin(directory)).is_ok_and(|stat| stat.f_type == NSFS_MAGIC);
@@ -71,17 +79,17 @@ pub(crate) fn are_pinned(directory: &Path, kinds: &[Kind]) -> bool {
 }
 
 /// Makes the namespaces and pins them. Repeatable: what is there stays, what is half there is made anew.
-pub(crate) fn make(directory: &Path, kinds: &'static [Kind], hostname: &str) -> Result<(), RuntimeError> {
+pub(crate) fn make(directory: &Path, kinds: &'static [Kind], settings: Settings) -> Result<(), RuntimeError> {
     if are_pinned(directory, kinds) {
         return Ok(());
     }
     remove(directory)?;
     fs::create_dir_all(directory).map_err(io_at("make a pod's directory of namespaces"))?;
-    let (directory, hostname) = (directory.to_owned(), hostname.to_owned());
+    let directory = directory.to_owned();
     // A thread of its own: it ends in the pod's namespaces, and no other work must ever run on it.
     let made = thread::Builder::new()
         .name("pod-namespaces".to_owned())
-        .spawn(move || make_here(&directory, kinds, &hostname))
+        .spawn(move || make_here(&directory, kinds, &settings))
         .map_err(io_at("start a thread"))?
         .join();
     made.unwrap_or_else(|_| Err(io_at("make a pod's namespaces")(std::io::Error::other("the thread panicked"))))
@@ -102,12 +110,12 @@ pub(crate) fn remove(directory: &Path) -> Result<(), RuntimeError> {
 }
 
 #[allow(unsafe_code)]
-fn make_here(directory: &Path, kinds: &[Kind], hostname: &str) -> Result<(), RuntimeError> {
+fn make_here(directory: &Path, kinds: &[Kind], settings: &Settings) -> Result<(), RuntimeError> {
     let flags = kinds.iter().fold(UnshareFlags::empty(), |flags, kind| flags | kind.flag());
     // SAFETY: none of these namespaces is shared memory's or descriptors' business, and this thread does nothing else.
     unsafe { rustix::thread::unshare_unsafe(flags) }.map_err(io_at("make a pod's namespaces (needs CAP_SYS_ADMIN)"))?;
     if kinds.contains(&Kind::Uts) {
-        rustix::system::sethostname(hostname.as_bytes()).map_err(io_at("set a pod's host name"))?;
+        rustix::system::sethostname(settings.hostname.as_bytes()).map_err(io_at("set a pod's host name"))?;
     }
     if kinds.contains(&Kind::Net) {
         shim::loopback::raise().map_err(io_at("raise a pod's lo"))?;
@@ -117,6 +125,11 @@ fn make_here(directory: &Path, kinds: &[Kind], hostname: &str) -> Result<(), Run
                 tracing::debug!(file, %error, "a pod's network keeps the kernel's default");
             }
         }
+    }
+    // Of this thread's namespaces: the kernel looks the file up for whoever opens it.
+    for (name, value) in &settings.sysctls {
+        let file = Path::new("/proc/sys").join(name.replace('.', "/"));
+        fs::write(file, value).map_err(|error| RuntimeError::CannotRun(format!("sysctl {name}={value}: {error}")))?;
     }
     for kind in kinds {
         let pin = kind.pin(directory);

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use crate::Shared;
 use crate::failure::{blocking, io_at, other_at};
 use crate::layout::{is_safe_name, names};
-use crate::namespaces::{self, Kind};
+use crate::namespaces::{self, Kind, Settings};
 use crate::record::{self, SANDBOX, SandboxPhase, SandboxRecord};
 
 const SIGKILL: i32 = 9;
@@ -37,8 +37,8 @@ impl Shared {
         fs::create_dir_all(self.layout.sandbox(&spec.id)).map_err(io_at("make a pod's directory"))?;
         self.write_sandbox(&record)?;
         let (directory, kinds) = (self.layout.namespaces(&spec.id), Kind::of(&spec.network));
-        let hostname = spec.hostname.clone();
-        blocking("make a pod's namespaces", move || namespaces::make(&directory, kinds, &hostname)).await?;
+        let wanted = Settings { hostname: spec.hostname.clone(), sysctls: spec.sysctls.clone() };
+        blocking("make a pod's namespaces", move || namespaces::make(&directory, kinds, wanted)).await?;
         if spec.network == SandboxNetwork::Pod {
             let namespace = Kind::Net.pin(&self.layout.namespaces(&spec.id));
             record.addresses = self.config.network.attach(spec, &namespace).await?;

@@ -6,8 +6,9 @@
 use std::path::{Path, PathBuf};
 
 use images::ImageConfig;
-use pod_runtime::{ContainerSpec, Resources};
+use pod_runtime::{ContainerSpec, Mount, Resources};
 use serde_json::{Value, json};
+use shim::record::SourcePart;
 
 use crate::capability::CapabilitySet;
 use crate::namespaces::Kind;
@@ -46,6 +47,21 @@ pub(crate) struct Parts<'a> {
     pub(crate) cgroup: &'a Path,
     /// This process's own: without CAP_SYS_RESOURCE it can only be raised.
     pub(crate) oom_score_adj: i32,
+    /// The container's directory, below which its shim binds parts of volumes.
+    pub(crate) directory: &'a Path,
+}
+
+/// The parts of mounts' sources that the shim binds, each to the place the specification mounts it from.
+pub(crate) fn source_parts(container: &ContainerSpec, directory: &Path) -> Vec<SourcePart> {
+    let part = |(index, mount): (usize, &Mount)| {
+        let inside = mount.inside.clone()?;
+        Some(SourcePart { root: mount.source.clone(), inside, at: part_path(directory, index) })
+    };
+    container.mounts.iter().enumerate().filter_map(part).collect()
+}
+
+fn part_path(directory: &Path, index: usize) -> PathBuf {
+    directory.join(shim::record::PARTS).join(index.to_string())
 }
 
 /// What to execute: as in CRI, a command replaces the image's entrypoint and its arguments.
@@ -134,9 +150,12 @@ fn mounts(parts: &Parts<'_>) -> Vec<Value> {
     };
     mounts.extend(parts.binds.iter().map(|file| bind(&file.source, &file.target, true)));
     // Outer directories first, or they would hide what is mounted below them.
-    let mut own: Vec<_> = parts.container.mounts.iter().collect();
-    own.sort_by_key(|mount| mount.target.components().count());
-    mounts.extend(own.into_iter().map(|mount| bind(&mount.source, &mount.target, mount.read_only)));
+    let mut own: Vec<_> = parts.container.mounts.iter().enumerate().collect();
+    own.sort_by_key(|(_, mount)| mount.target.components().count());
+    mounts.extend(own.into_iter().map(|(index, mount)| match mount.inside {
+        Some(_) => bind(&part_path(parts.directory, index), &mount.target, mount.read_only),
+        None => bind(&mount.source, &mount.target, mount.read_only),
+    }));
     mounts
 }
 
@@ -174,13 +193,14 @@ fn resources(wanted: &Resources, privileged: bool) -> Value {
     if let Some(limit) = wanted.memory_limit_bytes {
         resources["memory"] = json!({"limit": limit});
     }
+    if let Some(limit) = wanted.pids_limit {
+        resources["pids"] = json!({"limit": limit});
+    }
     resources
 }
 
 #[cfg(test)]
 mod tests {
-    use pod_runtime::Mount;
-
     use super::*;
 
     fn document_of(container: &ContainerSpec, image: &ImageConfig) -> Value {
@@ -195,6 +215,7 @@ mod tests {
             hostname: "pod-0",
             cgroup: Path::new("/portolan/c/n/uid/id"),
             oom_score_adj: 100,
+            directory: Path::new("/c/id"),
         })
     }
 
@@ -226,10 +247,16 @@ mod tests {
 
     #[test]
     fn mounts_go_outside_in_and_the_score_only_up() {
-        let mount = |target: &str| Mount { source: "/src".into(), target: target.into(), read_only: true };
+        let mount =
+            |target: &str| Mount { source: "/src".into(), inside: None, target: target.into(), read_only: true };
         let container = ContainerSpec {
-            mounts: vec![mount("/a/b/c"), mount("/a")],
-            resources: Resources { oom_score_adj: Some(-997), memory_limit_bytes: Some(7), ..Default::default() },
+            mounts: vec![Mount { inside: Some("in".into()), ..mount("/a/b/c") }, mount("/a")],
+            resources: Resources {
+                oom_score_adj: Some(-997),
+                memory_limit_bytes: Some(7),
+                pids_limit: Some(9),
+                ..Default::default()
+            },
             supplemental_groups: vec![3, 9],
             ..Default::default()
         };
@@ -237,6 +264,10 @@ mod tests {
         let targets: Vec<&str> =
             document["mounts"].as_array().unwrap().iter().filter_map(|mount| mount["destination"].as_str()).collect();
         assert_eq!(targets[targets.len() - 2..], ["/a", "/a/b/c"]);
+        let part = SourcePart { root: "/src".into(), inside: "in".into(), at: "/c/id/parts/0".into() };
+        assert_eq!(document["mounts"].as_array().unwrap().last().unwrap()["source"], "/c/id/parts/0");
+        assert_eq!(source_parts(&container, Path::new("/c/id")), [part]);
+        assert_eq!(document["linux"]["resources"]["pids"]["limit"], 9);
         assert_eq!(document["process"]["oomScoreAdj"], 100);
         assert_eq!(document["linux"]["resources"]["memory"]["limit"], 7);
         assert_eq!(document["process"]["user"]["additionalGids"], json!([3, 9]));

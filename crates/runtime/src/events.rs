@@ -1,6 +1,6 @@
-//! Posts core/v1 Events. A note that repeats raises the count of the Event it made instead of making another. Not
-//! responsible for wording them, and never a reason for the caller to wait: when the API server is too slow, notes are
-//! dropped with a line in the log.
+//! Posts core/v1 Events. A note that repeats raises the count of the Event it made instead of making another, and an
+//! object that much is told about is told about less. Not responsible for wording them, and never a reason for the caller
+//! to wait: when the API server is too slow, notes are dropped with a line in the log.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -45,15 +45,18 @@ impl Note {
 /// Takes notes. Clones share the queue.
 #[derive(Clone, Debug)]
 pub struct Recorder {
-    notes: mpsc::Sender<Note>,
+    notes: mpsc::Sender<(Note, Timestamp)>,
 }
 
 /// Posts what a recorder takes.
 pub struct Publisher {
     client: Client,
     component: &'static str,
-    notes: mpsc::Receiver<Note>,
+    /// The node it speaks of; controllers have none.
+    host: Option<String>,
+    notes: mpsc::Receiver<(Note, Timestamp)>,
     known: HashMap<Identity, Known>,
+    allowances: HashMap<(String, String), Allowance>,
 }
 
 /// Notes equal in all of this are one Event.
@@ -62,6 +65,8 @@ struct Identity {
     namespace: String,
     uid: String,
     object: (String, String),
+    /// Which part of the object: a container, say.
+    field_path: Option<String>,
     kind: NoteKind,
     reason: String,
     message: String,
@@ -73,6 +78,16 @@ struct Known {
     written: Instant,
 }
 
+/// How much may still be told about an object.
+#[derive(Clone, Copy, Debug)]
+struct Allowance {
+    notes: f64,
+    at: Instant,
+}
+
+/// Per object, as client-go has it: so many notes at once, then one in five minutes.
+const BURST: f64 = 25.0;
+const REFILL: Duration = Duration::from_secs(300);
 /// Notes that may wait to be posted.
 const QUEUE: usize = 1024;
 /// Events remembered for counting.
@@ -85,25 +100,32 @@ const CLUSTER_NAMESPACE: &str = "default";
 /// A recorder and the task that posts its notes in the name of `component`.
 pub fn recorder(client: Client, component: &'static str) -> (Recorder, Publisher) {
     let (sender, receiver) = mpsc::channel(QUEUE);
-    (Recorder { notes: sender }, Publisher { client, component, notes: receiver, known: HashMap::new() })
+    let (known, allowances) = (HashMap::new(), HashMap::new());
+    (Recorder { notes: sender }, Publisher { client, component, host: None, notes: receiver, known, allowances })
 }
 
 impl Recorder {
     pub fn publish(&self, note: Note) {
-        if let Err(error) = self.notes.try_send(note) {
+        if let Err(error) = self.notes.try_send((note, Timestamp::now())) {
             tracing::warn!(%error, "an event could not be queued and is lost");
         }
     }
 }
 
 impl Publisher {
+    /// Names the node that all notes are from.
+    pub fn on_host(mut self, host: &str) -> Self {
+        self.host = Some(host.to_owned());
+        self
+    }
+
     /// Posts notes until cancelled.
     pub async fn run(mut self, token: CancellationToken) {
         loop {
             tokio::select! {
                 () = token.cancelled() => return,
                 note = self.notes.recv() => match note {
-                    Some(note) => self.post(note, Instant::now()).await,
+                    Some((note, time)) => self.post(note, time, Instant::now()).await,
                     // Every recorder is gone; the owner still decides when tasks end.
                     None => return token.cancelled().await,
                 },
@@ -111,15 +133,18 @@ impl Publisher {
         }
     }
 
-    async fn post(&mut self, note: Note, at: Instant) {
+    async fn post(&mut self, note: Note, time: Timestamp, at: Instant) {
         let identity = identity(&note);
+        if !self.allows(&identity, at) {
+            return;
+        }
         let api = Api::<Event>::namespaced(self.client.clone(), &identity.namespace);
         if let Some(known) = self.known.get_mut(&identity) {
             known.count += 1;
             if at.duration_since(known.written) < REPEAT {
                 return;
             }
-            let patch = json!({ "count": known.count, "lastTimestamp": Time(now()) });
+            let patch = json!({ "count": known.count, "lastTimestamp": Time(time) });
             match api.patch(&known.name, &PatchParams::default(), &Patch::Merge(&patch)).await {
                 Ok(_) => {
                     known.written = at;
@@ -128,11 +153,26 @@ impl Publisher {
                 Err(error) => tracing::debug!(%error, "an event cannot be counted up, posting it anew"),
             }
         }
-        let event = self.event(&note, &identity);
+        let event = self.event(&note, &identity, time);
         match api.create(&PostParams::default(), &event).await {
             Ok(created) => self.remember(identity, created.metadata.name.unwrap_or_default(), at),
             Err(error) => tracing::warn!(%error, reason = note.reason, "an event cannot be posted"),
         }
+    }
+
+    fn allows(&mut self, identity: &Identity, at: Instant) -> bool {
+        if self.allowances.len() >= REMEMBERED {
+            self.allowances.clear();
+        }
+        let object = (identity.uid.clone(), identity.object.1.clone());
+        let allowance = self.allowances.entry(object).or_insert(Allowance { notes: BURST, at });
+        let gained = at.duration_since(allowance.at).as_secs_f64() / REFILL.as_secs_f64();
+        *allowance = Allowance { notes: (allowance.notes + gained).min(BURST), at };
+        let allowed = allowance.notes >= 1.0;
+        if allowed {
+            allowance.notes -= 1.0;
+        }
+        allowed
     }
 
     fn remember(&mut self, identity: Identity, name: String, written: Instant) {
@@ -142,9 +182,9 @@ impl Publisher {
         self.known.insert(identity, Known { name, count: 1, written });
     }
 
-    fn event(&self, note: &Note, identity: &Identity) -> Event {
+    fn event(&self, note: &Note, identity: &Identity, time: Timestamp) -> Event {
         let suffix: u64 = rand::rng().random();
-        let now = Time(now());
+        let now = Time(time);
         Event {
             metadata: ObjectMeta {
                 namespace: Some(identity.namespace.clone()),
@@ -158,9 +198,9 @@ impl Publisher {
             count: Some(1),
             first_timestamp: Some(now.clone()),
             last_timestamp: Some(now),
-            source: Some(EventSource { component: Some(self.component.to_owned()), host: None }),
+            source: Some(EventSource { component: Some(self.component.to_owned()), host: self.host.clone() }),
             reporting_component: Some(self.component.to_owned()),
-            reporting_instance: Some(String::new()),
+            reporting_instance: Some(self.host.clone().unwrap_or_default()),
             ..Event::default()
         }
     }
@@ -173,14 +213,11 @@ fn identity(note: &Note) -> Identity {
         namespace: namespace.unwrap_or_else(|| CLUSTER_NAMESPACE.to_owned()),
         uid: about.uid.clone().unwrap_or_default(),
         object: (about.kind.clone().unwrap_or_default(), about.name.clone().unwrap_or_default()),
+        field_path: about.field_path.clone(),
         kind: note.kind,
         reason: note.reason.clone(),
         message: note.message.clone(),
     }
-}
-
-fn now() -> Timestamp {
-    Timestamp::now()
 }
 
 #[cfg(test)]
@@ -224,10 +261,11 @@ mod tests {
         let pod = Pod { metadata, ..Pod::default() };
         let note = Note::warning(&pod, "FailedScheduling", "0/1 nodes are available");
         let start = Instant::now();
-        publisher.post(note.clone(), start).await;
-        publisher.post(note.clone(), start).await;
-        publisher.post(note, start + REPEAT).await;
-        publisher.post(Note::normal(&pod, "Scheduled", "assigned"), start + REPEAT).await;
+        let now = Timestamp::now();
+        publisher.post(note.clone(), now, start).await;
+        publisher.post(note.clone(), now, start).await;
+        publisher.post(note.clone(), now, start + REPEAT).await;
+        publisher.post(Note::normal(&pod, "Scheduled", "assigned"), now, start + REPEAT).await;
 
         let calls = calls.lock().unwrap();
         let methods: Vec<_> = calls.iter().map(|(method, ..)| method.as_str()).collect();
@@ -236,5 +274,27 @@ mod tests {
         assert_eq!(calls[0].2["type"], "Warning");
         assert_eq!(calls[0].2["involvedObject"]["name"], "p");
         assert_eq!(calls[1].2["count"], 3);
+    }
+
+    #[tokio::test]
+    async fn a_flood_about_one_object_is_thinned_out_and_others_are_heard() {
+        let calls = Calls::default();
+        let (_, publisher) = recorder(echo(calls.clone()), "test");
+        let mut publisher = publisher.on_host("n1");
+        let pod = |name: &str| {
+            let metadata = ObjectMeta { name: Some(name.into()), uid: Some(name.into()), ..ObjectMeta::default() };
+            Pod { metadata, ..Pod::default() }
+        };
+        let (now, start) = (Timestamp::now(), Instant::now());
+        for number in 0..100 {
+            publisher.post(Note::normal(&pod("a"), "Noise", format!("{number}")), now, start).await;
+        }
+        publisher.post(Note::normal(&pod("b"), "Quiet", "heard"), now, start).await;
+        publisher.post(Note::normal(&pod("a"), "Noise", "later"), now, start + REFILL).await;
+        let calls = calls.lock().unwrap();
+        let about: Vec<_> = calls.iter().map(|(.., event)| event["message"].as_str().unwrap_or_default()).collect();
+        assert_eq!(about.len(), 27);
+        assert_eq!(about[25..], ["heard", "later"]);
+        assert_eq!(calls[0].2["source"]["host"], "n1");
     }
 }

@@ -84,6 +84,32 @@ pub(crate) fn oom_killed(group: &Path) -> bool {
         .any(|text| text.lines().any(|line| line.strip_prefix("oom_kill ").is_some_and(|count| count.trim() != "0")))
 }
 
+/// How often this group was refused another process because it has as many as it may.
+pub fn refused_forks(group: &Path) -> u64 {
+    let relative = group.strip_prefix("/").unwrap_or(group);
+    let root = Path::new(ROOT);
+    [root.join(relative).join("pids.events"), root.join("pids").join(relative).join("pids.events")]
+        .iter()
+        .filter_map(|file| fs::read_to_string(file).ok())
+        .filter_map(|text| text.lines().find_map(|line| line.strip_prefix("max ")?.trim().parse().ok()))
+        .next()
+        .unwrap_or(0)
+}
+
+/// Sets the group's part of the processor against its siblings, by version 1's measure (1024 a core).
+pub fn set_cpu_shares(group: &Path, shares: u64) -> io::Result<()> {
+    let relative = group.strip_prefix("/").unwrap_or(group);
+    if is_unified() {
+        return fs::write(Path::new(ROOT).join(relative).join("cpu.weight"), cpu_weight(shares).to_string());
+    }
+    fs::write(Path::new(ROOT).join("cpu").join(relative).join("cpu.shares"), shares.to_string())
+}
+
+/// 2 to 262144 shares onto 1 to 10000, as OCI runtimes do.
+fn cpu_weight(shares: u64) -> u64 {
+    1 + (shares.clamp(2, 262_144) - 2) * 9999 / 262_142
+}
+
 fn remove_below(directory: &Path) -> io::Result<()> {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
@@ -106,5 +132,15 @@ fn remove_below(directory: &Path) -> io::Result<()> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             other => return other,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::cpu_weight;
+
+    #[test]
+    fn shares_become_weights_over_the_whole_range() {
+        assert_eq!([0, 2, 1024, 262_144, u64::MAX].map(cpu_weight), [1, 1, 39, 10_000, 10_000]);
     }
 }

@@ -27,8 +27,10 @@ use rustix::thread::UnshareFlags;
 
 use crate::cgroup;
 use crate::executor::ReportingExecutor;
+use crate::log_file::LogFile;
 use crate::log_pump::{LogPump, Stream};
 use crate::overlay::mount_overlay;
+use crate::parts;
 use crate::process::{Ended, ProcessIdentity, reap};
 use crate::record::{self, ExitRecord, Running, ShimConfig, StartReport};
 
@@ -74,7 +76,7 @@ struct Started {
     init: i32,
     started_at: i64,
     output: Vec<(OwnedFd, LogPump)>,
-    log: File,
+    log: LogFile,
     /// The shim's lock, the layers' locks, the write end of standard input: released by ending.
     _held: Vec<OwnedFd>,
 }
@@ -129,7 +131,7 @@ fn report(report: &StartReport) {
 fn start(directory: &Path, config: &ShimConfig) -> Result<Started, StartError> {
     let mut held = vec![lock(&directory.join(LOCK))?];
     held.extend(lock_layers(&config.lower_dirs)?);
-    let log = open_log(&config.log_path).map_err(io_at("open the container's log"))?;
+    let log = LogFile::open(&config.log_path, config.log_limit).map_err(io_at("open the container's log"))?;
     enter_own_mounts(directory, config)?;
 
     let io = Stdio::new(directory, config).map_err(io_at("make the container's standard streams"))?;
@@ -192,13 +194,6 @@ fn lock_layers(layers: &[PathBuf]) -> Result<Vec<OwnedFd>, StartError> {
     layers.iter().map(open).collect()
 }
 
-fn open_log(path: &Path) -> io::Result<File> {
-    if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent)?;
-    }
-    OpenOptions::new().create(true).append(true).open(path)
-}
-
 fn enter_own_mounts(directory: &Path, config: &ShimConfig) -> Result<(), StartError> {
     // SAFETY: this process has one thread, and nothing it holds depends on its mount namespace.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }.map_err(io_at("make a mount namespace"))?;
@@ -209,7 +204,8 @@ fn enter_own_mounts(directory: &Path, config: &ShimConfig) -> Result<(), StartEr
     fs::create_dir_all(&rootfs).map_err(io_at("make the root's mount point"))?;
     mount_overlay(&config.lower_dirs, &config.upper_dir, &config.work_dir, &rootfs)
         .map_err(io_at("mount the container's overlay"))?;
-    make_inside(&rootfs, &config.working_dir).map_err(io_at("make the working directory"))
+    make_inside(&rootfs, &config.working_dir).map_err(io_at("make the working directory"))?;
+    parts::bind(&config.parts).map_err(StartError::CannotRun)
 }
 
 /// Makes a directory and those above it, as seen with `root` as root: a link in the image leads nowhere else.
@@ -420,7 +416,7 @@ fn pump_until_end(started: &mut Started) -> io::Result<()> {
             !ready[index - 1] || read_some(fd, pump, &mut buffer, &mut lines)
         });
         // A full disk must not stall the container: what can't be written is lost.
-        let _ = started.log.write_all(&lines);
+        let _ = started.log.append(&lines);
         lines.clear();
     }
     Ok(())

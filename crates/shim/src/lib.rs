@@ -9,10 +9,12 @@ pub mod cgroup;
 mod container;
 mod exec;
 mod executor;
+mod log_file;
 mod log_pump;
 pub mod loopback;
 pub mod node_init;
 mod overlay;
+mod parts;
 mod process;
 pub mod record;
 

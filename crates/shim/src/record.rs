@@ -22,6 +22,8 @@ pub const RUNNING: &str = "running.json";
 pub const EXIT: &str = "exit.json";
 /// Mount point of the container's root, in the shim's mount namespace only.
 pub const ROOTFS: &str = "rootfs";
+/// Where the shim binds parts of mounts' sources, in its mount namespace only.
+pub const PARTS: &str = "parts";
 /// libcontainer's state directory.
 pub const OCI_STATE: &str = "oci";
 /// In an exec's directory: the OCI process, from the runtime.
@@ -43,6 +45,9 @@ pub struct ShimConfig {
     /// Made in the container if no layer has it.
     pub working_dir: PathBuf,
     pub log_path: PathBuf,
+    pub log_limit: LogLimit,
+    /// Bound before the container is made.
+    pub parts: Vec<SourcePart>,
     /// Keep standard input open instead of empty.
     pub stdin: bool,
     /// A pseudo-terminal instead of pipes; as in the specification's process.
@@ -51,6 +56,23 @@ pub struct ShimConfig {
     pub cgroup: PathBuf,
     /// Mounts that the shim's mount namespace must not keep alive.
     pub detach: Vec<PathBuf>,
+}
+
+/// When output goes to a new file, and how many are kept, the newest included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct LogLimit {
+    pub file_bytes: u64,
+    pub files: u32,
+}
+
+/// A part of a directory that others may write to: `inside` is looked up without ever leaving `root`, and bound to `at`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct SourcePart {
+    pub root: PathBuf,
+    pub inside: PathBuf,
+    pub at: PathBuf,
 }
 
 /// A container's processes, from its start on.

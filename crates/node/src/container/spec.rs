@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements, SecurityContext, VolumeMount};
-use pod_runtime::{ContainerSpec, Mount, Resources};
+use pod_runtime::{ContainerSpec, LogLimit, Mount, Resources};
 
 use super::env::{EnvError, environment};
 use super::expand::expand;
 use super::{Facts, Sources, quantity};
-use crate::pod::spec;
+use crate::pod::spec::{self, PodKey};
 
 /// Why a container can't be configured; shown as `CreateContainerConfigError`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -20,10 +20,15 @@ pub enum ContainerError {
     Volume(String),
     #[error("volumeMounts: {0:?} is not a path inside the volume")]
     SubPath(String),
-    #[error("container has runAsNonRoot and image will run as root")]
-    Root,
-    #[error("container has runAsNonRoot and image has non-numeric user ({0}), cannot verify user is non-root")]
-    NamedUser(String),
+    #[error("container's runAsUser breaks non-root policy (pod: {pod:?}, container: {container})")]
+    RunAsRoot { pod: String, container: String },
+    #[error("container has runAsNonRoot and image will run as root (pod: {pod:?}, container: {container})")]
+    ImageIsRoot { pod: String, container: String },
+    #[error(
+        "container has runAsNonRoot and image has non-numeric user ({user}), cannot verify user is non-root (pod: \
+         {pod:?}, container: {container})"
+    )]
+    NamedUser { user: String, pod: String, container: String },
     #[error("{field} {value} is out of range")]
     Id { field: &'static str, value: i64 },
 }
@@ -38,6 +43,8 @@ pub struct FilesAndMounts {
     pub log_path: PathBuf,
     /// Whom the image runs as: `uid[:gid]` or names; empty is root.
     pub image_user: String,
+    /// How many processes and threads it may have.
+    pub pids_limit: Option<u32>,
 }
 
 /// The container, and the parts of volumes (root, path inside) that must exist before it starts.
@@ -64,14 +71,18 @@ pub fn build(
         args,
         working_dir: container.working_dir.clone().filter(|dir| !dir.is_empty()),
         mounts,
-        user: user(pod, &own, &prepared.image_user)?,
+        user: user(pod, container, &own, &prepared.image_user)?,
         supplemental_groups: groups(pod)?,
         read_only_root: own.read_only_root_filesystem == Some(true),
         privileged: own.privileged == Some(true),
         no_new_privileges: own.allow_privilege_escalation == Some(false),
         add_capabilities: capabilities.add.unwrap_or_default(),
         drop_capabilities: capabilities.drop.unwrap_or_default(),
-        resources: resources(pod, container.resources.as_ref(), facts.node_memory_bytes),
+        resources: Resources {
+            pids_limit: prepared.pids_limit.map(i64::from),
+            ..resources(pod, container.resources.as_ref(), facts.node_memory_bytes)
+        },
+        log_limit: LogLimit::default(),
         log_path: prepared.log_path,
         tty: container.tty == Some(true),
         stdin: container.stdin == Some(true),
@@ -94,13 +105,10 @@ fn mounts<'a>(
     let mut parts = Vec::new();
     for mount in own {
         let root = prepared.volumes.get(&mount.name).ok_or_else(|| ContainerError::Volume(mount.name.clone()))?;
-        let mut source = root.clone();
-        if let Some(inside) = sub_path(mount, lookup)? {
-            source.push(&inside);
-            parts.push((root.clone(), inside));
-        }
+        let inside = sub_path(mount, lookup)?;
+        parts.extend(inside.iter().map(|inside| (root.clone(), inside.clone())));
         let target = Path::new("/").join(&mount.mount_path);
-        mounts.push(Mount { source, target, read_only: mount.read_only == Some(true) });
+        mounts.push(Mount { source: root.clone(), inside, target, read_only: mount.read_only == Some(true) });
     }
     Ok((mounts, parts))
 }
@@ -116,15 +124,23 @@ fn sub_path<'a>(
     if inside { Ok(Some(path)) } else { Err(ContainerError::SubPath(path.display().to_string())) }
 }
 
-fn user(pod: &Pod, own: &SecurityContext, image: &str) -> Result<Option<String>, ContainerError> {
+fn user(
+    pod: &Pod,
+    container: &Container,
+    own: &SecurityContext,
+    image: &str,
+) -> Result<Option<String>, ContainerError> {
     let shared = spec::spec(pod).security_context.as_ref();
     let user = own.run_as_user.or(shared.and_then(|context| context.run_as_user));
     let group = own.run_as_group.or(shared.and_then(|context| context.run_as_group));
     if own.run_as_non_root.or(shared.and_then(|context| context.run_as_non_root)) == Some(true) {
         match user {
-            Some(0) => return Err(ContainerError::Root),
+            Some(0) => {
+                let (pod, container) = (PodKey::of(pod).long(), container.name.clone());
+                return Err(ContainerError::RunAsRoot { pod, container });
+            }
             Some(_) => {}
-            None => not_root(image)?,
+            None => not_root(image, PodKey::of(pod).long(), container.name.clone())?,
         }
     }
     let user = user.map(|id| numeric("runAsUser", id)).transpose()?;
@@ -137,13 +153,13 @@ fn user(pod: &Pod, own: &SecurityContext, image: &str) -> Result<Option<String>,
     })
 }
 
-fn not_root(image: &str) -> Result<(), ContainerError> {
+fn not_root(image: &str, pod: String, container: String) -> Result<(), ContainerError> {
     let user = image.split(':').next().unwrap_or("");
     match user.parse::<u32>() {
-        Ok(0) => Err(ContainerError::Root),
+        Ok(0) => Err(ContainerError::ImageIsRoot { pod, container }),
         Ok(_) => Ok(()),
-        Err(_) if user.is_empty() || user == "root" => Err(ContainerError::Root),
-        Err(_) => Err(ContainerError::NamedUser(user.to_owned())),
+        Err(_) if user.is_empty() || user == "root" => Err(ContainerError::ImageIsRoot { pod, container }),
+        Err(_) => Err(ContainerError::NamedUser { user: user.to_owned(), pod, container }),
     }
 }
 
@@ -169,6 +185,7 @@ fn resources(pod: &Pod, requirements: Option<&ResourceRequirements>, node_memory
         cpu_shares: cpu_request.map(|millis| (millis.saturating_mul(1024) / 1000).clamp(2, 262_144)),
         cpu_quota_us: quota.and_then(|quota| i64::try_from(quota).ok()),
         cpu_period_us: quota.map(|_| PERIOD_US),
+        pids_limit: None,
         memory_limit_bytes: limit("memory").and_then(|q| quantity::units(&q.0)).and_then(|b| i64::try_from(b).ok()),
         oom_score_adj: Some(oom_score(pod, request("memory").and_then(|q| quantity::units(&q.0)), node_memory)),
     }
@@ -195,7 +212,8 @@ mod tests {
         let pod = crate::pod::spec::testing::pod(pod);
         let prepared = FilesAndMounts {
             volumes: [("data".to_owned(), PathBuf::from("/state/data"))].into(),
-            files: vec![Mount { source: "/state/hosts".into(), target: "/etc/hosts".into(), read_only: false }],
+            files: vec![Mount { source: "/state/hosts".into(), target: "/etc/hosts".into(), ..Mount::default() }],
+            pids_limit: Some(9),
             log_path: "/log".into(),
             image_user: "nobody:x".into(),
         };
@@ -227,6 +245,7 @@ mod tests {
         assert_eq!(spec.resources.cpu_quota_us, Some(50_000));
         assert_eq!(spec.resources.cpu_shares, Some(512));
         assert_eq!(spec.resources.memory_limit_bytes, Some(64 << 20));
+        assert_eq!(spec.resources.pids_limit, Some(9));
         assert_eq!(spec.attempt, 3);
     }
 
@@ -235,7 +254,8 @@ mod tests {
         let (spec, parts) = run(json!({"containers": [{"name": "m", "volumeMounts": [
             {"name": "data", "mountPath": "/etc/hosts", "subPath": "a/hosts", "readOnly": true}]}]}))
         .unwrap();
-        let expected = Mount { source: "/state/data/a/hosts".into(), target: "/etc/hosts".into(), read_only: true };
+        let (source, inside) = ("/state/data".into(), Some("a/hosts".into()));
+        let expected = Mount { source, inside, target: "/etc/hosts".into(), read_only: true };
         assert_eq!(spec.mounts, [expected]);
         assert_eq!(parts, [(PathBuf::from("/state/data"), PathBuf::from("a/hosts"))]);
         for bad in ["../x", "/abs", "a/../../b"] {
@@ -251,11 +271,18 @@ mod tests {
     #[test]
     fn run_as_non_root_is_kept_or_refused() {
         let with = |context: serde_json::Value| run(json!({"containers": [{"name": "m", "securityContext": context}]}));
-        assert_eq!(with(json!({"runAsNonRoot": true, "runAsUser": 0})).unwrap_err(), ContainerError::Root);
-        assert_eq!(with(json!({"runAsNonRoot": true})).unwrap_err(), ContainerError::NamedUser("nobody".into()));
-        assert_eq!(not_root(""), Err(ContainerError::Root));
-        assert_eq!(not_root("0:0"), Err(ContainerError::Root));
-        assert_eq!(not_root("65534:65534"), Ok(()));
+        let said = |context| with(context).unwrap_err().to_string();
+        let place = "(pod: \"web_default(u1)\", container: m)";
+        let root = format!("container's runAsUser breaks non-root policy {place}");
+        assert_eq!(said(json!({"runAsNonRoot": true, "runAsUser": 0})), root);
+        let named =
+            "container has runAsNonRoot and image has non-numeric user (nobody), cannot verify user is non-root";
+        assert_eq!(said(json!({"runAsNonRoot": true})), format!("{named} {place}"));
+        let image = |user: &str| not_root(user, "p".into(), "m".into());
+        let root = ContainerError::ImageIsRoot { pod: "p".into(), container: "m".into() };
+        assert_eq!(image(""), Err(root.clone()));
+        assert_eq!(image("0:0"), Err(root));
+        assert_eq!(image("65534:65534"), Ok(()));
         assert!(with(json!({"runAsNonRoot": true, "runAsUser": 1})).is_ok());
         assert!(with(json!({"runAsUser": -1})).is_err());
     }

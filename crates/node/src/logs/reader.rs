@@ -1,6 +1,7 @@
 //! Reading a container's log file: the tail without reading the whole, then line by line, then following.
 
 use std::io::SeekFrom;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -81,6 +82,7 @@ where
     let mut reader = BufReader::new(file);
     let mut pending = Vec::new();
     let mut last_look = false;
+    let mut next = None;
     loop {
         let read = (&mut reader).take(LONGEST).read_until(b'\n', &mut pending).await?;
         if read > 0 && (pending.ends_with(b"\n") || pending.len() as u64 >= LONGEST) {
@@ -100,6 +102,16 @@ where
         if !query.follow || last_look {
             return Ok(());
         }
+        // What was put aside meanwhile is read to its end first; the next file begins where it ended.
+        if let Some(file) = next.take() {
+            reader = BufReader::new(file);
+            pending.clear();
+            continue;
+        }
+        next = successor(path, reader.get_ref()).await?;
+        if next.is_some() {
+            continue;
+        }
         // The process may have written its last line between our read and its end: one more look after that.
         last_look = !running().await;
         if !last_look {
@@ -108,6 +120,20 @@ where
                 () = tokio::time::sleep(POLL) => {}
             }
         }
+    }
+}
+
+/// The file that has taken this one's place, if one has.
+async fn successor(path: &Path, file: &File) -> std::io::Result<Option<File>> {
+    let own = file.metadata().await?;
+    match File::open(path).await {
+        Ok(next) => {
+            let found = next.metadata().await?;
+            Ok(((own.dev(), own.ino()) != (found.dev(), found.ino())).then_some(next))
+        }
+        // Between the two, or removed with its pod.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
@@ -258,6 +284,9 @@ mod tests {
         };
         append(&line(2, "F", "second"));
         assert_eq!(lines.recv().await.unwrap().unwrap(), "second\n");
+        std::fs::rename(&path, dir.path().join("0.log.1")).unwrap();
+        std::fs::write(&path, line(3, "F", "third")).unwrap();
+        assert_eq!(lines.recv().await.unwrap().unwrap(), "third\n", "it goes on in the next file");
         append(&line(3, "F", "last"));
         RUNNING.store(false, Ordering::SeqCst);
         assert_eq!(lines.recv().await.unwrap().unwrap(), "last\n");

@@ -3,6 +3,7 @@
 //!
 //! Not responsible for Services, masquerade or policy (the proxy).
 
+mod host_ports;
 mod ipam;
 mod nodes;
 mod pods;
@@ -28,6 +29,8 @@ pub enum NetworkError {
     Ipam(#[from] IpamError),
     #[error("cannot keep {path}: {source}")]
     State { path: PathBuf, source: io::Error },
+    #[error("cannot lead the node's ports to pods: {0}")]
+    HostPorts(#[source] nft::NftError),
     #[error("the node has no pod CIDR yet (Node.spec.podCIDR)")]
     NoCidr,
 }

@@ -10,6 +10,7 @@ use netns::{LinkName, Links, NetNs, Route, sysctl};
 use pod_runtime::{PodNetwork, RuntimeError, SandboxId, SandboxSpec};
 use tokio::sync::{Mutex, watch};
 
+use super::host_ports::HostPorts;
 use super::{Ipam, NetworkError, gateway, load, save};
 
 /// The link inside a pod.
@@ -23,6 +24,7 @@ pub struct NodeNetwork {
     node: NetNs,
     leases: PathBuf,
     ipam: Mutex<Ipam>,
+    host_ports: Mutex<HostPorts>,
     cidrs: watch::Sender<Vec<IpNet>>,
 }
 
@@ -38,7 +40,8 @@ impl NodeNetwork {
         std::fs::create_dir_all(&dir).map_err(|source| NetworkError::State { path: dir.clone(), source })?;
         let leases = dir.join("leases.json");
         let ipam = Mutex::new(load(&leases));
-        Ok(NodeNetwork { node, leases, ipam, cidrs: watch::Sender::new(Vec::new()) })
+        let host_ports = Mutex::new(HostPorts::open(&dir.join("host-ports.json")));
+        Ok(NodeNetwork { node, leases, ipam, host_ports, cidrs: watch::Sender::new(Vec::new()) })
     }
 
     pub fn namespace(&self) -> &NetNs {
@@ -74,6 +77,7 @@ impl NodeNetwork {
         }
         let links = Links::of(&self.node)?;
         for sandbox in gone {
+            self.host_ports.lock().await.remove(&self.node, &sandbox)?;
             links.delete(&node_link(&sandbox)?).await?;
             ipam.release(&sandbox);
         }
@@ -126,6 +130,7 @@ impl NodeNetwork {
     }
 
     async fn unwire(&self, sandbox: &SandboxId) -> Result<(), NetworkError> {
+        self.host_ports.lock().await.remove(&self.node, sandbox)?;
         Links::of(&self.node)?.delete(&node_link(sandbox)?).await?;
         let mut ipam = self.ipam.lock().await;
         if ipam.release(sandbox) {
@@ -138,7 +143,12 @@ impl NodeNetwork {
 #[async_trait]
 impl PodNetwork for NodeNetwork {
     async fn attach(&self, sandbox: &SandboxSpec, namespace: &Path) -> Result<Vec<IpAddr>, RuntimeError> {
-        self.wire(&sandbox.id, namespace).await.map_err(|error| failed("attach the pod to the network", error))
+        let attached = async {
+            let addresses = self.wire(&sandbox.id, namespace).await?;
+            self.host_ports.lock().await.add(&self.node, sandbox, &addresses)?;
+            Ok(addresses)
+        };
+        attached.await.map_err(|error| failed("attach the pod to the network", error))
     }
 
     async fn detach(&self, sandbox: &SandboxId) -> Result<(), RuntimeError> {
@@ -169,7 +179,7 @@ fn node_link(sandbox: &SandboxId) -> Result<LinkName, netns::Error> {
 mod tests {
     use super::*;
     use crate::testing::TempDir;
-    use pod_runtime::SandboxNetwork;
+    use pod_runtime::{HostPort, PortProtocol, SandboxNetwork};
     use std::io::{Read, Write};
     use std::net::{TcpListener, TcpStream};
 
@@ -181,6 +191,9 @@ mod tests {
             uid: id.into(),
             hostname: id.into(),
             network: SandboxNetwork::Pod,
+            host_ports: Vec::new(),
+            sysctls: Default::default(),
+            cpu_shares: None,
             annotations: Default::default(),
         }
     }
@@ -272,6 +285,34 @@ mod tests {
         world.network.retain(&[SandboxId("b".into())].into()).await.unwrap();
         let names = links.names().await.unwrap();
         assert_eq!(names.iter().filter(|name| name.starts_with(PREFIX)).count(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_port_of_the_node_leads_to_its_pod_until_that_is_detached() {
+        let world = World::new(&["10.244.6.0/24", "fd00:6::/64"]).await;
+        let (client, _) = world.pod("client").await;
+        let server = NetNs::new().unwrap();
+        let port = HostPort { protocol: PortProtocol::Tcp, host_ip: None, host_port: 8080, container_port: 80 };
+        let wanted = SandboxSpec { host_ports: vec![port], ..spec("server") };
+        let addresses = world.network.attach(&wanted, &path(&server)).await.unwrap();
+        let nodes: Vec<IpAddr> = ["10.244.6.0/24", "fd00:6::/64"].map(|cidr| gateway(cidr.parse().unwrap())).to_vec();
+        for (node, own) in nodes.iter().zip(&addresses) {
+            let listener = server.run(|| TcpListener::bind((*own, 80)).unwrap()).unwrap();
+            for (who, from) in [(&client, "a pod"), (&world.network.node, "the node"), (&server, "the pod itself")] {
+                let mut stream = who.run(|| TcpStream::connect((*node, 8080))).unwrap().expect(from);
+                stream.write_all(from.as_bytes()).unwrap();
+                drop(stream);
+                let mut text = String::new();
+                listener.accept().unwrap().0.read_to_string(&mut text).unwrap();
+                assert_eq!(text, from);
+            }
+        }
+        // Another agent takes over and still knows what to undo.
+        let restarted = NodeNetwork::in_namespace(world.network.node.clone(), world.dir.path()).unwrap();
+        restarted.detach(&SandboxId("server".into())).await.unwrap();
+        assert!(client.run(|| TcpStream::connect((nodes[0], 8080))).unwrap().is_err());
+        let tables = world.network.node.run(|| nft::Kernel::open().unwrap().tables().unwrap()).unwrap();
+        assert!(tables.is_empty(), "{tables:?}");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{Container, Pod};
 use kube::api::{Api, DeleteParams, Preconditions};
-use pod_runtime::{ContainerId, RuntimeError, SandboxNetwork, SandboxSpec, SandboxStatus};
+use pod_runtime::{ContainerId, LogLimit, RuntimeError, SandboxNetwork, SandboxSpec, SandboxStatus};
 use serde::{Deserialize, Serialize};
 
 use super::hooks;
@@ -17,7 +17,7 @@ use super::shared::Shared;
 use super::spec::{self, PodKey};
 use crate::hosts;
 use crate::probe::{self, Kind, Rules, Target};
-use crate::volumes;
+use crate::{resources, sysctl, volumes};
 
 /// What lies ready for a pod's containers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -28,51 +28,37 @@ pub struct Prepared {
 /// What came of an action.
 #[derive(Debug)]
 pub enum Outcome {
-    Volumes(Result<Prepared, String>),
+    /// `kept` is true when an earlier agent had made them.
+    Volumes {
+        result: Result<Prepared, String>,
+        kept: bool,
+    },
+    VolumesRefreshed(Result<(), String>),
+    VolumesRemoved(Result<(), String>),
     SandboxRan(Result<(), String>),
     SandboxStopped(Result<(), String>),
     SandboxRemoved(Result<(), String>),
-    Launched { container: String, attempt: u32, result: Result<(), Failed> },
-    Stopped { result: Result<(), String> },
+    Launched {
+        container: String,
+        attempt: u32,
+        result: Result<(), Failed>,
+    },
+    Stopped {
+        result: Result<(), String>,
+    },
     Removed,
-    Probed { container: String, id: ContainerId, kind: Kind, outcome: probe::Outcome },
+    Probed {
+        container: String,
+        id: ContainerId,
+        kind: Kind,
+        outcome: probe::Outcome,
+    },
     Finished(Result<(), String>),
     Reported(Result<Box<Pod>, kube::Error>),
 }
 
-fn text<T>(result: Result<T, impl std::fmt::Display>) -> Result<T, String> {
+pub(super) fn text<T>(result: Result<T, impl std::fmt::Display>) -> Result<T, String> {
     result.map_err(|error| error.to_string())
-}
-
-/// A file beside the volumes says that they are complete, so that a later agent leaves them as they are.
-const MARK: &str = "volumes.json";
-
-pub async fn prepare_volumes(shared: Arc<Shared>, pod: Arc<Pod>) -> Outcome {
-    Outcome::Volumes(prepare(&shared, &pod).await)
-}
-
-async fn prepare(shared: &Shared, pod: &Pod) -> Result<Prepared, String> {
-    let key = PodKey::of(pod);
-    let dir = shared.config.pod_dir(&key.uid);
-    let mark = dir.join(MARK);
-    if let Ok(known) = tokio::fs::read(&mark).await
-        && let Ok(prepared) = serde_json::from_slice(&known)
-    {
-        return Ok(prepared);
-    }
-    let sources = text(shared.sources(&key.namespace, volumes::references(pod)).await)?;
-    // Volumes are made before the pod has an address; a file that asks for it gets what the status says.
-    let pod_ips = shared.pod_ips(pod, None);
-    let facts = crate::container::Facts { pod_ips: &pod_ips, ..shared.facts() };
-    let plans = text(volumes::plan(pod, &sources, &facts))?;
-    let group = spec::spec(pod).security_context.as_ref().and_then(|context| context.fs_group);
-    let group = text(group.map(u32::try_from).transpose())?;
-    let root = dir.join("volumes");
-    let written = tokio::task::spawn_blocking(move || volumes::write(&root, &plans, group)).await;
-    let prepared = Prepared { volumes: text(text(written)?)? };
-    text(tokio::fs::create_dir_all(&dir).await)?;
-    text(tokio::fs::write(&mark, text(serde_json::to_vec(&prepared))?).await)?;
-    Ok(prepared)
 }
 
 pub async fn run_sandbox(shared: Arc<Shared>, pod: Arc<Pod>, id: pod_runtime::SandboxId) -> Outcome {
@@ -88,6 +74,9 @@ pub async fn run_sandbox(shared: Arc<Shared>, pod: Arc<Pod>, id: pod_runtime::Sa
         uid: key.uid,
         hostname: names.hostname,
         network: if spec::host_network(&pod) { SandboxNetwork::Node } else { SandboxNetwork::Pod },
+        host_ports: spec::host_ports(&pod),
+        sysctls: sysctl::of(&pod),
+        cpu_shares: Some(resources::cpu_shares(&pod)),
         annotations: BTreeMap::new(),
     };
     Outcome::SandboxRan(text(shared.runtime.run_sandbox(&spec).await.map(drop)))
@@ -123,6 +112,7 @@ pub struct Stop {
 
 /// What a hook leaves of the grace is at least this.
 const AFTER_HOOK: Duration = Duration::from_secs(2);
+const SIGKILL: i32 = 9;
 
 /// Hook, signal, grace, SIGKILL.
 ///
@@ -156,12 +146,30 @@ pub async fn stop(shared: Arc<Shared>, stop: Stop) -> Outcome {
     let reference = stop.container.image.as_deref().unwrap_or("");
     let image = shared.runtime.image(reference).await.ok().flatten().map(|image| image.stop_signal);
     let signal = hooks::stop_signal(&stop.container, image);
-    Outcome::Stopped { result: gone_is_fine(shared.runtime.stop_container(&stop.id, signal, left).await) }
+    let signalled = Instant::now();
+    let result = gone_is_fine(shared.runtime.stop_container(&stop.id, signal, left).await);
+    if signal != SIGKILL && signalled.elapsed() >= left {
+        let grace = stop.grace.as_secs();
+        let message =
+            format!("Container {name} did not end by itself within its grace period of {grace}s and was killed");
+        shared.events.pod(&key, Some(stop.field_path), true, "ExceededGracePeriod", message);
+    }
+    Outcome::Stopped { result }
 }
 
-pub async fn remove_container(shared: Arc<Shared>, id: ContainerId) -> Outcome {
+/// The run, and its log: nobody can ask for it any more.
+pub async fn remove_container(shared: Arc<Shared>, id: ContainerId, log_path: PathBuf) -> Outcome {
     if let Err(error) = gone_is_fine(shared.runtime.remove_container(&id).await) {
         tracing::warn!(error, "cannot remove an old run of a container");
+        return Outcome::Removed;
+    }
+    for file in LogLimit::default().files_of(&log_path) {
+        match tokio::fs::remove_file(&file).await {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!(%error, file = %file.display(), "cannot remove an old log");
+            }
+            _ => {}
+        }
     }
     Outcome::Removed
 }
@@ -184,14 +192,13 @@ pub async fn ask(
                 Target::http(action, &container, ip)
             } else if let Some(action) = &probe.tcp_socket {
                 Target::tcp(action, &container, ip)
+            } else if let Some(action) = &probe.grpc {
+                Target::grpc(action, ip)
             } else {
                 None
             };
             match target {
                 Some(target) => probe::run(&*shared.runtime, &id, &target, Rules::of(probe).timeout).await,
-                None if probe.grpc.is_some() => {
-                    probe::Outcome::Error("grpc probes are not supported by this node".to_owned())
-                }
                 None => probe::Outcome::Error("the probe's port is none of the container's".to_owned()),
             }
         }
@@ -204,6 +211,13 @@ pub async fn finish(shared: Arc<Shared>, key: PodKey, sandbox: Option<pod_runtim
     Outcome::Finished(finish_steps(&shared, &key, sandbox, gone).await)
 }
 
+fn remove_dir(dir: &std::path::Path) -> std::io::Result<()> {
+    match std::fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 async fn finish_steps(
     shared: &Shared,
     key: &PodKey,
@@ -214,9 +228,11 @@ async fn finish_steps(
         gone_is_fine(shared.runtime.remove_sandbox(&id).await)?;
     }
     let (dir, logs) = (shared.config.pod_dir(&key.uid), shared.config.log_dir(key));
-    let removed =
-        tokio::task::spawn_blocking(move || volumes::remove(&dir).and_then(|()| volumes::remove(&logs))).await;
-    text(text(removed)?)?;
+    let places = shared.config.volumes(&key.uid);
+    let removed = tokio::task::spawn_blocking(move || {
+        volumes::remove(&places).and_then(|()| remove_dir(&dir)).and_then(|()| remove_dir(&logs))
+    });
+    text(text(removed.await)?)?;
     if gone {
         return Ok(());
     }

@@ -12,7 +12,7 @@ use super::actions::Prepared;
 use super::memory::FailureKind;
 use super::shared::Shared;
 use super::spec::{self, PodKey};
-use super::{hooks, spec::Member};
+use super::{hooks, spec::Member, termination};
 use crate::container::{self, Facts, FilesAndMounts, env};
 use crate::hosts;
 use crate::resolv::{self, ClusterDns, Resolv};
@@ -171,7 +171,8 @@ impl Launch {
         let pod_ips = self.shared.pod_ips(&self.pod, Some(&self.sandbox));
         let facts = Facts { pod_ips: &pod_ips, services: &services, ..self.shared.facts() };
         let key = PodKey::of(&self.pod);
-        let files = self.files(&facts).await.map_err(|error| config(&error))?;
+        let mut files = self.files(&facts).await.map_err(|error| config(&error))?;
+        files.extend(self.last_words(&key).await.map_err(|error| config(&error))?);
         let log = self.shared.config.log_dir(&key).join(&self.container.name);
         tokio::fs::create_dir_all(&log).await.map_err(|error| config(&error))?;
         let ready = FilesAndMounts {
@@ -179,6 +180,7 @@ impl Launch {
             files,
             log_path: log.join(format!("{}.log", self.attempt)),
             image_user: image.user,
+            pids_limit: Some(self.shared.config.pids_limit),
         };
         let built = container::build(&self.pod, &self.container, self.attempt, ready, &sources, &facts);
         let (spec, parts) = built.map_err(|error| config(&error))?;
@@ -186,6 +188,14 @@ impl Launch {
             volumes::ensure_part(root, inside).map_err(|error| config(&error))?;
         }
         Ok(spec)
+    }
+
+    /// The file for the container's last message.
+    async fn last_words(&self, key: &PodKey) -> std::io::Result<Option<Mount>> {
+        let Some(inside) = termination::path_inside(&self.container) else { return Ok(None) };
+        let source = termination::path_on_node(&self.shared.config, &key.uid, &self.container.name, self.attempt);
+        termination::make(&source).await?;
+        Ok(Some(Mount { source, target: Path::new("/").join(inside), ..Mount::default() }))
     }
 
     /// The files that every container of the pod has: hosts, resolv.conf, hostname.
@@ -214,7 +224,7 @@ impl Launch {
         for (name, text) in files {
             let source = dir.join(name);
             write_in_place(&source, &text).await?;
-            mounts.push(Mount { source, target: Path::new("/etc").join(name), read_only: false });
+            mounts.push(Mount { source, inside: None, target: Path::new("/etc").join(name), read_only: false });
         }
         Ok(mounts)
     }

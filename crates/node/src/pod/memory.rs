@@ -132,9 +132,25 @@ pub struct Probed {
     pub tracker: Tracker,
 }
 
+/// Why the node itself fails a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeVerdict {
+    /// As the status shows it: `Evicted`.
+    pub reason: &'static str,
+    pub message: String,
+}
+
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Memory {
     pub volumes: Retry,
+    /// The objects that volumes are made from have changed, or may have.
+    pub volumes_stale: bool,
+    /// Bringing the volumes up to date.
+    pub refresh: Retry,
+    /// The volumes of a pod that has ended are gone.
+    pub volumes_removed: bool,
+    /// The node has failed the pod.
+    pub failed: Option<NodeVerdict>,
     pub sandbox: Retry,
     /// The attempt of the next sandbox.
     pub next_sandbox: u32,

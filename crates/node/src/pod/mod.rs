@@ -12,11 +12,14 @@ mod actions;
 mod hooks;
 mod launch;
 mod shared;
+mod termination;
+mod volume_steps;
 mod worker;
 
 #[cfg(test)]
 mod tests;
 
+pub use memory::NodeVerdict;
 pub use shared::Shared;
 pub use spec::PodKey;
 pub use worker::{PodChange, Worker, WorkerHandle};

@@ -19,6 +19,10 @@ use crate::probe::{Kind, Rules, Tracker, Verdict};
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
     PrepareVolumes,
+    /// Brings the files of volumes up to date.
+    RefreshVolumes,
+    /// Those of a pod that has ended: nothing starts in it any more.
+    RemoveVolumes,
     RunSandbox(SandboxId),
     /// Ends what still runs in it, and its network.
     StopSandbox(SandboxId),
@@ -74,7 +78,7 @@ pub enum Key {
 impl Action {
     pub fn key(&self) -> Key {
         match self {
-            Action::PrepareVolumes => Key::Volumes,
+            Action::PrepareVolumes | Action::RefreshVolumes | Action::RemoveVolumes => Key::Volumes,
             Action::RunSandbox(_) | Action::StopSandbox(_) | Action::RemoveSandbox(_) => Key::Sandbox,
             Action::Launch { container, .. } => Key::Launch(container.clone()),
             Action::Stop { id, grace, why: StopReason::PodEnds, .. } => Key::Stop(id.clone(), grace.as_secs()),
@@ -95,6 +99,9 @@ pub struct Notice {
     pub message: String,
     pub field_path: Option<String>,
 }
+
+/// The reason of a pod that the node has thrown out, as kubelet names it.
+pub const EVICTED: &str = "Evicted";
 
 /// What `decide` says.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -149,6 +156,12 @@ impl<'a> Planner<'_, 'a> {
                 None => self.act(Action::PrepareVolumes),
             }
             return;
+        }
+        if view.memory.volumes_stale {
+            match view.memory.refresh.due(view.now) {
+                Some(at) => self.wake(at),
+                None => self.act(Action::RefreshVolumes),
+            }
         }
         match &view.observed.sandbox {
             Some(sandbox) if sandbox.ready => self.containers(),
@@ -336,7 +349,11 @@ impl<'a> Planner<'_, 'a> {
                 Some((member, run.id?))
             })
             .collect();
-        let grace = spec::grace(self.view.pod);
+        let grace = match ending {
+            // The node can't wait for it, as with kubelet's hard limits.
+            Ending::Failed => Duration::from_secs(1),
+            _ => spec::grace(self.view.pod),
+        };
         let mut first = running.iter().filter(|(member, _)| member.role != Role::Sidecar).peekable();
         if first.peek().is_some() {
             for (member, id) in first {
@@ -357,7 +374,21 @@ impl<'a> Planner<'_, 'a> {
         match view.observed.ready_sandbox() {
             Some(sandbox) => self.act(Action::StopSandbox(sandbox.spec.id.clone())),
             None if ending == Ending::Deleted => self.act(Action::Finish),
+            None if spec::is_terminal(view.pod) => self.give_back(),
             None => {}
+        }
+    }
+
+    /// A pod that has ended for good keeps its logs and its place in the API; what it wrote is given back to the node.
+    fn give_back(&mut self) {
+        let view = self.view;
+        if !view.memory.volumes_removed {
+            return self.act(Action::RemoveVolumes);
+        }
+        // An evicted pod was evicted for what it has written: its containers' layers count too.
+        let evicted = view.reported().and_then(|status| status.reason.as_deref()) == Some(EVICTED);
+        if let Some(sandbox) = view.observed.sandbox.as_ref().filter(|_| evicted) {
+            self.sandbox_step(Action::RemoveSandbox(sandbox.spec.id.clone()));
         }
     }
 

@@ -15,6 +15,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::container::{Facts, Sources};
 use crate::events::Events;
+use crate::source_watch::SourceWatch;
 
 /// What all workers of a node have in common.
 pub struct Shared {
@@ -23,6 +24,7 @@ pub struct Shared {
     pub runtime: Arc<dyn PodRuntime>,
     pub clock: Clock,
     pub events: Events,
+    pub source_watch: SourceWatch,
     /// All Services, for environments.
     pub services: Store<Service>,
     /// How many images are pulled at a time.

@@ -4,10 +4,11 @@
 //! here).
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
-use pod_runtime::{SandboxId, SandboxSpec};
+use pod_runtime::{HostPort, PortProtocol, SandboxId, SandboxSpec};
 
 /// What a container is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -134,6 +135,29 @@ pub fn host_network(pod: &Pod) -> bool {
     spec(pod).host_network == Some(true)
 }
 
+/// The node's ports that lead to the pod. On the node's network they are the pod's own.
+pub fn host_ports(pod: &Pod) -> Vec<HostPort> {
+    if host_network(pod) {
+        return Vec::new();
+    }
+    let ports = members(pod).flat_map(|member| member.container.ports.iter().flatten());
+    let mapped = ports.filter_map(|port| {
+        let number = |number: i32| u16::try_from(number).ok().filter(|number| *number != 0);
+        let host_ip: Option<IpAddr> = port.host_ip.as_deref().and_then(|ip| ip.parse().ok());
+        Some(HostPort {
+            protocol: match port.protocol.as_deref() {
+                Some("UDP") => PortProtocol::Udp,
+                Some("SCTP") => PortProtocol::Sctp,
+                _ => PortProtocol::Tcp,
+            },
+            host_ip: host_ip.filter(|ip| !ip.is_unspecified()),
+            host_port: number(port.host_port?)?,
+            container_port: number(port.container_port)?,
+        })
+    });
+    mapped.collect()
+}
+
 /// The time containers get to end by themselves. At least a second, as kubelet has it.
 pub fn grace(pod: &Pod) -> Duration {
     let seconds = match pod.metadata.deletion_timestamp {
@@ -219,6 +243,18 @@ mod tests {
         for (index, policy, code, expected) in table {
             assert_eq!(all[index].restarts(policy, code), expected, "{index} {policy:?} {code}");
         }
+    }
+
+    #[test]
+    fn host_ports_are_those_of_pods_with_a_network_of_their_own() {
+        let ports = json!([{"containerPort": 80, "hostPort": 8080}, {"containerPort": 81},
+            {"containerPort": 53, "hostPort": 5353, "protocol": "UDP", "hostIP": "172.30.0.11"}]);
+        let containers = json!([{"name": "m", "ports": ports}]);
+        let found = host_ports(&pod(json!({"containers": containers})));
+        let (host_ip, protocol) = (Some("172.30.0.11".parse().unwrap()), PortProtocol::Udp);
+        let tcp = HostPort { protocol: PortProtocol::Tcp, host_ip: None, host_port: 8080, container_port: 80 };
+        assert_eq!(found, [tcp, HostPort { protocol, host_ip, host_port: 5353, container_port: 53 }]);
+        assert!(host_ports(&pod(json!({"hostNetwork": true, "containers": containers}))).is_empty());
     }
 
     #[test]

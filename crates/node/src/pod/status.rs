@@ -31,6 +31,12 @@ pub fn status(view: &View<'_>, node_ips: &[IpAddr]) -> PodStatus {
         status.reason = Some("DeadlineExceeded".to_owned());
         status.message = Some("Pod was active on the node longer than the specified deadline".to_owned());
     }
+    if let Some(verdict) =
+        view.memory.failed.as_ref().filter(|_| phase == Phase::Failed && !spec::is_terminal(view.pod))
+    {
+        status.reason = Some(verdict.reason.to_owned());
+        status.message = Some(verdict.message.clone());
+    }
     status.phase = Some(phase.text().to_owned());
     conditions(view, phase, &mut status);
     status
@@ -83,7 +89,8 @@ fn phase(view: &View<'_>) -> Phase {
         .collect();
     let ended = view.ending().is_some() && !view.observed.any_running() && !busy(view);
     if ended {
-        let good = !view.init_failed() && !view.deadline_passed() && exit_codes.iter().all(|code| *code == Some(0));
+        let failed = view.init_failed() || view.deadline_passed() || view.memory.failed.is_some();
+        let good = !failed && exit_codes.iter().all(|code| *code == Some(0));
         return if good { Phase::Succeeded } else { Phase::Failed };
     }
     let histories: Vec<History> = spec::main_members(view.pod).map(|member| view.history(member)).collect();

@@ -9,7 +9,7 @@ use pod_runtime::{
 };
 use serde_json::{Value, json};
 
-use super::memory::{FailureKind, LaunchFailure, Memory};
+use super::memory::{FailureKind, LaunchFailure, Memory, NodeVerdict};
 use super::observed::Observed;
 use super::plan::{Action, Decision, Key, decide};
 use super::spec::testing::pod;
@@ -38,6 +38,9 @@ fn sandbox(ready: bool) -> SandboxStatus {
             uid: "u1".into(),
             hostname: "web".into(),
             network: SandboxNetwork::Pod,
+            host_ports: Vec::new(),
+            sysctls: Default::default(),
+            cpu_shares: None,
             annotations: Default::default(),
         },
         ready,
@@ -130,6 +133,8 @@ impl Scene {
 fn short(action: &Action) -> String {
     match action {
         Action::PrepareVolumes => "volumes".into(),
+        Action::RefreshVolumes => "refresh-volumes".into(),
+        Action::RemoveVolumes => "remove-volumes".into(),
         Action::RunSandbox(id) => format!("run {}", id.0),
         Action::StopSandbox(id) => format!("stop-sandbox {}", id.0),
         Action::RemoveSandbox(id) => format!("remove-sandbox {}", id.0),
@@ -411,9 +416,33 @@ fn a_terminal_pod_is_never_started_again_and_its_report_is_stable() {
     scene.observed = Observed::default();
     scene.memory = Memory::default();
     scene.now = Moment::from_seconds(NOW + 500);
+    assert_eq!(scene.acts(), ["remove-volumes"]);
+    scene.memory.volumes_removed = true;
     assert_eq!(scene.decide(), Decision::default());
     let second = status(&scene.view(), &["172.30.0.11".parse().unwrap()]);
     assert_eq!(super::status::patch(Some(&first), &second), None);
+}
+
+#[test]
+fn an_evicted_pod_fails_with_its_reason_and_gives_back_what_it_wrote() {
+    let mut scene = Scene::one("Always", vec![running("m", 0)]);
+    let message = "The node was low on resource: ephemeral-storage. ".to_owned();
+    scene.memory.failed = Some(NodeVerdict { reason: "Evicted", message: message.clone() });
+    assert_eq!(scene.acts(), ["stop m-0 1 PodEnds"], "a second, whatever the pod's own grace is");
+    scene.observed.containers = vec![exited("m", 0, 137, NOW)];
+    let failed = scene.status();
+    assert_eq!(
+        (&failed["phase"], &failed["reason"], &failed["message"]),
+        (&json!("Failed"), &json!("Evicted"), &json!(message))
+    );
+    scene.pod.status = Some(serde_json::from_value(failed).unwrap());
+    assert_eq!(scene.acts(), ["stop-sandbox u1-0"]);
+    scene.observed.sandbox = Some(sandbox(false));
+    assert_eq!(scene.acts(), ["remove-volumes"]);
+    // Also for an agent that starts now.
+    scene.memory = Memory { volumes_removed: true, ..Memory::default() };
+    assert_eq!(scene.acts(), ["remove-sandbox u1-0"]);
+    assert_eq!(scene.status()["reason"], "Evicted");
 }
 
 #[test]
@@ -467,6 +496,7 @@ mod worker {
     use crate::config::Config;
     use crate::events::Events;
     use crate::pod::{PodChange, Shared, Worker, WorkerHandle};
+    use crate::source_watch::SourceWatch;
     use crate::testing::{FakeApi, FakeRuntime, TempDir};
     use k8s_openapi::api::core::v1::Service;
     use kube::runtime::{reflector, watcher};
@@ -498,6 +528,7 @@ mod worker {
             writer.apply_watcher_event(&watcher::Event::InitDone);
             std::mem::forget(writer);
             let shared = Shared {
+                source_watch: SourceWatch::new(api.client(), stop.clone()),
                 client: api.client(),
                 config: Config::new("n1", vec!["172.30.0.11".parse().unwrap()], dir.path().to_owned()),
                 runtime: runtime.clone(),
@@ -533,7 +564,7 @@ mod worker {
 
         fn tell(&self, handle: &WorkerHandle) {
             let pod: Pod = serde_json::from_value(self.api.get(WEB).unwrap()).unwrap();
-            handle.desired.send_replace(PodChange { pod: Arc::new(pod), gone: false });
+            handle.desired.send_replace(PodChange { pod: Arc::new(pod), gone: false, failed: None });
         }
     }
 
@@ -557,7 +588,7 @@ mod worker {
         let spec = bench.runtime.spec_of("m").unwrap();
         assert!(spec.env.contains(&("DB_PORT".into(), "tcp://10.96.0.9:5432".into())), "{:?}", spec.env);
         let mounts: Vec<_> = spec.mounts.iter().map(|mount| mount.target.to_str().unwrap()).collect();
-        assert_eq!(mounts, ["/etc/hosts", "/etc/resolv.conf", "/etc/hostname", "/v"]);
+        assert_eq!(mounts, ["/etc/hosts", "/etc/resolv.conf", "/etc/hostname", "/dev/termination-log", "/v"]);
         let hosts = std::fs::read_to_string(&spec.mounts[0].source).unwrap();
         assert!(hosts.contains("127.0.0.1\tweb\n"), "{hosts}");
         for (reason, text) in [("Pulled", "already present"), ("Created", "m"), ("Started", "m")] {
@@ -656,6 +687,69 @@ mod worker {
         bench.api.put("/api/v1/namespaces/default/configmaps/conf", conf);
         bench.api.until(WEB, |pod| condition(pod, "Ready")).await;
         assert!(bench.runtime.spec_of("m").unwrap().env.contains(&("A".into(), "1".into())));
+    }
+
+    #[tokio::test]
+    async fn files_of_a_volume_follow_their_config_map_and_the_pod_s_labels() {
+        let bench = Bench::new().await;
+        const CONF: &str = "/api/v1/namespaces/default/configmaps/conf";
+        let conf = |value: &str| json!({"metadata": {"namespace": "default"}, "data": {"key": value}});
+        bench.api.put(CONF, conf("1"));
+        let labels = json!({"fieldRef": {"fieldPath": "metadata.labels"}, "path": "labels"});
+        let volumes = json!([{"name": "conf", "configMap": {"name": "conf"}},
+            {"name": "down", "downwardAPI": {"items": [labels]}}]);
+        let (handle, _) = bench.start(json!({"volumes": volumes,
+            "containers": [{"name": "m", "image": "app", "imagePullPolicy": "IfNotPresent"}]}));
+        let pod = bench.api.until(WEB, |pod| condition(pod, "Ready")).await;
+        let uid = pod["metadata"]["uid"].as_str().unwrap();
+        let volumes = bench.shared.config.volumes(uid).disk;
+        let becomes = async |file: &str, text: &str| {
+            let file = volumes.join(file);
+            let reached = async {
+                while std::fs::read_to_string(&file).ok().as_deref() != Some(text) {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(30), reached).await.expect(text);
+        };
+        becomes("conf/key", "1").await;
+        bench.api.put(CONF, conf("2"));
+        becomes("conf/key", "2").await;
+        let mut labelled = bench.api.get(WEB).unwrap();
+        labelled["metadata"]["labels"] = json!({"a": "b"});
+        bench.api.put(WEB, labelled);
+        bench.tell(&handle);
+        becomes("down/labels", "a=\"b\"").await;
+        // What can't be brought up to date stays, and is told of.
+        bench.api.remove(CONF);
+        bench.api.event("FailedMount", "configmap \"conf\" not found").await;
+        becomes("conf/key", "2").await;
+        bench.api.put(CONF, conf("3"));
+        becomes("conf/key", "3").await;
+    }
+
+    #[tokio::test]
+    async fn a_forbidden_sysctl_and_an_eviction_fail_the_pod() {
+        let bench = Bench::new().await;
+        let containers = json!([{"name": "m", "image": "app", "imagePullPolicy": "IfNotPresent"}]);
+        let sysctls = json!([{"name": "kernel.msgmax", "value": "1"}]);
+        bench.start(json!({"securityContext": {"sysctls": sysctls}, "containers": containers}));
+        bench.api.event("SysctlForbidden", "kernel.msgmax").await;
+        let failed = bench.api.until(WEB, |pod| pod["status"]["phase"] == "Failed").await;
+        assert_eq!(failed["status"]["reason"], "SysctlForbidden");
+        assert!(bench.runtime.is_empty());
+
+        let bench = Bench::new().await;
+        let (handle, _) = bench.start(json!({"containers": containers}));
+        bench.api.until(WEB, |pod| condition(pod, "Ready")).await;
+        let verdict = NodeVerdict { reason: "Evicted", message: "too much".into() };
+        handle.desired.send_modify(|change| change.failed = Some(verdict));
+        bench.api.event("Evicted", "too much").await;
+        let failed = bench.api.until(WEB, |pod| pod["status"]["phase"] == "Failed").await;
+        assert_eq!(
+            (&failed["status"]["reason"], &failed["status"]["message"]),
+            (&json!("Evicted"), &json!("too much"))
+        );
     }
 
     #[tokio::test]

@@ -23,9 +23,13 @@ pub fn fields(pod: &Pod) -> Vec<String> {
     note(spec.resource_claims.as_ref().is_some_and(|claims| !claims.is_empty()), "spec.resourceClaims");
     note(spec.resources.is_some(), "spec.resources");
     note(spec.ephemeral_containers.as_ref().is_some_and(|list| !list.is_empty()), "spec.ephemeralContainers");
+    // Set by hand, it asks for a token; the default asks nobody.
+    note(spec.automount_service_account_token == Some(true), "spec.automountServiceAccountToken");
+    note(spec.overhead.as_ref().is_some_and(|list| !list.is_empty()), "spec.overhead");
     note(spec.image_pull_secrets.as_ref().is_some_and(|list| !list.is_empty()), "spec.imagePullSecrets");
     if let Some(context) = &spec.security_context {
-        note(context.sysctls.as_ref().is_some_and(|list| !list.is_empty()), "spec.securityContext.sysctls");
+        let strict = context.supplemental_groups_policy.as_deref().is_some_and(|policy| policy != "Merge");
+        note(strict, "spec.securityContext.supplementalGroupsPolicy");
         note(
             context.seccomp_profile.as_ref().is_some_and(|p| p.type_ != "Unconfined"),
             "spec.securityContext.seccompProfile",
@@ -50,23 +54,23 @@ fn container(container: &Container, found: &mut Vec<String>) {
             found.push(format!("{prefix}.{path}"));
         }
     };
-    note(container.ports.iter().flatten().any(|port| port.host_port.is_some_and(|port| port != 0)), "ports.hostPort");
     note(container.volume_devices.as_ref().is_some_and(|list| !list.is_empty()), "volumeDevices");
     note(container.restart_policy_rules.as_ref().is_some_and(|list| !list.is_empty()), "restartPolicyRules");
-    // The defaults come with every pod and are no wish of anybody's.
-    let path = container.termination_message_path.as_deref();
-    note(path.is_some_and(|path| path != "/dev/termination-log"), "terminationMessagePath");
-    let policy = container.termination_message_policy.as_deref();
-    note(policy.is_some_and(|policy| policy != "File"), "terminationMessagePolicy");
+    let claims = container.resources.as_ref().and_then(|resources| resources.claims.as_ref());
+    note(claims.is_some_and(|list| !list.is_empty()), "resources.claims");
+    let limits = container.resources.as_ref().and_then(|resources| resources.limits.as_ref());
+    let known = |name: &str| matches!(name, "cpu" | "memory" | "ephemeral-storage");
+    note(limits.is_some_and(|limits| limits.keys().any(|name| !known(name))), "resources.limits");
     let propagates = |mode: &Option<String>| mode.as_deref().is_some_and(|mode| mode != "None");
     note(
         container.volume_mounts.iter().flatten().any(|mount| propagates(&mount.mount_propagation)),
         "volumeMounts.mountPropagation",
     );
-    for probe in [&container.startup_probe, &container.readiness_probe, &container.liveness_probe].into_iter().flatten()
-    {
-        note(probe.grpc.is_some(), "probe.grpc");
-    }
+    let recursive = |mode: &Option<String>| mode.as_deref() == Some("Enabled");
+    note(
+        container.volume_mounts.iter().flatten().any(|mount| recursive(&mount.recursive_read_only)),
+        "volumeMounts.recursiveReadOnly",
+    );
     if let Some(context) = &container.security_context {
         note(
             context.seccomp_profile.as_ref().is_some_and(|p| p.type_ != "Unconfined"),
@@ -92,9 +96,9 @@ mod tests {
         let plain = spec::testing::pod(json!({"containers": [{"name": "m", "ports": [{"containerPort": 80}]}]}));
         assert!(fields(&plain).is_empty());
         let odd = spec::testing::pod(json!({"hostPID": true, "containers": [{"name": "m",
-            "ports": [{"containerPort": 80, "hostPort": 8080}],
-            "livenessProbe": {"grpc": {"port": 1}}}]}));
-        let expected = ["spec.hostPID", "spec.containers{m}.ports.hostPort", "spec.containers{m}.probe.grpc"];
+            "livenessProbe": {"grpc": {"port": 1}},
+            "volumeMounts": [{"name": "v", "mountPath": "/v", "mountPropagation": "Bidirectional"}]}]}));
+        let expected = ["spec.hostPID", "spec.containers{m}.volumeMounts.mountPropagation"];
         assert_eq!(fields(&odd), expected);
     }
 }

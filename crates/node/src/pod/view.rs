@@ -28,6 +28,8 @@ pub enum Ending {
     Deleted,
     /// `activeDeadlineSeconds` have passed.
     Deadline,
+    /// The node has failed it.
+    Failed,
     /// Its containers have done what they were for, or failed for good; or the API says so already.
     Completed,
 }
@@ -59,6 +61,8 @@ impl<'a> View<'a> {
             Some(Ending::Deleted)
         } else if self.deadline_passed() {
             Some(Ending::Deadline)
+        } else if self.memory.failed.is_some() {
+            Some(Ending::Failed)
         } else if spec::is_terminal(self.pod) || self.completed() {
             Some(Ending::Completed)
         } else {

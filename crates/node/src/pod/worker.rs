@@ -1,28 +1,31 @@
 //! One task per pod: observe, decide, start what is needed, report, wait for whatever happens next.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, Patch, PatchParams};
 use pod_runtime::{ContainerId, ContainerState, SandboxStatus};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, broadcast, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::actions::{self, Outcome, Prepared};
 use super::launch::Launch;
-use super::memory::{FailureKind, LaunchFailure, Memory, probe_of};
+use super::memory::{FailureKind, LaunchFailure, Memory, NodeVerdict, probe_of};
 use super::observed::Observed;
 use super::plan::{Action, Decision, Key, Notice, decide};
 use super::shared::Shared;
 use super::spec::{self, PodKey, sandbox_attempt};
 use super::status::{patch, status};
-use super::unsupported;
+use super::termination::Messages;
 use super::view::View;
+use super::{unsupported, volume_steps};
 use crate::clock::Moment;
 use crate::probe::{self, Rules, Tracker};
+use crate::source_watch::{self, Source, SourceKind};
+use crate::{sysctl, volumes};
 
 /// What the API says of a pod.
 #[derive(Clone, Debug)]
@@ -30,6 +33,8 @@ pub struct PodChange {
     pub pod: Arc<Pod>,
     /// It is no longer in the API.
     pub gone: bool,
+    /// The node fails it.
+    pub failed: Option<NodeVerdict>,
 }
 
 /// What the agent holds of a worker.
@@ -69,16 +74,28 @@ pub struct Worker {
     report_at: Option<Moment>,
     /// Cancelled when the pod begins to end.
     ending: CancellationToken,
+    /// What the volumes are made from, and news of it.
+    sources: BTreeSet<Source>,
+    source_changes: Option<broadcast::Receiver<Source>>,
+    termination: Messages,
 }
 
 impl Worker {
     /// A worker for a pod; `sandbox` is one that an earlier agent made for it.
     pub fn new(shared: Arc<Shared>, pod: Arc<Pod>, sandbox: Option<SandboxStatus>) -> (WorkerHandle, Self) {
-        let (sender, desired) = watch::channel(PodChange { pod: pod.clone(), gone: false });
+        let (sender, desired) = watch::channel(PodChange { pod: pod.clone(), gone: false, failed: None });
         let poke = Arc::new(Notify::new());
         let handle = WorkerHandle { desired: sender, poke: poke.clone() };
+        let key = PodKey::of(&pod);
+        let sources = sources(&key, &pod);
+        // Before they are read, so that no change goes unnoticed.
+        let source_changes =
+            (!sources.is_empty()).then(|| shared.source_watch.subscribe(sources.iter().map(|source| source.kind)));
         let worker = Worker {
-            key: PodKey::of(&pod),
+            key,
+            sources,
+            source_changes,
+            termination: Messages::default(),
             desired,
             poke,
             pod,
@@ -133,6 +150,10 @@ impl Worker {
                 self.take_desired();
                 false
             }
+            () = source_watch::changed(&mut self.source_changes, &self.sources) => {
+                self.memory.volumes_stale = true;
+                false
+            }
             () = self.poke.notified() => {
                 self.stale_sandbox = true;
                 false
@@ -147,7 +168,17 @@ impl Worker {
     fn take_desired(&mut self) {
         let change = self.desired.borrow_and_update().clone();
         self.gone = change.gone;
+        if let Some(verdict) = change.failed
+            && self.memory.failed.is_none()
+            && !spec::is_terminal(&self.pod)
+        {
+            self.shared.events.pod(&self.key, None, true, verdict.reason, verdict.message.clone());
+            self.memory.failed = Some(verdict);
+        }
         if newer(&change.pod, &self.pod) {
+            let (old, new) = (&self.pod.metadata, &change.pod.metadata);
+            let renamed = old.labels != new.labels || old.annotations != new.annotations;
+            self.memory.volumes_stale |= renamed && volumes::follows_metadata(&change.pod);
             self.pod = change.pod;
         }
     }
@@ -164,10 +195,23 @@ impl Worker {
             .collect();
         self.memory = Memory::adopt(&self.pod, &running, self.shared.clock.now());
         self.memory.next_sandbox = self.observed.next_sandbox();
+        self.reject();
         let unsupported = unsupported::fields(&self.pod);
-        if !unsupported.is_empty() {
+        // Said once: an agent that takes a running pod over doesn't repeat it.
+        let seen = self.pod.status.as_ref().is_some_and(|status| status.start_time.is_some());
+        if !unsupported.is_empty() && !seen {
             let message = format!("this node does not act on: {}", unsupported.join(", "));
             self.shared.events.pod(&self.key, None, true, "UnsupportedFields", message);
+        }
+    }
+
+    /// What no node would run.
+    fn reject(&mut self) {
+        let forbidden = sysctl::forbidden(&self.pod);
+        if let Some(name) = forbidden.filter(|_| !spec::is_terminal(&self.pod)) {
+            let message = format!("Pod was rejected: forbidden sysctl: {name:?} not allowlisted");
+            self.shared.events.pod(&self.key, None, true, "SysctlForbidden", message.clone());
+            self.memory.failed = Some(NodeVerdict { reason: "SysctlForbidden", message });
         }
     }
 
@@ -194,7 +238,10 @@ impl Worker {
             return;
         };
         match self.shared.runtime.containers(Some(&sandbox.spec.id)).await {
-            Ok(containers) => self.observed.containers = containers,
+            Ok(mut containers) => {
+                self.termination.complete(&self.shared.config, &self.pod, &mut containers).await;
+                self.observed.containers = containers;
+            }
             Err(pod_runtime::RuntimeError::NoSandbox(_)) => {
                 self.observed = Observed::default();
                 self.stale_sandbox = true;
@@ -280,7 +327,12 @@ impl Worker {
         let key = Some(action.key());
         let (shared, pod) = (self.shared.clone(), self.pod.clone());
         match action {
-            Action::PrepareVolumes => self.spawn(key, actions::prepare_volumes(shared, pod)),
+            Action::PrepareVolumes => self.spawn(key, volume_steps::prepare(shared, pod)),
+            Action::RefreshVolumes => {
+                self.memory.volumes_stale = false;
+                self.spawn(key, volume_steps::refresh(shared, pod));
+            }
+            Action::RemoveVolumes => self.spawn(key, volume_steps::remove(shared, pod)),
             Action::RunSandbox(id) => {
                 let attempt = sandbox_attempt(&id).saturating_add(1);
                 self.memory.next_sandbox = self.memory.next_sandbox.max(attempt);
@@ -298,7 +350,11 @@ impl Worker {
                 let stop = actions::Stop { pod, id, container, field_path, grace, why, hook, pod_ip };
                 self.spawn(key, actions::stop(shared, stop));
             }
-            Action::Remove(id) => self.spawn(key, actions::remove_container(shared, id)),
+            Action::Remove(id) => {
+                let run = self.observed.containers.iter().find(|container| container.id == id);
+                let log_path = run.map(|run| run.log_path.clone()).unwrap_or_default();
+                self.spawn(key, actions::remove_container(shared, id, log_path));
+            }
             Action::Probe { container, id, kind } => {
                 let Some(container) = spec::member(&pod, &container).map(|member| member.container.clone()) else {
                     return;
@@ -354,15 +410,11 @@ impl Worker {
     fn record(&mut self, outcome: Outcome) -> bool {
         let now = self.shared.clock.now();
         match outcome {
-            Outcome::Volumes(Ok(prepared)) => {
-                self.prepared = prepared;
-                self.memory.volumes.succeeded();
-            }
-            Outcome::Volumes(Err(message)) => {
-                if self.memory.volumes.failure.as_ref() != Some(&message) {
-                    self.shared.events.pod(&self.key, None, true, "FailedMount", message.clone());
-                }
-                self.memory.volumes.failed(message, now);
+            Outcome::Volumes { result, kept } => self.volumes_made(result, kept, now),
+            Outcome::VolumesRefreshed(result) => self.volumes_refreshed(result, now),
+            Outcome::VolumesRemoved(result) => {
+                self.memory.volumes_removed = result.is_ok();
+                self.taken_down(result, now);
             }
             Outcome::SandboxRan(result) => self.sandbox_done(result, "FailedCreatePodSandBox", now),
             Outcome::SandboxRemoved(result) => self.sandbox_done(result, "FailedKillPod", now),
@@ -384,6 +436,37 @@ impl Worker {
             Outcome::Reported(Err(error)) => self.report_failed(&error, now),
         }
         false
+    }
+
+    fn volumes_made(&mut self, result: Result<Prepared, String>, kept: bool, now: Moment) {
+        match result {
+            Ok(prepared) => {
+                self.prepared = prepared;
+                self.memory.volumes.succeeded();
+                // What an earlier agent wrote may be out of date.
+                self.memory.volumes_stale |= kept && (!self.sources.is_empty() || volumes::follows_metadata(&self.pod));
+            }
+            Err(message) => {
+                if self.memory.volumes.failure.as_ref() != Some(&message) {
+                    self.shared.events.pod(&self.key, None, true, "FailedMount", message.clone());
+                }
+                self.memory.volumes.failed(message, now);
+            }
+        }
+    }
+
+    /// What can't be brought up to date (an object that is gone) stays as it was.
+    fn volumes_refreshed(&mut self, result: Result<(), String>, now: Moment) {
+        match result {
+            Ok(()) => self.memory.refresh.succeeded(),
+            Err(message) => {
+                if self.memory.refresh.failure.as_ref() != Some(&message) {
+                    self.shared.events.pod(&self.key, None, true, "FailedMount", message.clone());
+                }
+                self.memory.refresh.failed(message, now);
+                self.memory.volumes_stale = true;
+            }
+        }
     }
 
     fn sandbox_done(&mut self, result: Result<(), String>, reason: &'static str, now: Moment) {
@@ -485,6 +568,13 @@ impl Worker {
             }
         }
     }
+}
+
+fn sources(key: &PodKey, pod: &Pod) -> BTreeSet<Source> {
+    let (config_maps, secrets) = volumes::references(pod);
+    let source = |kind| move |name| Source { kind, namespace: key.namespace.clone(), name };
+    let config_maps = config_maps.into_iter().map(source(SourceKind::ConfigMap));
+    config_maps.chain(secrets.into_iter().map(source(SourceKind::Secret))).collect()
 }
 
 /// Whether `a` is at least as new as `b`; resource versions are comparable numbers since 1.35 (KEP-5504).

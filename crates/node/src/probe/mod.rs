@@ -2,6 +2,7 @@
 //!
 //! Not responsible for when a pod counts as ready (`pod::status`) nor for restarting (`pod::plan`).
 
+mod grpc;
 mod request;
 mod tracker;
 

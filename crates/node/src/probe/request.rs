@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use http_body_util::Empty;
 use hyper_util::rt::TokioIo;
-use k8s_openapi::api::core::v1::{Container, ExecAction, HTTPGetAction, HTTPHeader, TCPSocketAction};
+use k8s_openapi::api::core::v1::{Container, ExecAction, GRPCAction, HTTPGetAction, HTTPHeader, TCPSocketAction};
 use pod_runtime::{ContainerId, PodRuntime, RuntimeError};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
+use super::grpc;
 use crate::pod::spec::resolve_port;
 
 /// How a request went.
@@ -32,6 +33,7 @@ pub enum Target {
     Http { tls: bool, host: String, port: u16, path: String, headers: Vec<(String, String)> },
     Tcp { host: String, port: u16 },
     Exec { command: Vec<String> },
+    Grpc { host: String, port: u16, service: String },
 }
 
 impl Target {
@@ -53,6 +55,12 @@ impl Target {
         Some(Target::Tcp { host: host(action.host.as_deref(), pod_ip)?, port })
     }
 
+    pub fn grpc(action: &GRPCAction, pod_ip: Option<IpAddr>) -> Option<Self> {
+        let port = u16::try_from(action.port).ok().filter(|port| *port != 0)?;
+        let service = action.service.clone().unwrap_or_default();
+        Some(Target::Grpc { host: host(None, pod_ip)?, port, service })
+    }
+
     pub fn exec(action: &ExecAction) -> Self {
         Target::Exec { command: action.command.clone().unwrap_or_default() }
     }
@@ -66,6 +74,13 @@ fn host(named: Option<&str>, pod_ip: Option<IpAddr>) -> Option<String> {
 pub async fn run(runtime: &dyn PodRuntime, id: &ContainerId, target: &Target, timeout: Duration) -> Outcome {
     match target {
         Target::Exec { command } => exec(runtime, id, command, timeout).await,
+        Target::Grpc { host, port, service } => {
+            match tokio::time::timeout(timeout, grpc::check(host, *port, service)).await {
+                Ok(Ok(())) => Outcome::Good,
+                Ok(Err(error)) => Outcome::Bad(error.to_string()),
+                Err(_) => Outcome::Bad(format!("timeout: health rpc did not complete within {timeout:?}")),
+            }
+        }
         Target::Tcp { host, port } => match tokio::time::timeout(timeout, connect(host, *port)).await {
             Ok(Ok(_)) => Outcome::Good,
             Ok(Err(error)) => Outcome::Bad(error),
@@ -104,11 +119,11 @@ async fn exec(runtime: &dyn PodRuntime, id: &ContainerId, command: &[String], ti
     }
 }
 
-fn authority(host: &str, port: u16) -> String {
+pub(super) fn authority(host: &str, port: u16) -> String {
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
-async fn connect(host: &str, port: u16) -> Result<TcpStream, String> {
+pub(super) async fn connect(host: &str, port: u16) -> Result<TcpStream, String> {
     let failed = |error: std::io::Error| {
         let what = match error.kind() {
             std::io::ErrorKind::ConnectionRefused => "connect: connection refused".to_owned(),

@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
 
-use k8s_openapi::api::core::v1::{DownwardAPIVolumeFile, KeyToPath, Pod, Volume, VolumeProjection};
+use k8s_openapi::api::core::v1::{
+    DownwardAPIVolumeFile, EmptyDirVolumeSource, KeyToPath, Pod, Volume, VolumeProjection,
+};
 
 use crate::container::fields::{self, FieldError};
-use crate::container::{Facts, Sources};
+use crate::container::{Facts, Sources, quantity};
 use crate::pod::spec;
 
 /// Why a volume can't be made; told in an Event `FailedMount`.
@@ -35,6 +37,10 @@ pub struct File {
 pub enum VolumeSource {
     /// Empty at first, kept as long as the pod.
     Empty,
+    /// The same in memory, of at most so many bytes.
+    Memory {
+        size: u64,
+    },
     /// Of the node's file system, with the check that its type asks for.
     Host {
         path: PathBuf,
@@ -96,6 +102,7 @@ impl Maker<'_> {
         if let Some(empty) = &volume.empty_dir {
             return match empty.medium.as_deref().unwrap_or("") {
                 "" => Ok(VolumeSource::Empty),
+                "Memory" => Ok(VolumeSource::Memory { size: memory_size(self.pod, empty, self.facts) }),
                 medium => Err(unsupported(&format!("emptyDir.medium {medium:?}"))),
             };
         }
@@ -232,6 +239,26 @@ impl Maker<'_> {
     }
 }
 
+/// The least of what the volume asks for, what the pod's containers may use together, and what the node has.
+fn memory_size(pod: &Pod, empty: &EmptyDirVolumeSource, facts: &Facts<'_>) -> u64 {
+    let limit = |member: spec::Member<'_>| {
+        let limits = member.container.resources.as_ref()?.limits.as_ref()?;
+        quantity::units(&limits.get("memory")?.0).filter(|bytes| *bytes > 0)
+    };
+    // One container without a limit leaves the pod without one.
+    let limits: Option<u64> = spec::main_members(pod).map(limit).sum();
+    let own = empty.size_limit.as_ref().and_then(|limit| quantity::units(&limit.0)).filter(|bytes| *bytes > 0);
+    [own, limits].into_iter().flatten().fold(facts.node_memory_bytes, u64::min)
+}
+
+/// Whether files of the pod's volumes follow its labels and annotations.
+pub fn follows_metadata(pod: &Pod) -> bool {
+    spec::spec(pod).volumes.iter().flatten().any(|volume| {
+        let sources = volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten());
+        volume.downward_api.is_some() || sources.into_iter().any(|source| source.downward_api.is_some())
+    })
+}
+
 fn mode(mode: Option<i32>) -> u32 {
     u32::try_from(mode.unwrap_or(DEFAULT_MODE)).unwrap_or(0o644) & 0o777
 }
@@ -300,6 +327,30 @@ mod tests {
     }
 
     #[test]
+    fn memory_is_bounded_by_whatever_is_least() {
+        let size = |volume: Value, limit: Option<&str>| {
+            let limits = limit.map_or(json!({}), |limit| json!({"limits": {"memory": limit}}));
+            let pod = spec::testing::pod(json!({"volumes": [{"name": "v", "emptyDir": volume}],
+                "containers": [{"name": "m", "resources": limits}]}));
+            let facts = Facts {
+                node_name: "n1",
+                node_ips: &[],
+                pod_ips: &[],
+                services: &[],
+                node_cpu_millis: 1,
+                node_memory_bytes: 1 << 30,
+            };
+            match plan(&pod, &Sources::default(), &facts).unwrap().remove(0).source {
+                VolumeSource::Memory { size } => size,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(size(json!({"medium": "Memory"}), None), 1 << 30);
+        assert_eq!(size(json!({"medium": "Memory", "sizeLimit": "8Mi"}), Some("64Mi")), 8 << 20);
+        assert_eq!(size(json!({"medium": "Memory", "sizeLimit": "2Gi"}), Some("64Mi")), 64 << 20);
+    }
+
+    #[test]
     fn what_is_missing_unsafe_or_unsupported_is_named() {
         let table = [
             (json!({"name": "v", "configMap": {"name": "gone"}}), "configmap \"gone\" not found"),
@@ -312,7 +363,7 @@ mod tests {
                 "not a path inside the volume",
             ),
             (json!({"name": "v", "nfs": {"server": "s", "path": "/p"}}), "spec.volumes.nfs is not supported"),
-            (json!({"name": "v", "emptyDir": {"medium": "Memory"}}), "spec.volumes.emptyDir.medium \"Memory\""),
+            (json!({"name": "v", "emptyDir": {"medium": "HugePages"}}), "spec.volumes.emptyDir.medium \"HugePages\""),
             (
                 json!({"name": "v", "projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}}),
                 "projected.sources.serviceAccountToken is not supported",

@@ -1,9 +1,13 @@
-//! A pod's volumes: which files they hold (pure), and putting them on the node's disk.
+//! A pod's volumes: which files they hold (pure), putting them on the node's disk or into its memory, and bringing them
+//! up to date when the objects they are made from change.
 //!
-//! Files are written once, when the pod starts. Not responsible for mounting them (the runtime binds them).
+//! Not responsible for mounting them into containers (the runtime binds them).
 
 mod files;
+mod memory;
+mod part;
 mod write;
 
-pub use files::{plan, references};
-pub use write::{ensure_part, remove, write};
+pub use files::{VolumePlan, follows_metadata, plan, references};
+pub use part::ensure_part;
+pub use write::{Places, refresh, remove, write};

@@ -1,13 +1,14 @@
-//! Volumes on disk: `<pod>/volumes/<name>`. Files are reached through a `..data` link, so that a later version can be
-//! swapped in at once.
+//! Volumes on disk: `<pod>/volumes/<name>`. Files are reached through a `..data` link, so that a later version is swapped
+//! in at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt, chown, symlink};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use super::files::{File, VolumePlan, VolumeSource};
+use super::memory;
 
 /// A failed step on a volume.
 #[derive(Debug, thiserror::Error)]
@@ -18,21 +19,28 @@ pub enum WriteError {
     HostPath { volume: String, path: PathBuf, kind: String },
     #[error("MountVolume.SetUp failed for volume {volume:?} : hostPath type {kind:?} is not supported by this node")]
     HostPathKind { volume: String, kind: String },
-    #[error("subPath {0:?} leads out of its volume")]
-    SubPath(PathBuf),
-    #[error("cannot prepare subPath {path:?}: {source}")]
-    Part { path: PathBuf, source: io::Error },
 }
 
-/// Puts the volumes under `root`; gives each one's path. What is there stays.
+/// Where a pod's volumes are, by name below these.
+#[derive(Clone, Debug)]
+pub struct Places {
+    pub disk: PathBuf,
+    /// Directly below the mount of all pods' volumes in memory.
+    pub memory: PathBuf,
+}
+
+/// What `fsGroup` adds to a file's mode.
+const GROUP_MAY_READ: u32 = 0o040;
+
+/// Makes the volumes; gives each one's path. What is there stays.
 pub fn write(
-    root: &Path,
+    places: &Places,
     plans: &[VolumePlan],
     fs_group: Option<u32>,
 ) -> Result<BTreeMap<String, PathBuf>, WriteError> {
     let mut paths = BTreeMap::new();
     for plan in plans {
-        let path = root.join(&plan.name);
+        let path = places.disk.join(&plan.name);
         let failed = |step, path: &Path| {
             let (volume, path) = (plan.name.clone(), path.to_owned());
             move |source| WriteError::Io { volume, step, path, source }
@@ -47,6 +55,13 @@ pub fn write(
                 give(&path, fs_group).map_err(failed("set the group of", &path))?;
                 path
             }
+            VolumeSource::Memory { size } => {
+                let path = places.memory.join(&plan.name);
+                let base = places.memory.parent().unwrap_or(&places.memory);
+                memory::mount_at(base, &path, *size).map_err(failed("mount", &path))?;
+                give(&path, fs_group).map_err(failed("set the group of", &path))?;
+                path
+            }
             VolumeSource::Files(files) => {
                 make_dir(&path, 0o755).map_err(failed("make", &path))?;
                 write_files(&path, files, fs_group).map_err(failed("write the files of", &path))?;
@@ -58,38 +73,28 @@ pub fn write(
     Ok(paths)
 }
 
+/// Brings the files of volumes up to date; other kinds of volumes are their containers' business.
+pub fn refresh(places: &Places, plans: &[VolumePlan], fs_group: Option<u32>) -> Result<(), WriteError> {
+    for plan in plans {
+        let VolumeSource::Files(files) = &plan.source else { continue };
+        let path = places.disk.join(&plan.name);
+        write_files(&path, files, fs_group).map_err(|source| WriteError::Io {
+            volume: plan.name.clone(),
+            step: "write the files of",
+            path,
+            source,
+        })?;
+    }
+    Ok(())
+}
+
 /// Removes what `write` made.
-pub fn remove(root: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(root) {
+pub fn remove(places: &Places) -> io::Result<()> {
+    memory::remove(&places.memory)?;
+    match fs::remove_dir_all(&places.disk) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
         _ => Ok(()),
     }
-}
-
-/// Makes a `subPath` of a volume a directory, if nothing is there yet. A link on the way is refused: it could lead
-/// anywhere on the node.
-pub fn ensure_part(root: &Path, inside: &Path) -> Result<(), WriteError> {
-    let mut path = root.to_owned();
-    for part in inside.components() {
-        let Component::Normal(name) = part else { continue };
-        path.push(name);
-        match fs::symlink_metadata(&path) {
-            Ok(found) if found.is_symlink() => {
-                // Our own files are links to `..data`, which nobody but the agent writes.
-                let target = path.canonicalize().map_err(|source| WriteError::Part { path: path.clone(), source })?;
-                let root = root.canonicalize().map_err(|source| WriteError::Part { path: root.to_owned(), source })?;
-                if !root.join("..data").exists() || !target.starts_with(&root) {
-                    return Err(WriteError::SubPath(inside.to_owned()));
-                }
-            }
-            Ok(_) => {}
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                make_dir(&path, 0o777).map_err(|source| WriteError::Part { path: path.clone(), source })?;
-            }
-            Err(source) => return Err(WriteError::Part { path, source }),
-        }
-    }
-    Ok(())
 }
 
 fn make_dir(path: &Path, mode: u32) -> io::Result<()> {
@@ -105,21 +110,24 @@ fn give(path: &Path, group: Option<u32>) -> io::Result<()> {
     let Some(group) = group else { return Ok(()) };
     chown(path, None, Some(group))?;
     let metadata = fs::metadata(path)?;
-    let extra = if metadata.is_dir() { 0o2070 } else { 0o040 };
+    let extra = if metadata.is_dir() { 0o2070 } else { GROUP_MAY_READ };
     fs::set_permissions(path, fs::Permissions::from_mode(metadata.permissions().mode() & 0o7777 | extra))
 }
 
+/// As kubelet's atomic writer: each version in a directory of its own, to which the link `..data` leads, to which the
+/// visible names lead. Readers see one version whole or the next. Nothing is written when nothing has changed.
 fn write_files(root: &Path, files: &BTreeMap<PathBuf, File>, group: Option<u32>) -> io::Result<()> {
-    const VERSION: &str = "..version-1";
     let link = root.join("..data");
-    if link.is_symlink() {
-        return Ok(());
+    let old = fs::read_link(&link).ok();
+    if old.is_some() && held(&link)? == as_given(files, group) {
+        return visible_names(root, files);
     }
-    let version = root.join(VERSION);
-    remove(&version)?;
-    make_dir(&version, 0o755)?;
+    let now = jiff::Timestamp::now();
+    let version = format!("..{}.{:09}", now.strftime("%Y_%m_%d_%H_%M_%S"), now.subsec_nanosecond());
+    let directory = root.join(&version);
+    make_dir(&directory, 0o755)?;
     for (path, file) in files {
-        let target = version.join(path);
+        let target = directory.join(path);
         if let Some(parent) = target.parent() {
             make_dir(parent, 0o755)?;
         }
@@ -127,14 +135,68 @@ fn write_files(root: &Path, files: &BTreeMap<PathBuf, File>, group: Option<u32>)
         fs::set_permissions(&target, fs::Permissions::from_mode(file.mode))?;
         give(&target, group)?;
     }
-    let tops: std::collections::BTreeSet<_> = files.keys().filter_map(|path| path.components().next()).collect();
-    for top in tops {
-        let visible = root.join(top.as_os_str());
-        if !visible.is_symlink() {
-            symlink(Path::new("..data").join(top.as_os_str()), visible)?;
+    let next = root.join("..data_tmp");
+    // Left by an agent that was killed.
+    let _ = fs::remove_file(&next);
+    symlink(&version, &next)?;
+    fs::rename(&next, &link)?;
+    visible_names(root, files)?;
+    remove_versions_but(root, &version)
+}
+
+/// The files with the modes they have on disk.
+fn as_given(files: &BTreeMap<PathBuf, File>, group: Option<u32>) -> BTreeMap<PathBuf, File> {
+    let extra = if group.is_some() { GROUP_MAY_READ } else { 0 };
+    files.iter().map(|(path, file)| (path.clone(), File { mode: file.mode | extra, ..file.clone() })).collect()
+}
+
+/// What the present version holds.
+fn held(version: &Path) -> io::Result<BTreeMap<PathBuf, File>> {
+    let mut found = BTreeMap::new();
+    let mut pending = vec![PathBuf::new()];
+    while let Some(inside) = pending.pop() {
+        for entry in fs::read_dir(version.join(&inside))? {
+            let entry = entry?;
+            let path = inside.join(entry.file_name());
+            let metadata = entry.metadata()?;
+            if metadata.is_dir() {
+                pending.push(path);
+                continue;
+            }
+            let mode = metadata.permissions().mode() & 0o777;
+            found.insert(path, File { bytes: fs::read(entry.path())?, mode });
         }
     }
-    symlink(VERSION, link)
+    Ok(found)
+}
+
+/// A link per name at the top, and none for names that are gone.
+fn visible_names(root: &Path, files: &BTreeMap<PathBuf, File>) -> io::Result<()> {
+    let tops: BTreeSet<_> = files.keys().filter_map(|path| path.components().next()).map(|c| c.as_os_str()).collect();
+    for top in &tops {
+        let visible = root.join(top);
+        if !visible.is_symlink() {
+            symlink(Path::new("..data").join(top), visible)?;
+        }
+    }
+    for entry in fs::read_dir(root)? {
+        let name = entry?.file_name();
+        if !name.to_string_lossy().starts_with("..") && !tops.contains(name.as_os_str()) {
+            fs::remove_file(root.join(name))?;
+        }
+    }
+    Ok(())
+}
+
+fn remove_versions_but(root: &Path, version: &str) -> io::Result<()> {
+    for entry in fs::read_dir(root)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if entry.file_type()?.is_dir() && name.to_string_lossy().starts_with("..") && name != *version {
+            fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 fn host_path(volume: &str, path: &Path, kind: &str) -> Result<(), WriteError> {
@@ -171,35 +233,61 @@ mod tests {
     use super::*;
     use crate::testing::TempDir;
 
+    fn file(text: &str) -> File {
+        File { bytes: text.into(), mode: 0o440 }
+    }
+
+    fn files(files: &[(&str, &str)]) -> VolumePlan {
+        let files = files.iter().map(|(path, text)| (PathBuf::from(path), file(text))).collect();
+        VolumePlan { name: "conf".into(), source: VolumeSource::Files(files) }
+    }
+
+    fn places(dir: &TempDir) -> Places {
+        Places { disk: dir.path().join("disk"), memory: dir.path().join("memory/uid") }
+    }
+
     #[test]
     fn files_are_reached_through_a_link_and_stay_on_a_second_write() {
         let dir = TempDir::new();
-        let file = |text: &str| File { bytes: text.into(), mode: 0o440 };
-        let files = [(PathBuf::from("a"), file("1")), (PathBuf::from("d/b"), file("2"))].into();
-        let plans = [
-            VolumePlan { name: "conf".into(), source: VolumeSource::Files(files) },
-            VolumePlan { name: "scratch".into(), source: VolumeSource::Empty },
-        ];
-        let paths = write(dir.path(), &plans, None).unwrap();
+        let places = places(&dir);
+        let plans =
+            [files(&[("a", "1"), ("d/b", "2")]), VolumePlan { name: "scratch".into(), source: VolumeSource::Empty }];
+        let paths = write(&places, &plans, None).unwrap();
         assert_eq!(fs::read_to_string(paths["conf"].join("a")).unwrap(), "1");
         assert_eq!(fs::read_to_string(paths["conf"].join("d/b")).unwrap(), "2");
         assert_eq!(fs::read_link(paths["conf"].join("a")).unwrap(), Path::new("..data/a"));
         assert_eq!(fs::metadata(paths["conf"].join("a")).unwrap().permissions().mode() & 0o777, 0o440);
         fs::write(paths["scratch"].join("kept"), "x").unwrap();
-        write(dir.path(), &plans, None).unwrap();
+        let version = fs::read_link(paths["conf"].join("..data")).unwrap();
+        write(&places, &plans, None).unwrap();
+        assert_eq!(fs::read_link(paths["conf"].join("..data")).unwrap(), version, "nothing changed");
         assert_eq!(fs::read_to_string(paths["scratch"].join("kept")).unwrap(), "x");
-        ensure_part(&paths["conf"], Path::new("a")).unwrap();
-        remove(dir.path()).unwrap();
-        remove(dir.path()).unwrap();
+        super::super::ensure_part(&paths["conf"], Path::new("a")).unwrap();
+        remove(&places).unwrap();
+        remove(&places).unwrap();
     }
 
     #[test]
-    fn a_sub_path_through_a_link_is_refused() {
+    fn a_new_version_is_swapped_in_whole_and_the_old_one_goes() {
         let dir = TempDir::new();
-        ensure_part(dir.path(), Path::new("x/y")).unwrap();
-        assert!(dir.path().join("x/y").is_dir());
-        symlink("/etc", dir.path().join("out")).unwrap();
-        assert!(matches!(ensure_part(dir.path(), Path::new("out/passwd")), Err(WriteError::SubPath(_))));
+        let places = places(&dir);
+        let paths = write(&places, &[files(&[("a", "1"), ("old", "x"), ("d/b", "2")])], Some(0)).unwrap();
+        let conf = &paths["conf"];
+        // What a reader holds open stays what it was.
+        let opened = fs::canonicalize(conf.join("a")).unwrap();
+        refresh(&places, &[files(&[("a", "2"), ("new", "y"), ("d/b", "2")])], Some(0)).unwrap();
+        assert_eq!(fs::read_to_string(conf.join("a")).unwrap(), "2");
+        assert_eq!(fs::read_to_string(conf.join("new")).unwrap(), "y");
+        assert!(!opened.exists() && !conf.join("old").is_symlink());
+        let mut names: Vec<_> = fs::read_dir(conf).unwrap().map(|e| e.unwrap().file_name()).collect();
+        names.sort();
+        let version = fs::read_link(conf.join("..data")).unwrap();
+        assert!(version.to_string_lossy().starts_with("..20"), "{version:?}");
+        let expected: BTreeSet<_> =
+            [version.as_os_str(), "..data".as_ref(), "a".as_ref(), "d".as_ref(), "new".as_ref()].into();
+        assert_eq!(names.iter().map(|name| name.as_os_str()).collect::<BTreeSet<_>>(), expected);
+        refresh(&places, &[files(&[("a", "2"), ("new", "y"), ("d/b", "2")])], Some(0)).unwrap();
+        assert_eq!(fs::read_link(conf.join("..data")).unwrap(), version);
     }
 
     #[test]

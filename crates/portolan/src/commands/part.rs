@@ -26,6 +26,7 @@ pub async fn agent(config: &Path) -> Result<ExitCode> {
         images,
         cgroup_parent: config.cgroup,
         network: network.clone(),
+        private_mounts: vec![config.node.memory_dir()],
         executable: config.executable,
     });
     let runtime = runtime.await.context("cannot open the container runtime")?;

@@ -82,6 +82,7 @@ impl Lab {
         let parent_group = Path::new("/").join(directory.file_name().unwrap());
         let network = Arc::new(Addresses::default());
         let config = Config {
+            private_mounts: Vec::new(),
             state_dir: directory.join("state"),
             images,
             cgroup_parent: parent_group.join(case),
@@ -111,6 +112,9 @@ impl Lab {
             uid: format!("uid-{name}"),
             hostname: name.to_owned(),
             network,
+            host_ports: Vec::new(),
+            sysctls: [].into(),
+            cpu_shares: None,
             annotations: [].into(),
         };
         self.runtime().run_sandbox(&spec).await.unwrap();

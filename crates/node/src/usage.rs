@@ -1,0 +1,266 @@
+//! What pods use of the node, looked at now and then: who has written more than it may, or most of what fills the disk,
+//! is evicted; who meets its limit of processes is named.
+//!
+//! Not responsible for ending an evicted pod (its worker does).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Pod;
+use pod_runtime::{ContainerId, ContainerState, ContainerStatus, size_of_tree};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::agent::Pods;
+use crate::pod::plan::EVICTED;
+use crate::pod::spec::{self, Member, PodKey};
+use crate::pod::{NodeVerdict, Shared};
+use crate::resources;
+
+const PERIOD: Duration = Duration::from_secs(3);
+/// The node's disk is short below this part of it, but not while there is this much.
+const SHORT_PART: u64 = 20;
+const SHORT_BYTES: u64 = 1 << 30;
+/// Who uses less is not what fills the disk.
+const WORTH_EVICTING: u64 = 16 << 20;
+
+/// A pod, by uid, that the node fails.
+pub type Finding = (String, NodeVerdict);
+
+/// Looks until stopped.
+pub async fn watch(shared: Arc<Shared>, pods: Pods, findings: mpsc::Sender<Finding>, stop: CancellationToken) {
+    let mut look = Look { shared, told: BTreeSet::new(), short: false };
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(PERIOD) => {}
+        }
+        let known: Vec<Arc<Pod>> = pods.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        let found = tokio::select! {
+            () = stop.cancelled() => return,
+            found = look.at(known) => found,
+        };
+        for finding in found {
+            if findings.send(finding).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+struct Look {
+    shared: Arc<Shared>,
+    /// Containers whose limit of processes was told of.
+    told: BTreeSet<ContainerId>,
+    /// The disk was short the last time.
+    short: bool,
+}
+
+/// What a pod has on disk, in bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Disk {
+    /// By container: its root and its log.
+    containers: BTreeMap<String, u64>,
+    volumes: BTreeMap<String, u64>,
+}
+
+impl Disk {
+    fn total(&self) -> u64 {
+        self.containers.values().chain(self.volumes.values()).sum()
+    }
+}
+
+impl Look {
+    async fn at(&mut self, pods: Vec<Arc<Pod>>) -> Vec<Finding> {
+        let pods: Vec<Arc<Pod>> = pods.into_iter().filter(|pod| !spec::is_terminal(pod)).collect();
+        if pods.is_empty() {
+            return Vec::new();
+        }
+        let containers = match self.shared.runtime.containers(None).await {
+            Ok(containers) => containers,
+            Err(error) => {
+                tracing::warn!(%error, "cannot list containers to see what they use");
+                return Vec::new();
+            }
+        };
+        self.processes(&pods, &containers).await;
+        let mut found = Vec::new();
+        for pod in pods.iter().filter(|pod| has_limits(pod)) {
+            if let Some(message) = exceeded(pod, &self.disk(pod, &containers).await) {
+                found.push((PodKey::of(pod).uid, NodeVerdict { reason: EVICTED, message }));
+            }
+        }
+        if found.is_empty() {
+            found.extend(self.make_room(&pods, &containers).await);
+        }
+        found
+    }
+
+    async fn processes(&mut self, pods: &[Arc<Pod>], containers: &[ContainerStatus]) {
+        self.told.retain(|id| containers.iter().any(|container| container.id == *id));
+        let running = containers.iter().filter(|c| matches!(c.state, ContainerState::Running { .. }));
+        for container in running.filter(|container| !self.told.contains(&container.id)).collect::<Vec<_>>() {
+            if self.shared.runtime.refused_forks(&container.id).await.unwrap_or(0) == 0 {
+                continue;
+            }
+            self.told.insert(container.id.clone());
+            let owner = pods.iter().find(|pod| owns(pod, container));
+            let Some((pod, member)) = owner.and_then(|pod| Some((pod, spec::member(pod, &container.name)?))) else {
+                continue;
+            };
+            let message = format!(
+                "Container {} has the {} processes and threads it may have at most: more are refused",
+                container.name, self.shared.config.pids_limit
+            );
+            self.shared.events.pod(&PodKey::of(pod), Some(member.field_path()), true, "ProcessLimitReached", message);
+        }
+    }
+
+    async fn disk(&self, pod: &Pod, containers: &[ContainerStatus]) -> Disk {
+        let config = &self.shared.config;
+        let key = PodKey::of(pod);
+        let mut disk = Disk::default();
+        for container in containers.iter().filter(|container| owns(pod, container)) {
+            let written = self.shared.runtime.written_bytes(&container.id).await.unwrap_or(0);
+            *disk.containers.entry(container.name.clone()).or_default() += written;
+        }
+        let (logs, volumes) = (config.log_dir(&key), config.volumes(&key.uid).disk);
+        let names: Vec<String> = spec::members(pod).map(|member| member.name().to_owned()).collect();
+        let kept: Vec<String> = spec::spec(pod)
+            .volumes
+            .iter()
+            .flatten()
+            .filter(|volume| volume.empty_dir.is_some())
+            .map(|volume| volume.name.clone())
+            .collect();
+        let measured = tokio::task::spawn_blocking(move || {
+            let sizes = |dir: &Path, names: Vec<String>| -> Vec<(String, u64)> {
+                names.into_iter().map(|name| (name.clone(), size_of_tree(&dir.join(name)))).collect()
+            };
+            (sizes(&logs, names), sizes(&volumes, kept))
+        });
+        if let Ok((logs, volumes)) = measured.await {
+            for (name, bytes) in logs {
+                *disk.containers.entry(name).or_default() += bytes;
+            }
+            disk.volumes.extend(volumes);
+        }
+        disk
+    }
+
+    /// When the node's disk is short, the pod that uses most of it goes.
+    async fn make_room(&mut self, pods: &[Arc<Pod>], containers: &[ContainerStatus]) -> Option<Finding> {
+        let shortage = shortage(self.shared.config.state_dir.clone()).await;
+        let before = std::mem::replace(&mut self.short, shortage.is_some());
+        let shortage = shortage?;
+        if !before {
+            let node = &self.shared.config.node_name;
+            let message = format!("Attempting to reclaim ephemeral-storage: {shortage}");
+            self.shared.events.node(node, true, "EvictionThresholdMet", message);
+        }
+        let mut greatest: Option<(u64, &Arc<Pod>, Disk)> = None;
+        for pod in pods {
+            let disk = self.disk(pod, containers).await;
+            let total = disk.total();
+            if total >= WORTH_EVICTING && greatest.as_ref().is_none_or(|(most, ..)| *most < total) {
+                greatest = Some((total, pod, disk));
+            }
+        }
+        let (_, pod, disk) = greatest?;
+        let mut message = format!("The node was low on resource: ephemeral-storage. {shortage}. ");
+        for (name, bytes) in disk.containers {
+            message.push_str(&format!("Container {name} was using {}Ki, request is 0. ", bytes / 1024));
+        }
+        for (name, bytes) in disk.volumes {
+            message.push_str(&format!("EmptyDir volume {name} was using {}Ki. ", bytes / 1024));
+        }
+        Some((PodKey::of(pod).uid, NodeVerdict { reason: EVICTED, message }))
+    }
+}
+
+fn owns(pod: &Pod, container: &ContainerStatus) -> bool {
+    let uid = container.sandbox.0.rsplit_once('-').map(|(uid, _)| uid);
+    uid.is_some() && uid == pod.metadata.uid.as_deref()
+}
+
+fn has_limits(pod: &Pod) -> bool {
+    let limited = |member: Member<'_>| resources::disk_limit(member.container).is_some();
+    !resources::volume_limits(pod).is_empty() || spec::members(pod).any(limited)
+}
+
+/// What kubelet says of the limit that is exceeded first: a volume's, the pod's, a container's.
+fn exceeded(pod: &Pod, disk: &Disk) -> Option<String> {
+    for (name, limit, text) in resources::volume_limits(pod) {
+        if disk.volumes.get(name).is_some_and(|used| *used > limit) {
+            return Some(format!("Usage of EmptyDir volume {name:?} exceeds the limit {text:?}. "));
+        }
+    }
+    let limits: Vec<_> =
+        spec::members(pod).filter_map(|m| Some((m.name(), resources::disk_limit(m.container)?))).collect();
+    let together: u64 = limits.iter().map(|(_, (bytes, _))| *bytes).sum();
+    if let [(_, (_, text))] = limits[..]
+        && spec::members(pod).count() == 1
+        && disk.total() > together
+    {
+        return Some(format!("Pod ephemeral local storage usage exceeds the total limit of containers {text}. "));
+    }
+    limits.into_iter().find_map(|(name, (limit, text))| {
+        let used = disk.containers.get(name).copied().unwrap_or(0);
+        (used > limit).then(|| format!("Container {name} exceeded its local ephemeral storage limit {text:?}. "))
+    })
+}
+
+/// Why the disk counts as short, if it does.
+async fn shortage(state_dir: PathBuf) -> Option<String> {
+    let stat = tokio::task::spawn_blocking(move || rustix::fs::statvfs(&state_dir)).await.ok()?.ok()?;
+    short_of(stat.f_blocks * stat.f_frsize, stat.f_bavail * stat.f_frsize, stat.f_files, stat.f_favail)
+}
+
+fn short_of(size: u64, free: u64, files: u64, free_files: u64) -> Option<String> {
+    let threshold = (size / SHORT_PART).min(SHORT_BYTES);
+    if free < threshold {
+        return Some(format!("Threshold quantity: {}Ki, available: {}Ki", threshold / 1024, free / 1024));
+    }
+    // Some file systems don't count.
+    let threshold = files / SHORT_PART;
+    (free_files < threshold).then(|| format!("Threshold quantity: {threshold} inodes, available: {free_files}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_first_limit_that_is_exceeded_is_named() {
+        let limits = json!({"limits": {"ephemeral-storage": "2Mi"}});
+        let pod = |containers| {
+            let volumes = json!([{"name": "v", "emptyDir": {"sizeLimit": "1Mi"}}]);
+            spec::testing::pod(json!({"volumes": volumes, "containers": containers}))
+        };
+        let disk = |container: u64, volume: u64| Disk {
+            containers: [("m".to_owned(), container << 20)].into(),
+            volumes: [("v".to_owned(), volume << 20)].into(),
+        };
+        let one = pod(json!([{"name": "m", "resources": limits}]));
+        assert_eq!(exceeded(&one, &disk(1, 1)), None);
+        let said = |pod: &Pod, disk: &Disk| exceeded(pod, disk).unwrap();
+        assert_eq!(said(&one, &disk(1, 2)), "Usage of EmptyDir volume \"v\" exceeds the limit \"1Mi\". ");
+        let whole = "Pod ephemeral local storage usage exceeds the total limit of containers 2Mi. ";
+        assert_eq!(said(&one, &disk(3, 0)), whole);
+        let two = pod(json!([{"name": "m", "resources": limits}, {"name": "n"}]));
+        assert_eq!(said(&two, &disk(3, 0)), "Container m exceeded its local ephemeral storage limit \"2Mi\". ");
+    }
+
+    #[test]
+    fn a_disk_is_short_by_part_by_amount_and_by_files() {
+        let gib = 1 << 30;
+        assert_eq!(short_of(10 * gib, gib, 0, 0), None);
+        assert!(short_of(10 * gib, gib / 4, 0, 0).unwrap().contains("available: 262144Ki"));
+        assert_eq!(short_of(1000 * gib, 2 * gib, 0, 0), None, "a large disk is short below 1 GiB only");
+        assert!(short_of(1000 * gib, gib / 2, 0, 0).is_some());
+        assert!(short_of(10 * gib, 5 * gib, 1000, 10).unwrap().contains("inodes"));
+    }
+}
