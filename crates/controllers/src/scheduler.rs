@@ -1,7 +1,9 @@
 //! Binds pods to nodes: of those that fit, the one with the fewest pods of the same controller, then with the fewest of
-//! all. Not responsible for resources, affinity between pods, or other schedulers' pods.
+//! all. Not responsible for affinity between pods (an Event says so to who asks for
+//! it), preemption, or other schedulers' pods.
 
 mod fit;
+mod resources;
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -16,20 +18,30 @@ use serde_json::{Value, json};
 use crate::cluster::Cluster;
 use crate::conditions::{is_terminal, pod_condition};
 use fit::Verdict;
+use resources::Taken;
 
 const NAME: &str = "default-scheduler";
 
 pub fn start(cluster: &mut Cluster) {
     let queue = cluster.queue::<Key>();
-    let marks = queue.clone();
+    let (pods, marks) = (cluster.pods.clone(), queue.clone());
     cluster.pods.cache().on_change(move |change| {
         if let Some(pod) = change.new.as_ref().filter(|pod| is_pending(pod)) {
             marks.add(Key::of(&pod.metadata));
         }
+        let holds = |pod: &Pod| !is_terminal(pod) && pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some());
+        let held = change.old.as_deref().is_some_and(holds);
+        if held && !change.new.as_deref().is_some_and(holds) {
+            // It makes room.
+            pods.cache().all().iter().filter(|pod| is_pending(pod)).for_each(|pod| marks.add(Key::of(&pod.metadata)));
+        }
     });
     let (pods, marks) = (cluster.pods.clone(), queue.clone());
     cluster.nodes.cache().on_change(move |change| {
-        let seen = |node: &Node| (node.metadata.labels.clone(), node.spec.clone());
+        let seen = |node: &Node| {
+            let allocatable = node.status.as_ref().and_then(|status| status.allocatable.clone());
+            (node.metadata.labels.clone(), node.spec.clone(), allocatable)
+        };
         if change.old.as_deref().map(seen) != change.new.as_deref().map(seen) {
             pods.cache().all().iter().filter(|pod| is_pending(pod)).for_each(|pod| marks.add(Key::of(&pod.metadata)));
         }
@@ -70,21 +82,26 @@ pub struct Load {
     pub pods: usize,
 }
 
-/// Chooses among `nodes` by what each carries.
-pub fn plan(pod: &Pod, nodes: &[&Node], load: &HashMap<String, Load>) -> Plan {
+/// Chooses among `nodes` by what each carries, and what its pods have taken of it.
+pub fn plan(pod: &Pod, nodes: &[&Node], load: &HashMap<String, Load>, taken: &HashMap<String, Taken>) -> Plan {
+    let (demand, nothing) = (resources::demand(pod), Taken::default());
     let mut reasons: Vec<(String, usize)> = Vec::new();
     let mut best: Option<(Load, String)> = None;
     for node in nodes {
-        match fit::judge(pod, node) {
-            Verdict::Fits => {
-                let name = node.name_any();
-                let candidate = (load.get(&name).copied().unwrap_or_default(), name);
-                best = Some(best.map_or(candidate.clone(), |best| best.min(candidate)));
-            }
-            Verdict::Refused(reason) => match reasons.iter_mut().find(|(known, _)| *known == reason) {
+        let name = node.name_any();
+        let refusals = match fit::judge(pod, node) {
+            Verdict::Fits => resources::lacks(node, taken.get(&name).unwrap_or(&nothing), &demand),
+            Verdict::Refused(reason) => vec![reason],
+        };
+        if refusals.is_empty() {
+            let candidate = (load.get(&name).copied().unwrap_or_default(), name);
+            best = Some(best.map_or(candidate.clone(), |best| best.min(candidate)));
+        }
+        for reason in refusals {
+            match reasons.iter_mut().find(|(known, _)| *known == reason) {
                 Some((_, count)) => *count += 1,
                 None => reasons.push((reason, 1)),
-            },
+            }
         }
     }
     if let Some((_, node)) = best {
@@ -118,7 +135,8 @@ impl Reconcile for Scheduler {
         }
         let nodes = self.nodes.cache().all();
         let nodes: Vec<&Node> = nodes.iter().map(|node| &**node).collect();
-        match plan(&pod, &nodes, &self.load(&pod)) {
+        let (load, taken) = self.carried(&pod);
+        match plan(&pod, &nodes, &load, &taken) {
             Plan::Bind(node) => self.bind(key, &pod, node).await?,
             Plan::Unschedulable(message) => self.refuse(key, &pod, message).await?,
         }
@@ -133,8 +151,9 @@ impl Scheduler {
     }
 
     /// What each node carries, bindings not yet reported included, as `wanted` sees it.
-    fn load(&self, wanted: &Pod) -> HashMap<String, Load> {
+    fn carried(&self, wanted: &Pod) -> (HashMap<String, Load>, HashMap<String, Taken>) {
         let mut load: HashMap<String, Load> = HashMap::new();
+        let mut taken: HashMap<String, Taken> = HashMap::new();
         let family = controller(wanted);
         let mut assumed = self.assumed.lock().unwrap_or_else(PoisonError::into_inner);
         let mut still = HashMap::new();
@@ -147,13 +166,14 @@ impl Scheduler {
                 Some(node)
             });
             if let Some(node) = node {
+                taken.entry(node.clone()).or_default().add(pod);
                 let load = load.entry(node).or_default();
                 load.pods += 1;
                 load.siblings += usize::from(family.is_some() && controller(pod) == family);
             }
         }
         *assumed = still;
-        load
+        (load, taken)
     }
 
     async fn bind(&self, key: &Key, pod: &Pod, node: String) -> Result<(), WriteError> {
@@ -180,6 +200,11 @@ impl Scheduler {
         self.assumed.lock().unwrap_or_else(PoisonError::into_inner).insert(pod.uid().unwrap_or_default(), node.clone());
         let message = format!("Successfully assigned {key} to {node}");
         self.recorder.publish(Note::normal(pod, "Scheduled", message));
+        let ignored = ignored(pod);
+        if !ignored.is_empty() {
+            let message = format!("the scheduler does not act on: {}", ignored.join(", "));
+            self.recorder.publish(Note::warning(pod, "UnsupportedFields", message));
+        }
         Ok(())
     }
 
@@ -194,6 +219,24 @@ impl Scheduler {
             _ => Ok(()),
         }
     }
+}
+
+/// The set fields that would have a say in where the pod goes, and have none here.
+fn ignored(pod: &Pod) -> Vec<&'static str> {
+    let Some(spec) = &pod.spec else { return Vec::new() };
+    let affinity = spec.affinity.as_ref();
+    let node_affinity = affinity.and_then(|affinity| affinity.node_affinity.as_ref());
+    let fields = [
+        (affinity.is_some_and(|affinity| affinity.pod_affinity.is_some()), "spec.affinity.podAffinity"),
+        (affinity.is_some_and(|affinity| affinity.pod_anti_affinity.is_some()), "spec.affinity.podAntiAffinity"),
+        (
+            node_affinity.is_some_and(|node| node.preferred_during_scheduling_ignored_during_execution.is_some()),
+            "spec.affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution",
+        ),
+        (spec.topology_spread_constraints.is_some(), "spec.topologySpreadConstraints"),
+        (spec.resource_claims.is_some(), "spec.resourceClaims"),
+    ];
+    fields.into_iter().filter(|(set, _)| *set).map(|(_, name)| name).collect()
 }
 
 /// The uid of the object that made a pod.
@@ -227,12 +270,12 @@ mod tests {
         let (a, b) = (node("a", json!({})), node("b", json!({})));
         let carries = |siblings, pods| Load { siblings, pods };
         let load = HashMap::from([("a".to_owned(), carries(0, 3)), ("b".to_owned(), carries(0, 1))]);
-        assert_eq!(plan(&pod(json!({ "containers": [] })), &[&a, &b], &load), Plan::Bind("b".into()));
+        assert_eq!(plan(&pod(json!({ "containers": [] })), &[&a, &b], &load, &HashMap::new()), Plan::Bind("b".into()));
         let load_of_one_controller = HashMap::from([("a".to_owned(), carries(0, 3)), ("b".to_owned(), carries(1, 1))]);
-        let bound = plan(&pod(json!({ "containers": [] })), &[&a, &b], &load_of_one_controller);
+        let bound = plan(&pod(json!({ "containers": [] })), &[&a, &b], &load_of_one_controller, &HashMap::new());
         assert_eq!(bound, Plan::Bind("a".into()), "pods of one controller are spread first");
         let picky = pod(json!({ "containers": [], "nodeSelector": { "disk": "a" } }));
-        assert_eq!(plan(&picky, &[&a, &b], &load), Plan::Bind("a".into()));
+        assert_eq!(plan(&picky, &[&a, &b], &load, &HashMap::new()), Plan::Bind("a".into()));
     }
 
     #[test]
@@ -240,11 +283,36 @@ mod tests {
         let cordoned = node("a", json!({ "unschedulable": true }));
         let tainted = node("b", json!({ "taints": [{ "key": "gpu", "value": "x", "effect": "NoSchedule" }] }));
         let pod = pod(json!({ "containers": [] }));
-        let refused = plan(&pod, &[&cordoned, &tainted], &HashMap::new());
+        let refused = plan(&pod, &[&cordoned, &tainted], &HashMap::new(), &HashMap::new());
         let message =
             "0/2 nodes are available: 1 node(s) had untolerated taint {gpu: x}, 1 node(s) were unschedulable.";
         assert_eq!(refused, Plan::Unschedulable(message.into()));
-        assert_eq!(plan(&pod, &[], &HashMap::new()), Plan::Unschedulable("no nodes available to schedule pods".into()));
+        assert_eq!(
+            plan(&pod, &[], &HashMap::new(), &HashMap::new()),
+            Plan::Unschedulable("no nodes available to schedule pods".into())
+        );
+    }
+
+    #[test]
+    fn a_node_without_room_is_refused_and_says_what_is_missing() {
+        let mut node = node("a", json!({}));
+        node.status =
+            serde_json::from_value(json!({ "allocatable": { "cpu": "1", "memory": "1Gi", "pods": "9" } })).unwrap();
+        let asks = json!({ "requests": { "cpu": "600m", "memory": "1Mi" } });
+        let pod = pod(json!({ "containers": [{ "name": "c", "resources": asks }] }));
+        assert_eq!(plan(&pod, &[&node], &HashMap::new(), &HashMap::new()), Plan::Bind("a".into()));
+        let mut taken = Taken::default();
+        taken.add(&pod);
+        let refused = plan(&pod, &[&node], &HashMap::new(), &HashMap::from([("a".to_owned(), taken)]));
+        assert_eq!(refused, Plan::Unschedulable("0/1 nodes are available: 1 Insufficient cpu.".into()));
+    }
+
+    #[test]
+    fn fields_without_a_say_are_named() {
+        let spread = json!([{ "maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule" }]);
+        assert!(ignored(&pod(json!({ "containers": [] }))).is_empty());
+        let named = ignored(&pod(json!({ "containers": [], "topologySpreadConstraints": spread })));
+        assert_eq!(named, ["spec.topologySpreadConstraints"]);
     }
 
     #[test]

@@ -53,7 +53,8 @@ pub fn demand(pod: &Pod) -> Demand {
     let mut amounts = sidecars;
     spec.containers.iter().for_each(|container| add(&mut amounts, requests(container)));
     raise(&mut amounts, most);
-    let overhead = spec.overhead.iter().flatten().filter_map(|(name, quantity)| Some((name.clone(), amount(name, quantity)?)));
+    let overhead =
+        spec.overhead.iter().flatten().filter_map(|(name, quantity)| Some((name.clone(), amount(name, quantity)?)));
     add(&mut amounts, overhead.collect());
     let containers = spec.init_containers.iter().flatten().chain(&spec.containers);
     let ports = containers.flat_map(|container| container.ports.iter().flatten()).filter_map(|port| {
@@ -141,7 +142,8 @@ mod tests {
         taken.add(&big);
         assert_eq!(lacks(&node, &taken, &demand(&big)), ["Insufficient cpu", "Insufficient memory"]);
         assert!(lacks(&node, &taken, &demand(&pod(json!({ "containers": [asks("500m", "1Mi")] })))).is_empty());
-        let extended = pod(json!({ "containers": [{ "name": "c", "resources": { "requests": { "example.com/gpu": "1" } } }] }));
+        let extended =
+            pod(json!({ "containers": [{ "name": "c", "resources": { "requests": { "example.com/gpu": "1" } } }] }));
         assert_eq!(lacks(&node, &taken, &demand(&extended)), ["Insufficient example.com/gpu"]);
         let none = pod(json!({ "containers": [] }));
         (0..2).for_each(|_| taken.add(&none));
