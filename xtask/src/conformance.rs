@@ -24,6 +24,16 @@ const COMPARISONS: &[Comparison] = &[
         peers: &["etcd", "kube-apiserver"],
     },
     Comparison {
+        name: "endpoints",
+        about: "random histories of Services, Pods and Nodes against the real kube-controller-manager: endpoints, writes",
+        peers: &["etcd", "kube-apiserver", "kube-controller-manager"],
+    },
+    Comparison {
+        name: "deployments",
+        about: "rollouts against the real kube-controller-manager: objects at the end, limits on the way, writes",
+        peers: &["etcd", "kube-apiserver", "kube-controller-manager"],
+    },
+    Comparison {
         name: "kubectl",
         about: "scripted commands of every kubectl from 1.29 on, against the real server and ours: what it prints",
         peers: &["etcd", "kube-apiserver", "kubectl"],

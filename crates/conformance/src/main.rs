@@ -1,5 +1,11 @@
 //! Comparisons of ours with the originals; `cargo xtask conformance` gets the originals and runs one.
 
+mod contest;
+mod deployments;
+mod dice;
+mod endpoints;
+mod side;
+
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -17,6 +23,10 @@ struct Cli {
 enum Command {
     /// Generated requests: verdict, message, object.
     Api(api::Options),
+    /// Random histories of Services, Pods and Nodes: the same endpoints as kube-controller-manager makes.
+    Endpoints(endpoints::Options),
+    /// Deployments and ReplicaSets through rollouts: the same objects as kube-controller-manager leaves.
+    Deployments(deployments::Options),
 }
 
 fn main() -> Result<ExitCode> {
@@ -27,10 +37,27 @@ fn main() -> Result<ExitCode> {
             let originals = Originals::start(api::flags())?;
             runtime()?.block_on(api::run(options, &originals))?
         }
+        Command::Endpoints(options) => {
+            side_by_side(endpoints::setup(), async |contest| endpoints::run(contest, options).await)?
+        }
+        Command::Deployments(options) => {
+            side_by_side(deployments::setup(), async |contest| deployments::run(contest, options).await)?
+        }
     };
     Ok(if agree { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime> {
     Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
+}
+
+/// Starts both control planes and runs a comparison of their controllers.
+fn side_by_side(setup: contest::Setup, compare: impl AsyncFnOnce(&contest::Contest) -> Result<bool>) -> Result<bool> {
+    let originals = contest::originals(&setup)?;
+    runtime()?.block_on(async {
+        let contest = contest::Contest::start(&originals, &setup).await?;
+        let agree = compare(&contest).await?;
+        contest.stop().await?;
+        Ok(agree)
+    })
 }

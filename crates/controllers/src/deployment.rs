@@ -20,6 +20,7 @@ use crate::cluster::{Cluster, mark_self};
 use crate::conditions::is_terminal;
 use crate::{owners, selector};
 use plan::Plan;
+use revision::REVISION;
 
 pub fn start(cluster: &mut Cluster) {
     let queue = cluster.queue();
@@ -125,16 +126,12 @@ impl Rollouts {
     }
 
     async fn write(&self, deployment: &Deployment, plan: &Plan) -> Result<(), WriteError> {
-        let mut stored = deployment.clone();
-        if let Some(annotated) = &plan.deployment {
-            stored = self.deployments.replace(annotated).await?;
-        }
         if let Some(set) = &plan.create {
             match self.replica_sets.create(set).await {
                 Ok(_) => {}
                 Err(error) if error.namespace_terminating() => return Ok(()),
-                Err(error) if error.is_already_exists() => return self.collide(&stored, set, error).await,
-                Err(error) => return self.cannot_create(&stored, set, error).await,
+                Err(error) if error.is_already_exists() => return self.collide(deployment, set, error).await,
+                Err(error) => return self.cannot_create(deployment, set, error).await,
             }
         }
         try_join_all(plan.update.iter().map(|set| self.replica_sets.replace(set))).await?;
@@ -142,8 +139,13 @@ impl Rollouts {
             self.recorder.publish(Note::normal(deployment, "ScalingReplicaSet", note.clone()));
         }
         try_join_all(plan.delete.iter().map(|set| self.replica_sets.delete(set, Deletion::Background))).await?;
-        if let Some(status) = &plan.status {
-            self.write_status(&stored, status.clone()).await?;
+        let mut next = deployment.clone();
+        if let Some(revision) = plan.revision {
+            next.metadata.annotations.get_or_insert_default().insert(REVISION.to_owned(), revision.to_string());
+        }
+        next.status = plan.status.clone().or(next.status);
+        if next != *deployment {
+            self.deployments.replace_subresource("status", &next).await?;
         }
         Ok(())
     }

@@ -14,6 +14,7 @@ mod namespace;
 mod node_ipam;
 mod node_lifecycle;
 mod owners;
+mod pod_gc;
 mod replica_set;
 mod scheduler;
 mod selector;
@@ -42,6 +43,8 @@ pub struct Config {
     pub root_ca: String,
     /// How long a node may be silent before it counts as lost.
     pub node_grace: Duration,
+    /// How long a Node object must be gone before the pods bound to it are deleted.
+    pub node_quarantine: Duration,
     /// Endpoints per slice.
     pub max_endpoints_per_slice: usize,
     /// Keep the legacy v1 Endpoints of Services with a selector.
@@ -57,6 +60,7 @@ impl Default for Config {
             node_mask_v6: 64,
             root_ca: String::new(),
             node_grace: Duration::from_secs(40),
+            node_quarantine: Duration::from_secs(40),
             max_endpoints_per_slice: 100,
             endpoints: true,
         }
@@ -72,6 +76,7 @@ const ALL: &[(&str, Start)] = &[
     ("service-account", service_account::start),
     ("node-ipam", node_ipam::start),
     ("node-lifecycle", node_lifecycle::start),
+    ("pod-gc", pod_gc::start),
     ("scheduler", scheduler::start),
     ("deployment", deployment::start),
     ("replica-set", replica_set::start),
@@ -89,11 +94,25 @@ pub struct Controllers {
 
 /// Starts every controller. They stop with `token`.
 pub fn start(client: Client, config: Config, token: &CancellationToken) -> Controllers {
+    start_where(client, config, |_| true, token)
+}
+
+/// As `start`, but only the controllers of these names.
+pub fn start_some(client: Client, config: Config, names: &[&str], token: &CancellationToken) -> Controllers {
+    start_where(client, config, |name| names.contains(&name), token)
+}
+
+fn start_where(
+    client: Client,
+    config: Config,
+    wanted: impl Fn(&str) -> bool,
+    token: &CancellationToken,
+) -> Controllers {
     let mut tasks = Tasks::new(token);
     let readiness = Readiness::default();
     let (recorder, publisher) = events::recorder(client.clone(), "portolan-controllers");
     let mut cluster = Cluster::new(client, config, recorder, readiness.clone());
-    for (name, start) in ALL {
+    for (name, start) in ALL.iter().filter(|(name, _)| wanted(name)) {
         tracing::debug!(controller = name, "registering");
         start(&mut cluster);
     }

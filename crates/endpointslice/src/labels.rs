@@ -23,7 +23,7 @@ pub const OVER_CAPACITY: &str = "endpoints.kubernetes.io/over-capacity";
 pub const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 pub const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
 
-/// Keys that a Service's or Endpoints' own labels cannot set on its slices.
+/// Keys that a Service's own labels cannot set on its slices.
 const RESERVED: [&str; 3] = [SERVICE_NAME, MANAGED_BY, HEADLESS];
 
 pub type Labels = BTreeMap<String, String>;
@@ -39,9 +39,9 @@ pub fn for_slices(service: &Service) -> Labels {
     labels
 }
 
-/// What the mirrored slices of an Endpoints object are labelled with.
+/// What the mirrored slices of an Endpoints object are labelled with: also what it says of headlessness.
 pub fn for_mirrors(endpoints: &ObjectMeta) -> Labels {
-    let mut labels = inherited(endpoints);
+    let mut labels = endpoints.labels.clone().unwrap_or_default();
     labels.insert(SERVICE_NAME.to_owned(), endpoints.name.clone().unwrap_or_default());
     labels.insert(MANAGED_BY.to_owned(), MIRRORING_CONTROLLER.to_owned());
     labels

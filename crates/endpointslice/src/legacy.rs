@@ -1,15 +1,12 @@
 //! The v1 Endpoints object of a Service, for readers older than slices. Not responsible for hand-written Endpoints.
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
-
-use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints, Pod, Service};
+use k8s_openapi::api::core::v1::{EndpointAddress, Endpoints, Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::labels::{self, ENDPOINTS_CONTROLLER, ENDPOINTS_MANAGED_BY, LEADER, OVER_CAPACITY, TRIGGER_TIME};
-use crate::ports::{self, Port};
 use crate::service::{self, Family};
-use crate::{Notice, Options, pods};
+use crate::subsets::{self, Pairs, Subset};
+use crate::{Notice, Options, pods, ports};
 
 /// Addresses that one Endpoints object holds.
 pub const CAPACITY: usize = 1000;
@@ -21,13 +18,6 @@ pub enum EndpointsPlan {
     Create(Box<Endpoints>),
     Update(Box<Endpoints>),
     Delete,
-}
-
-/// Ready and not ready addresses that have their ports in common.
-#[derive(Clone, Debug, Default)]
-struct Subset {
-    ready: Vec<EndpointAddress>,
-    not_ready: Vec<EndpointAddress>,
 }
 
 /// Plans the Endpoints of a Service. `pods` are candidates of its namespace.
@@ -45,14 +35,13 @@ pub fn plan(
     if service::selector(service).is_none() || service.metadata.deletion_timestamp.is_some() {
         return EndpointsPlan::Keep;
     }
-    let mut subsets = subsets(service, pods);
-    let truncated = truncate(&mut subsets);
-    let wanted: Vec<EndpointSubset> = subsets.into_iter().map(|(ports, subset)| render(&ports, subset)).collect();
+    let mut wanted = wanted(service, pods);
+    let truncated = truncate(&mut wanted);
     let labels = labels::for_endpoints(service);
     if let Some(existing) = existing {
         let marked = annotation(&existing.metadata, OVER_CAPACITY) == Some("truncated");
-        let held = canonical(existing.subsets.as_deref().unwrap_or_default());
-        let same = held == canonical(&wanted) && existing.metadata.labels.as_ref() == Some(&labels);
+        let held = subsets::canonical(existing.subsets.as_deref().unwrap_or_default());
+        let same = held == wanted && existing.metadata.labels.as_ref() == Some(&labels);
         if same && marked == truncated {
             return EndpointsPlan::Keep;
         }
@@ -65,7 +54,7 @@ pub fn plan(
     annotations.extend(options.trigger.map(|at| (TRIGGER_TIME.to_owned(), labels::stamp(at))));
     annotations.extend(truncated.then(|| (OVER_CAPACITY.to_owned(), "truncated".to_owned())));
     metadata.annotations = Some(annotations).filter(|annotations| !annotations.is_empty());
-    let endpoints = Box::new(Endpoints { metadata, subsets: Some(wanted) });
+    let endpoints = Box::new(Endpoints { metadata, subsets: Some(wanted.into_iter().map(Subset::render).collect()) });
     if existing.is_some() { EndpointsPlan::Update(endpoints) } else { EndpointsPlan::Create(endpoints) }
 }
 
@@ -89,10 +78,10 @@ fn named(service: &Service) -> ObjectMeta {
     }
 }
 
-fn subsets(service: &Service, pods: &[&Pod]) -> BTreeMap<Vec<Port>, Subset> {
+fn wanted(service: &Service, pods: &[&Pod]) -> Vec<Subset> {
     let family = service::families(service).into_iter().next().unwrap_or(Family::V4);
     let publish_anyway = service::publishes_not_ready(service);
-    let mut subsets: BTreeMap<Vec<Port>, Subset> = BTreeMap::new();
+    let mut pairs = Pairs::default();
     // Port names that do not resolve are told by the slices' plan.
     let mut told: Vec<Notice> = Vec::new();
     for pod in pods.iter().filter(|pod| service::selects(service, &pod.metadata)) {
@@ -103,40 +92,29 @@ fn subsets(service: &Service, pods: &[&Pod]) -> BTreeMap<Vec<Port>, Subset> {
         if ports.is_empty() && !service::ports(service).is_empty() {
             continue;
         }
-        let subset = subsets.entry(ports).or_default();
-        let list = if publish_anyway || pods::is_ready(pod) { &mut subset.ready } else { &mut subset.not_ready };
-        list.push(EndpointAddress {
+        let address = EndpointAddress {
             ip: address.to_string(),
             hostname: pods::hostname(service, pod),
             node_name: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
             target_ref: Some(pods::target(pod)),
-        });
+        };
+        pairs.add(address, &ports, publish_anyway || pods::is_ready(pod));
     }
-    for subset in subsets.values_mut() {
-        subset.ready.sort_by(by_address);
-        subset.not_ready.sort_by(by_address);
-    }
-    subsets
-}
-
-fn by_address(a: &EndpointAddress, b: &EndpointAddress) -> std::cmp::Ordering {
-    let uid = |address: &EndpointAddress| address.target_ref.as_ref().and_then(|target| target.uid.clone());
-    let ip = |address: &EndpointAddress| address.ip.parse::<IpAddr>().ok();
-    (ip(a), uid(a)).cmp(&(ip(b), uid(b)))
+    pairs.subsets()
 }
 
 /// Cuts every subset in proportion to its size, not ready addresses first. Tells whether anything was cut.
-fn truncate(subsets: &mut BTreeMap<Vec<Port>, Subset>) -> bool {
-    let ready: usize = subsets.values().map(|subset| subset.ready.len()).sum();
-    let not_ready: usize = subsets.values().map(|subset| subset.not_ready.len()).sum();
+fn truncate(subsets: &mut Vec<Subset>) -> bool {
+    let ready: usize = subsets.iter().map(|subset| subset.ready.len()).sum();
+    let not_ready: usize = subsets.iter().map(|subset| subset.not_ready.len()).sum();
     if ready + not_ready <= CAPACITY {
         return false;
     }
     let keep_ready = ready.min(CAPACITY);
     let keep_not_ready = CAPACITY - keep_ready;
-    share(subsets.values_mut().map(|subset| &mut subset.ready).collect(), ready, keep_ready);
-    share(subsets.values_mut().map(|subset| &mut subset.not_ready).collect(), not_ready, keep_not_ready);
-    subsets.retain(|_, subset| !subset.ready.is_empty() || !subset.not_ready.is_empty());
+    share(subsets.iter_mut().map(|subset| &mut subset.ready).collect(), ready, keep_ready);
+    share(subsets.iter_mut().map(|subset| &mut subset.not_ready).collect(), not_ready, keep_not_ready);
+    subsets.retain(|subset| !subset.ready.is_empty() || !subset.not_ready.is_empty());
     true
 }
 
@@ -149,50 +127,4 @@ fn share(lists: Vec<&mut Vec<EndpointAddress>>, total: usize, keep: usize) {
         list.truncate(upto - kept);
         kept = upto;
     }
-}
-
-fn render(ports: &[Port], subset: Subset) -> EndpointSubset {
-    let ports: Vec<EndpointPort> = ports
-        .iter()
-        .map(|port| EndpointPort {
-            name: Some(port.name.clone()).filter(|name| !name.is_empty()),
-            port: port.port.unwrap_or_default(),
-            protocol: Some(port.protocol.clone()),
-            app_protocol: port.app_protocol.clone(),
-        })
-        .collect();
-    let some = |list: Vec<EndpointAddress>| Some(list).filter(|list| !list.is_empty());
-    EndpointSubset {
-        addresses: some(subset.ready),
-        not_ready_addresses: some(subset.not_ready),
-        ports: Some(ports).filter(|ports| !ports.is_empty()),
-    }
-}
-
-/// Subsets in the order of a plan, whatever order they were stored in, with absent and empty lists alike.
-fn canonical(subsets: &[EndpointSubset]) -> Vec<(Vec<Port>, Vec<EndpointAddress>, Vec<EndpointAddress>)> {
-    let sorted = |list: &Option<Vec<EndpointAddress>>| {
-        let mut list = list.clone().unwrap_or_default();
-        list.sort_by(by_address);
-        list
-    };
-    let mut all: Vec<_> = subsets
-        .iter()
-        .map(|subset| {
-            let ports = subset.ports.as_deref().unwrap_or_default();
-            let mut ports: Vec<Port> = ports
-                .iter()
-                .map(|port| Port {
-                    name: port.name.clone().unwrap_or_default(),
-                    protocol: port.protocol.clone().unwrap_or_else(|| "TCP".to_owned()),
-                    port: Some(port.port),
-                    app_protocol: port.app_protocol.clone(),
-                })
-                .collect();
-            ports.sort();
-            (ports, sorted(&subset.addresses), sorted(&subset.not_ready_addresses))
-        })
-        .collect();
-    all.sort_by(|a, b| a.0.cmp(&b.0));
-    all
 }

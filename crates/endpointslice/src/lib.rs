@@ -12,6 +12,7 @@ pub mod plan;
 mod pods;
 mod ports;
 pub mod service;
+mod subsets;
 pub mod topology;
 pub mod trigger;
 

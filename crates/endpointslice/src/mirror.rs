@@ -4,16 +4,15 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use k8s_openapi::api::core::v1::{EndpointAddress, EndpointSubset, Endpoints, Service};
+use k8s_openapi::api::core::v1::{EndpointAddress, Endpoints, Service};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointSlice};
 
 use crate::labels::{
     self, LAST_APPLIED, LEADER, MANAGED_BY, MIRRORING_CONTROLLER, SERVICE_NAME, SKIP_MIRROR, TRIGGER_TIME,
 };
 use crate::pack::{Frame, Groups, Identity, pack};
-use crate::ports::Port;
 use crate::service::{self, Family};
-use crate::{Notice, SlicePlan};
+use crate::{Notice, SlicePlan, subsets};
 
 /// Addresses of one subset that are mirrored.
 pub const MAX_PER_SUBSET: usize = 1000;
@@ -79,17 +78,16 @@ fn frame(endpoints: &Endpoints) -> Frame<'_> {
         annotations_exact: true,
         trigger: None,
         max_endpoints: MAX_PER_SUBSET,
+        capacity: None,
     }
 }
 
 /// Endpoints by family and ports. A family without any address has no entry, so no placeholder either.
 fn groups(endpoints: &Endpoints, plan: &mut SlicePlan) -> BTreeMap<Family, Groups> {
     let mut families: BTreeMap<Family, Groups> = BTreeMap::new();
-    for subset in endpoints.subsets.as_deref().unwrap_or_default() {
-        let ports = ports(subset);
-        let ready = subset.addresses.as_deref().unwrap_or_default().iter().map(|address| (address, true));
-        let not_ready =
-            subset.not_ready_addresses.as_deref().unwrap_or_default().iter().map(|address| (address, false));
+    for subset in subsets::canonical(endpoints.subsets.as_deref().unwrap_or_default()) {
+        let ready = subset.ready.iter().map(|address| (address, true));
+        let not_ready = subset.not_ready.iter().map(|address| (address, false));
         let mut taken = 0_usize;
         let mut dropped = 0_usize;
         for (address, ready) in ready.chain(not_ready) {
@@ -102,7 +100,7 @@ fn groups(endpoints: &Endpoints, plan: &mut SlicePlan) -> BTreeMap<Family, Group
                 continue;
             }
             let endpoint = endpoint(address, ip, ready);
-            let group = families.entry(Family::of(ip)).or_default().entry(ports.clone()).or_default();
+            let group = families.entry(Family::of(ip)).or_default().entry(subset.ports.clone()).or_default();
             group.entry(Identity::of(&endpoint)).or_insert(endpoint);
             taken += 1;
         }
@@ -111,21 +109,6 @@ fn groups(endpoints: &Endpoints, plan: &mut SlicePlan) -> BTreeMap<Family, Group
         }
     }
     families
-}
-
-fn ports(subset: &EndpointSubset) -> Vec<Port> {
-    let ports = subset.ports.as_deref().unwrap_or_default();
-    let mut ports: Vec<Port> = ports
-        .iter()
-        .map(|port| Port {
-            name: port.name.clone().unwrap_or_default(),
-            protocol: port.protocol.clone().unwrap_or_else(|| "TCP".to_owned()),
-            port: Some(port.port),
-            app_protocol: port.app_protocol.clone(),
-        })
-        .collect();
-    ports.sort();
-    ports
 }
 
 fn endpoint(address: &EndpointAddress, ip: IpAddr, ready: bool) -> Endpoint {

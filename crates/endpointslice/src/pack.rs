@@ -12,7 +12,8 @@ use k8s_openapi::jiff::Timestamp;
 use crate::labels::{self, Labels, TRIGGER_TIME};
 use crate::ports::{self, Port};
 use crate::service::Family;
-use crate::{SlicePlan, endpoints_of};
+use crate::topology::Topology;
+use crate::{Notice, SlicePlan, endpoints_of, hints};
 
 /// What makes two endpoints the same one: addresses, hostname, and the target's namespace and name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,6 +48,8 @@ pub struct Frame<'a> {
     pub annotations_exact: bool,
     pub trigger: Option<Timestamp>,
     pub max_endpoints: usize,
+    /// By whose capacity hints are shared out, instead of being part of the endpoints wanted.
+    pub capacity: Option<&'a Topology>,
 }
 
 /// Slices of one family on their way from what is to what should be.
@@ -75,6 +78,9 @@ pub fn pack(frame: &Frame<'_>, family: Family, mut groups: Groups, existing: &[&
         pack_group(frame, family, &ports, wanted, &mine, &mut changes);
     }
     changes.delete.extend(by_ports.into_values().flatten().cloned());
+    if let Some(topology) = frame.capacity {
+        share_out(frame, topology, &mut changes, plan);
+    }
     reuse(&mut changes);
     plan.create.extend(changes.create);
     plan.update.extend(changes.update);
@@ -100,9 +106,11 @@ fn pack_group(
             continue;
         }
         kept_placeholder |= kept.is_empty();
-        let same = kept == endpoints_of(slice) && frame.holds(&slice.metadata);
-        let next = EndpointSlice { endpoints: Some(kept), ..(*slice).clone() };
-        if same { unchanged.push(next) } else { changes.update.push(next) }
+        if frame.same(&kept, endpoints_of(slice)) && frame.holds(&slice.metadata) {
+            unchanged.push((*slice).clone());
+        } else {
+            changes.update.push(EndpointSlice { endpoints: Some(kept), ..(*slice).clone() });
+        }
     }
     let mut left: Vec<Endpoint> = wanted.into_values().rev().collect();
     let updates = &mut changes.update[first_update..];
@@ -128,6 +136,20 @@ fn pack_group(
     }
     changes.update[first_update..].iter_mut().for_each(|slice| frame.mark(&mut slice.metadata));
     changes.unchanged.extend(unchanged);
+}
+
+/// Hints by capacity depend on all slices of the family, and leave alone what is right already.
+fn share_out(frame: &Frame<'_>, topology: &Topology, changes: &mut Changes, plan: &mut SlicePlan) {
+    let mut written: Vec<EndpointSlice> = changes.create.drain(..).chain(changes.update.drain(..)).collect();
+    let outcome = hints::share_out(&mut written, &mut changes.unchanged, topology);
+    for slice in written {
+        let list = if slice.metadata.name.is_some() { &mut changes.update } else { &mut changes.create };
+        list.push(slice);
+    }
+    changes.update.iter_mut().for_each(|slice| frame.mark(&mut slice.metadata));
+    if let Err(disabled) = outcome {
+        plan.notices.push(Notice::HintsDisabled(disabled));
+    }
 }
 
 /// The slice's endpoints that are still wanted, as wanted now; they are taken out of `wanted`.
@@ -159,6 +181,15 @@ fn reuse(changes: &mut Changes) {
 }
 
 impl Frame<'_> {
+    /// Whether the endpoints wanted are those held, hints aside where they are shared out later.
+    fn same(&self, wanted: &[Endpoint], held: &[Endpoint]) -> bool {
+        if self.capacity.is_none() {
+            return wanted == held;
+        }
+        let bare = |endpoint: &Endpoint| Endpoint { hints: None, ..endpoint.clone() };
+        wanted.len() == held.len() && wanted.iter().zip(held).all(|(wanted, held)| bare(wanted) == bare(held))
+    }
+
     /// Whether a slice has the labels and annotations it should have.
     fn holds(&self, metadata: &ObjectMeta) -> bool {
         let empty = Labels::new();

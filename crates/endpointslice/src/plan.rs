@@ -4,9 +4,9 @@
 use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::{Pod, Service};
-use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 
-use crate::hints;
+use crate::hints::{self, Distribution};
 use crate::labels::{self, CONTROLLER, MANAGED_BY, SERVICE_NAME};
 use crate::pack::{Frame, Groups, Identity, pack};
 use crate::pods::{self, Outcome};
@@ -47,6 +47,7 @@ pub fn plan(
         annotations_exact: false,
         trigger: options.trigger,
         max_endpoints: options.max_endpoints.clamp(1, 1000),
+        capacity: Some(topology).filter(|_| hints::distribution(service) == Distribution::Auto),
     };
     for family in families {
         let groups = groups(service, &selected, family, topology, &mut plan);
@@ -86,10 +87,9 @@ fn groups(service: &Service, pods: &[&Pod], family: Family, topology: &Topology,
             Outcome::None => {}
         }
     }
-    let mut all: Vec<&mut Endpoint> = groups.values_mut().flat_map(|group| group.values_mut()).collect();
-    if let Err(disabled) = hints::assign(service, &mut all, topology) {
-        plan.notices.push(Notice::HintsDisabled(disabled));
-    }
+    let distribution = hints::distribution(service);
+    let all = groups.values_mut().flat_map(|group| group.values_mut());
+    all.for_each(|endpoint| hints::keep_close(distribution, endpoint));
     groups
 }
 

@@ -71,6 +71,8 @@ pub fn endpoint(service: &Service, pod: &Pod, family: Family, topology: &Topolog
     let zone = match &node {
         Some(node) if !topology.knows(node) && !publish_anyway => return Outcome::UnknownNode(node.clone()),
         Some(node) => topology.zone(node).map(ToOwned::to_owned),
+        // An address without a node is no kubelet's report; upstream publishes it only where told to publish anything.
+        None if !publish_anyway => return Outcome::None,
         None => None,
     };
     let (serving, terminating) = (is_ready(pod), is_terminating(pod));

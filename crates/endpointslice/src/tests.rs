@@ -464,3 +464,96 @@ fn legacy_endpoints_are_truncated_in_proportion_and_marked() {
     assert_eq!(made.metadata.annotations.as_ref().unwrap()[labels::OVER_CAPACITY], "truncated");
     assert_eq!(legacy::plan(Some(&web()), &refs, Some(&made), &Options::default()), EndpointsPlan::Keep);
 }
+
+#[test]
+fn a_port_that_leads_to_all_pods_is_one_subset_with_all_of_them() {
+    // As kube-controller-manager has it: subsets are made per port, then ports with equal addresses are joined.
+    let mut service = web();
+    service.spec.as_mut().unwrap().ports = parse(json!([
+        { "name": "http", "port": 80, "targetPort": "http" }, { "name": "metrics", "port": 9100, "targetPort": 9100 },
+    ]));
+    let mut other = pod(2, false);
+    other.spec.as_mut().unwrap().containers[0].ports.as_mut().unwrap()[0].container_port = 9090;
+    let EndpointsPlan::Create(made) = legacy::plan(Some(&service), &[&pod(1, true), &other], None, &Options::default())
+    else {
+        panic!("expected a create")
+    };
+    let told: BTreeSet<(i32, usize, usize)> = made
+        .subsets
+        .iter()
+        .flatten()
+        .map(|subset| {
+            let count = |list: &Option<Vec<_>>| list.as_ref().map_or(0, Vec::len);
+            (subset.ports.as_ref().unwrap()[0].port, count(&subset.addresses), count(&subset.not_ready_addresses))
+        })
+        .collect();
+    assert_eq!(told, BTreeSet::from([(8080, 1, 0), (9090, 0, 1), (9100, 1, 1)]));
+}
+
+#[test]
+fn mirrors_say_what_the_endpoints_say_and_not_ready_wins() {
+    let service = service(json!({ "clusterIP": "10.96.0.9" }));
+    let endpoints: Endpoints = parse(json!({
+        "metadata": { "name": "web", "namespace": "default", "uid": "ep-1",
+                      "labels": { labels::HEADLESS: "", "x": "y" } },
+        "subsets": [
+            { "addresses": [{ "ip": "192.0.2.1" }, { "ip": "192.0.2.2" }], "ports": [{ "port": 80, "name": "http" }] },
+            { "notReadyAddresses": [{ "ip": "192.0.2.2" }],
+              "ports": [{ "port": 80, "name": "http" }, { "port": 81, "name": "other" }] },
+        ],
+    }));
+    let mut cluster = Cluster::default();
+    cluster.apply(&mirror::plan("default", "web", Some(&endpoints), Some(&service), &[]));
+    assert!(cluster.slices.values().all(|slice| labels::has(&slice.metadata, labels::HEADLESS, "")));
+    let told: BTreeSet<(String, String, bool)> = cluster
+        .slices
+        .values()
+        .flat_map(|slice| {
+            let ports = slice.ports.as_ref().unwrap().iter().map(|port| port.name.clone().unwrap()).collect::<Vec<_>>();
+            let ready = |e: &Endpoint| e.conditions.as_ref().unwrap().ready.unwrap();
+            crate::endpoints_of(slice)
+                .iter()
+                .map(|e| (ports.join(","), e.addresses[0].clone(), ready(e)))
+                .collect::<Vec<_>>()
+        })
+        .collect();
+    let line = |ports: &str, address: &str, ready| (ports.to_owned(), address.to_owned(), ready);
+    assert_eq!(
+        told,
+        BTreeSet::from([
+            line("http", "192.0.2.1", true),
+            line("http", "192.0.2.2", false),
+            line("other", "192.0.2.2", false),
+        ])
+    );
+}
+
+#[test]
+fn a_pod_without_a_node_is_published_only_where_anything_is() {
+    let mut early = pod(1, true);
+    early.spec.as_mut().unwrap().node_name = None;
+    assert!(settled(&web(), std::slice::from_ref(&early)).0.endpoints().is_empty());
+    let mut service = web();
+    service.spec.as_mut().unwrap().publish_not_ready_addresses = Some(true);
+    assert_eq!(settled(&service, &[early]).0.endpoints().len(), 1);
+}
+
+#[test]
+fn hints_by_capacity_stay_where_they_fit() {
+    let mut service = web();
+    let mode = BTreeMap::from([("service.kubernetes.io/topology-mode".to_owned(), "Auto".to_owned())]);
+    service.metadata.annotations = Some(mode);
+    let options = Options { max_endpoints: 3, trigger: None };
+    let mut cluster = Cluster::default();
+    let pods: Vec<Pod> = (0..6).map(|n| pod(n, true)).collect();
+    cluster.settle(&service, &pods.iter().collect::<Vec<_>>(), &options);
+    // The same with one more pod: the slices that have their hints are left alone.
+    let more: Vec<Pod> = (0..7).map(|n| pod(n, true)).collect();
+    let plan = cluster.settle(&service, &more.iter().collect::<Vec<_>>(), &options);
+    assert_eq!(plan.to_string(), "create web- IPv4 endpoints=1\n");
+    assert!(cluster.endpoints().iter().all(|endpoint| endpoint.hints.is_some()));
+    // Without the annotation they go, everywhere.
+    service.metadata.annotations = None;
+    cluster.settle(&service, &more.iter().collect::<Vec<_>>(), &options);
+    assert!(cluster.endpoints().iter().all(|endpoint| endpoint.hints.is_none()));
+}

@@ -28,6 +28,7 @@ impl Topology {
         let (mut zones, mut capacity) = (BTreeMap::new(), Ok(BTreeMap::new()));
         for node in nodes {
             let zone = node.metadata.labels.as_ref().and_then(|labels| labels.get(ZONE)).cloned();
+            let zone = zone.filter(|zone| !zone.is_empty());
             if let Ok(by_zone) = &mut capacity
                 && is_ready_worker(node)
             {

@@ -107,3 +107,87 @@ fn parsed<K: Resource>(cache: &Cache<K>, guard: DeserializeGuard<K>) -> Option<K
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::convert::Infallible;
+    use std::sync::Mutex;
+
+    use http::{Request, Response};
+    use k8s_openapi::api::core::v1::ConfigMap;
+    use kube::client::Body;
+    use serde_json::{Value, json};
+    use tokio::sync::mpsc;
+    use tower::service_fn;
+
+    use super::*;
+
+    /// An API server that gives these answers, one to each request, and then none.
+    fn server(answers: Vec<(u16, String)>) -> Client {
+        let answers = Arc::new(Mutex::new(VecDeque::from(answers)));
+        let service = service_fn(move |_: Request<Body>| {
+            let answer = answers.lock().expect("no panic under the lock").pop_front();
+            async move {
+                match answer {
+                    Some((code, body)) => {
+                        let answer = Response::builder().status(code).body(Body::from(body.into_bytes()));
+                        Ok::<_, Infallible>(answer.expect("a response"))
+                    }
+                    None => std::future::pending().await,
+                }
+            }
+        });
+        Client::new(service, "default")
+    }
+
+    fn object(name: &str, version: u32) -> Value {
+        json!({ "apiVersion": "v1", "kind": "ConfigMap",
+                "metadata": { "name": name, "namespace": "default", "uid": name,
+                              "resourceVersion": version.to_string() } })
+    }
+
+    fn list(items: &[Value], version: u32) -> String {
+        json!({ "apiVersion": "v1", "kind": "ConfigMapList", "items": items,
+                "metadata": { "resourceVersion": version.to_string() } })
+        .to_string()
+    }
+
+    #[tokio::test]
+    async fn follows_a_watch_keeps_what_it_knows_through_failures_and_leaves_out_what_does_not_parse() {
+        let mut broken = object("broken", 3);
+        broken["data"] = json!(7);
+        let gone = json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 410, "reason": "Expired",
+                           "message": "too old", "metadata": {} });
+        let event = |kind: &str, object: Value| format!("{}\n", json!({ "type": kind, "object": object }));
+        let client = server(vec![
+            (200, list(&[object("a", 1), broken], 3)),
+            (200, event("ADDED", object("b", 4))),
+            // The server is away for a moment, and has forgotten the revision when it is back.
+            (500, gone.to_string()),
+            (200, event("ERROR", gone)),
+            (200, list(&[object("b", 4), object("c", 5)], 6)),
+        ]);
+        let informer = Informer::<ConfigMap>::new(client);
+        let cache = informer.cache();
+        let (told, mut changes) = mpsc::unbounded_channel();
+        cache.on_change(move |change| {
+            let name = change.latest().map(|object| object.name_any()).unwrap_or_default();
+            let _ = told.send((name, change.new.is_some()));
+        });
+        let token = CancellationToken::new();
+        let running = tokio::spawn(informer.run(token.clone()));
+        cache.synced().await;
+        let mut seen = Vec::new();
+        while seen.len() < 4 {
+            seen.push(changes.recv().await.expect("the informer runs"));
+        }
+        seen[2..].sort();
+        let there = |name: &str| (name.to_owned(), true);
+        assert_eq!(seen, [there("a"), there("b"), ("a".to_owned(), false), there("c")]);
+        let names: Vec<String> = cache.all().iter().map(|object| object.name_any()).collect();
+        assert_eq!(names, ["b", "c"]);
+        token.cancel();
+        running.await.expect("a clean end");
+    }
+}

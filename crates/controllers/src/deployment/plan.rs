@@ -9,7 +9,7 @@ use k8s_openapi::api::apps::v1::{Deployment, DeploymentStatus, ReplicaSet};
 use k8s_openapi::jiff::Timestamp;
 use kube::{Resource, ResourceExt};
 
-use super::revision::{self, REVISION};
+use super::revision;
 use super::rollout::Rollout;
 use super::{scale, status};
 use crate::selector;
@@ -20,8 +20,9 @@ pub struct Plan {
     pub create: Option<ReplicaSet>,
     pub update: Vec<ReplicaSet>,
     pub delete: Vec<ReplicaSet>,
-    /// The Deployment with other annotations.
-    pub deployment: Option<Deployment>,
+    /// The revision that the Deployment is to be annotated with, if it is not. Written with the status, so that the
+    /// generation is for changes by others.
+    pub revision: Option<i64>,
     pub status: Option<DeploymentStatus>,
     /// Messages of ScalingReplicaSet events.
     pub notes: Vec<String>,
@@ -88,18 +89,14 @@ fn step(rollout: &mut Rollout<'_>, plan: &mut Plan, running: &BTreeMap<String, u
     } else {
         rollout.roll();
     }
-    if rollout.new.is_some() && rollout.notes.is_empty() {
+    if rollout.notes.is_empty() {
         rollout.mark_sizes();
     }
     let revision = match (&rollout.new, &plan.create) {
         (Some(set), _) | (None, Some(set)) => revision::of(set.meta()),
         (None, None) => return,
     };
-    if revision::of(deployment.meta()) != revision {
-        let mut annotated = deployment.clone();
-        annotated.metadata.annotations.get_or_insert_default().insert(REVISION.to_owned(), revision.to_string());
-        plan.deployment = Some(annotated);
-    }
+    plan.revision = Some(revision).filter(|revision| revision::of(deployment.meta()) != *revision);
 }
 
 fn create(rollout: &Rollout<'_>, plan: &mut Plan, revision: i64) {
@@ -124,7 +121,8 @@ fn conclude(rollout: &Rollout<'_>, plan: &mut Plan, sets: &[Arc<ReplicaSet>], no
         plan.look_again = again;
         status
     };
-    if !leaving && status::is_complete(deployment, &status) {
+    // A paused Deployment's history is kept short at once: nothing of it is going to be needed for a step.
+    if !leaving && (status::is_paused(deployment) || status::is_complete(deployment, &status)) {
         plan.delete = rollout.surplus();
     }
     if Some(&status) != deployment.status.as_ref() {

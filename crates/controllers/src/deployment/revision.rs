@@ -16,7 +16,17 @@ pub const DESIRED: &str = "deployment.kubernetes.io/desired-replicas";
 pub const MAX: &str = "deployment.kubernetes.io/max-replicas";
 
 /// Annotations of the Deployment that its ReplicaSets do not take over.
-const OWN: [&str; 5] = ["kubectl.kubernetes.io/last-applied-configuration", REVISION, HISTORY, DESIRED, MAX];
+const OWN: [&str; 6] = [
+    "kubectl.kubernetes.io/last-applied-configuration",
+    "deprecated.deployment.rollback.to",
+    REVISION,
+    HISTORY,
+    DESIRED,
+    MAX,
+];
+/// Characters of [`HISTORY`] that are kept, and of an object's name.
+const LONGEST_HISTORY: usize = 2000;
+const LONGEST_NAME: usize = 253;
 /// Characters that make no words (apimachinery's safe encoding).
 const SAFE: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 
@@ -65,7 +75,7 @@ pub fn new_set(deployment: &Deployment, revision: i64, replicas: i32, max: i32) 
     ReplicaSet {
         metadata: ObjectMeta {
             namespace: deployment.namespace(),
-            name: Some(format!("{}-{hash}", deployment.name_any())),
+            name: Some(name(&deployment.name_any(), &hash)),
             labels: template.metadata.as_ref().and_then(|metadata| metadata.labels.clone()),
             annotations: Some(annotations),
             owner_references: Some(vec![owners::reference(deployment.meta(), "apps/v1", "Deployment")]),
@@ -79,6 +89,13 @@ pub fn new_set(deployment: &Deployment, revision: i64, replicas: i32, max: i32) 
         }),
         status: None,
     }
+}
+
+/// The Deployment's name, as far as there is room for it, and the hash.
+fn name(deployment: &str, hash: &str) -> String {
+    // Names are ASCII, so any place is a boundary.
+    let room = deployment.len().min(LONGEST_NAME.saturating_sub(hash.len() + 1));
+    format!("{}-{hash}", deployment.get(..room).unwrap_or(deployment))
 }
 
 /// Brings the new set's annotations up to date: the Deployment's own, and the revision, which moves up when an old
@@ -95,6 +112,9 @@ pub fn annotate(deployment: &Deployment, set: &mut ReplicaSet, revision: i64) {
                 history.push(',');
             }
             history.push_str(&held.to_string());
+            while let Some(comma) = history.find(',').filter(|_| history.len() > LONGEST_HISTORY) {
+                history.drain(..=comma);
+            }
         }
     }
 }

@@ -79,7 +79,10 @@ impl Rollout<'_> {
         if let Some((_, first)) = sizes.first_mut().filter(|_| to_add != 0) {
             *first = (*first + to_add - added).max(0);
         }
-        sizes.into_iter().for_each(|(index, size)| self.scale(index, size));
+        for (index, size) in sizes {
+            self.scale(index, size);
+            self.note_size(index);
+        }
     }
 
     /// Upstream's rolling update: first the new set as far as the fence allows; when nothing is to do there, the old.
@@ -157,28 +160,37 @@ impl Rollout<'_> {
         self.at(index).map_or(0, set_replicas)
     }
 
-    /// Sets a set's size and notes for which size of the Deployment that was. An index past the old sets is the new.
+    /// Sets a set's size, if it is another one, and notes for which size of the Deployment that was. An index past the
+    /// old sets is the new.
     fn scale(&mut self, index: usize, size: i32) {
-        let (wanted, surge) = (replicas(self.deployment), fence(self.deployment).surge);
         let old = self.old.len();
         let set = if index < old { self.old.get_mut(index) } else { self.new.as_mut() };
-        let Some(set) = set else { return };
+        let Some(set) = set.filter(|set| set_replicas(set) != size) else { return };
         let before = set_replicas(set);
         set.spec.get_or_insert_default().replicas = Some(size);
-        if before != size || size > 0 {
+        let verb = if size > before { "up" } else { "down" };
+        self.notes.push(format!("Scaled {verb} replica set {} from {before} to {size}", set.name_any()));
+        self.note_size(index);
+    }
+
+    /// Notes on a set for which size of the Deployment its own is right.
+    fn note_size(&mut self, index: usize) {
+        let (wanted, surge) = (replicas(self.deployment), fence(self.deployment).surge);
+        let old = self.old.len();
+        if let Some(set) = if index < old { self.old.get_mut(index) } else { self.new.as_mut() } {
             mark(set, wanted, surge);
-        }
-        if before != size {
-            let verb = if size > before { "up" } else { "down" };
-            self.notes.push(format!("Scaled {verb} replica set {} from {before} to {size}", set.name_any()));
         }
     }
 
-    /// Brings the size annotations of active sets up to date where no scaling is needed.
+    /// Brings the notes of active sets up to date that are of another size of the Deployment: those that did not have to
+    /// be scaled for this one. Otherwise the Deployment would count as just resized for ever, and never roll.
     pub fn mark_sizes(&mut self) {
         let (wanted, surge) = (replicas(self.deployment), fence(self.deployment).surge);
-        let active = self.old.iter_mut().chain(self.new.as_mut()).filter(|set| set_replicas(set) > 0);
-        active.for_each(|set| mark(set, wanted, surge));
+        let outdated = |set: &&mut ReplicaSet| {
+            let desired = set.annotations().get(DESIRED).and_then(|desired| desired.parse::<i32>().ok());
+            set_replicas(set) > 0 && desired.is_some_and(|desired| desired != wanted)
+        };
+        self.old.iter_mut().chain(self.new.as_mut()).filter(outdated).for_each(|set| mark(set, wanted, surge));
     }
 }
 

@@ -77,6 +77,7 @@ fn counted(
         ready_replicas: some(sum(|set| set.status.as_ref().and_then(|status| status.ready_replicas).unwrap_or(0))),
         available_replicas: some(available),
         unavailable_replicas: some((sum(set_replicas) - available).max(0)),
+        terminating_replicas: sets.iter().filter_map(|set| leaving_in(set)).sum(),
         ..deployment.status.clone().unwrap_or_default()
     };
     let enough = available >= replicas(deployment) - fence(deployment).unavailable;
@@ -87,6 +88,13 @@ fn counted(
     };
     set_condition(&mut status, condition, now);
     status
+}
+
+/// Nothing for a set that nobody has looked at yet; `None` inside if whoever did does not count.
+fn leaving_in(set: &ReplicaSet) -> Option<Option<i32>> {
+    let status = set.status.as_ref()?;
+    let seen = status.observed_generation.unwrap_or(0) != 0;
+    Some(status.terminating_replicas).filter(|count| seen || count.is_some())
 }
 
 fn pods_in(set: &ReplicaSet) -> i32 {
@@ -155,6 +163,8 @@ pub fn rolling(
     pause(deployment, &mut status, now);
     if deadline(deployment).is_some() {
         progress(deployment, &mut status, new, found, now);
+    } else if let Some(conditions) = &mut status.conditions {
+        conditions.retain(|condition| condition.type_ != "Progressing");
     }
     failures(&mut status, sets, new);
     let waiting = !is_complete(deployment, &status);

@@ -137,9 +137,14 @@ pub fn status(
     let min_ready = set.spec.as_ref().and_then(|spec| spec.min_ready_seconds).unwrap_or(0);
     let template = set.spec.as_ref().and_then(|spec| spec.template.as_ref()?.metadata.as_ref()?.labels.clone());
     let template = template.unwrap_or_default();
-    let (mut total, mut labelled, mut ready, mut ripe) = (0, 0, 0, 0);
+    let (mut total, mut labelled, mut ready, mut ripe, mut leaving) = (0, 0, 0, 0, 0);
     let mut soonest: Option<SignedDuration> = None;
-    for pod in pods.iter().filter(|pod| owners::is_controlled_by(pod.meta(), &uid) && is_active(pod)) {
+    let own = |pod: &&Arc<Pod>| owners::is_controlled_by(pod.meta(), &uid) && !is_terminal(pod);
+    for pod in pods.iter().filter(own) {
+        if !is_active(pod) {
+            leaving += 1;
+            continue;
+        }
         total += 1;
         labelled += i32::from(template.iter().all(|(key, value)| pod.labels().get(key) == Some(value)));
         ready += i32::from(is_ready(pod));
@@ -152,19 +157,20 @@ pub fn status(
     let old = set.status.clone().unwrap_or_default();
     let status = ReplicaSetStatus {
         replicas: total,
-        fully_labeled_replicas: some(labelled, old.fully_labeled_replicas),
-        ready_replicas: some(ready, old.ready_replicas),
-        available_replicas: some(ripe, old.available_replicas),
+        fully_labeled_replicas: some(labelled),
+        ready_replicas: some(ready),
+        available_replicas: some(ripe),
+        // Written as zero too: absence means that nobody counts.
+        terminating_replicas: Some(leaving),
         observed_generation: set.meta().generation.or(old.observed_generation),
         conditions: conditions(old.conditions, failure, now),
-        ..old
     };
     (status, soonest.and_then(|left| Duration::try_from(left).ok()))
 }
 
-/// Zero is written like upstream's `omitempty`, as absence, unless it is stored as zero already.
-fn some(count: i32, stored: Option<i32>) -> Option<i32> {
-    if count == 0 && stored.is_none() { None } else { Some(count) }
+/// Zero is written like upstream's `omitempty`, as absence.
+fn some(count: i32) -> Option<i32> {
+    Some(count).filter(|count| *count != 0)
 }
 
 fn conditions(

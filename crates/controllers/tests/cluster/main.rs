@@ -5,6 +5,7 @@ mod api;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use api::{Api, World};
 use controllers::{Config, Controllers};
@@ -119,7 +120,12 @@ fn container(image: &str) -> Value {
 }
 
 fn control(client: &Client) -> Controllers {
-    let config = Config { root_ca: "PEM".into(), cluster_cidr_v4: "10.244.0.0/16".parse().ok(), ..Config::default() };
+    let config = Config {
+        root_ca: "PEM".into(),
+        cluster_cidr_v4: "10.244.0.0/16".parse().ok(),
+        node_quarantine: Duration::ZERO,
+        ..Config::default()
+    };
     controllers::start(client.clone(), config, &CancellationToken::new())
 }
 
@@ -169,6 +175,9 @@ async fn a_deployment_becomes_endpoints_and_restarted_controllers_write_nothing(
     let pods = world.list("pods");
     assert_eq!(pods.len(), 3, "no pod too many: {:?}", names(&pods));
     assert!(pods.iter().all(|pod| !pod["spec"]["nodeName"].is_null()));
+    let metadata = &world.list("deployments")[0]["metadata"];
+    assert_eq!(metadata["annotations"]["deployment.kubernetes.io/revision"], "1");
+    assert_eq!(metadata["generation"], 1, "what the controller notes is no change of what was asked for");
     let mut ranges: Vec<&str> =
         world.list("nodes").iter().filter_map(|node| node["spec"]["podCIDR"].as_str()).collect();
     ranges.sort_unstable();
@@ -262,5 +271,18 @@ async fn one_change_of_a_pod_is_one_write_of_its_slice() {
         .await;
     cluster.api.wait("2 ready endpoints", |api| ready(api) == 2).await;
     assert_eq!(slices(&cluster.api) - before, 1);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pods_of_a_deleted_node_are_replaced() {
+    let cluster = Cluster::start().await;
+    cluster.deploy().await;
+    let on =
+        |world: &World, node: &str| world.list("pods").iter().filter(|pod| pod["spec"]["nodeName"] == node).count();
+    assert!(on(&cluster.api.world().await, "n1") > 0, "pods are spread over the nodes");
+    cluster.send("DELETE", "", "nodes", "n1", json!({})).await;
+    cluster.api.wait("all three pods on the other node", |world| on(world, "n1") == 0 && on(world, "n2") == 3).await;
+    cluster.api.wait("3 ready endpoints", |world| ready(world) == 3 && endpoints(world).len() == 3).await;
     cluster.stop().await;
 }

@@ -4,7 +4,7 @@ use k8s_openapi::api::apps::v1::ReplicaSetStatus;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::deployment::revision::{DESIRED, HASH, HISTORY};
+use crate::deployment::revision::{DESIRED, HASH, HISTORY, REVISION};
 
 /// A Deployment and its sets; pods appear as fast as sets ask for them.
 struct World {
@@ -39,8 +39,9 @@ impl World {
     /// One look, its writes, and (if `ready`) pods that come up and go at once.
     fn step(&mut self, ready: bool) -> Plan {
         let plan = plan(&self.deployment, &self.sets, &BTreeMap::new(), self.clock);
-        if let Some(deployment) = &plan.deployment {
-            self.deployment.metadata = deployment.metadata.clone();
+        if let Some(revision) = plan.revision {
+            let annotations = self.deployment.metadata.annotations.get_or_insert_default();
+            annotations.insert(REVISION.to_owned(), revision.to_string());
         }
         for set in plan.create.iter().chain(&plan.update) {
             let mut set = set.clone();
