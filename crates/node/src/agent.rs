@@ -55,7 +55,7 @@ pub async fn run(
     let clock = Clock::start();
     let capacity = Capacity::of_machine();
     let mut tasks = JoinSet::new();
-    let (events, writer) = Events::new(client.clone(), &config.node_name, clock, stop.clone());
+    let (events, writer) = Events::new(client.clone(), &config.node_name, stop.clone());
     tasks.spawn(writer);
 
     let (cidr_sender, mut cidrs) = watch::channel(Vec::new());

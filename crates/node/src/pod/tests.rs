@@ -439,6 +439,14 @@ fn an_evicted_pod_fails_with_its_reason_and_gives_back_what_it_wrote() {
     assert_eq!(scene.acts(), ["stop-sandbox u1-0"]);
     scene.observed.sandbox = Some(sandbox(false));
     assert_eq!(scene.acts(), ["remove-volumes"]);
+    // The API can't be told: its disk may be the full one.
+    let untold = Scene::one("Always", vec![]);
+    let (failed, ending_since) = (scene.memory.failed.clone(), Some(Moment::from_seconds(NOW - 20)));
+    let memory = Memory { failed, ending_since, ..Memory::default() };
+    let mut untold = Scene { observed: scene.observed.clone(), memory, ..untold };
+    assert_eq!(untold.acts(), ["remove-volumes"]);
+    untold.memory.ending_since = Some(untold.now);
+    assert!(untold.acts().is_empty(), "a while it is waited for");
     // Also for an agent that starts now.
     scene.memory = Memory { volumes_removed: true, ..Memory::default() };
     assert_eq!(scene.acts(), ["remove-sandbox u1-0"]);
@@ -518,7 +526,7 @@ mod worker {
         async fn new() -> Self {
             let (api, runtime, dir) = (FakeApi::default(), FakeRuntime::new(), TempDir::new());
             let (stop, clock) = (CancellationToken::new(), Clock::start());
-            let (events, task) = Events::new(api.client(), "n1", clock, stop.clone());
+            let (events, task) = Events::new(api.client(), "n1", stop.clone());
             tokio::spawn(task);
             let (services, mut writer) = reflector::store::<Service>();
             let service = json!({"metadata": {"namespace": "default", "name": "db"},
