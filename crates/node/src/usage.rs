@@ -23,6 +23,8 @@ const PERIOD: Duration = Duration::from_secs(3);
 /// The node's disk is short below this part of it, but not while there is this much.
 const SHORT_PART: u64 = 20;
 const SHORT_BYTES: u64 = 1 << 30;
+/// Kept for the records of what ends when the disk is full.
+const RESERVE: u64 = 16 << 20;
 /// Who uses less is not what fills the disk.
 const WORTH_EVICTING: u64 = 16 << 20;
 
@@ -31,6 +33,7 @@ pub type Finding = (String, NodeVerdict);
 
 /// Looks until stopped.
 pub async fn watch(shared: Arc<Shared>, pods: Pods, findings: mpsc::Sender<Finding>, stop: CancellationToken) {
+    keep(shared.config.state_dir.join("reserve")).await;
     let mut look = Look { shared, told: BTreeSet::new(), short: false };
     loop {
         tokio::select! {
@@ -154,8 +157,15 @@ impl Look {
     async fn make_room(&mut self, pods: &[Arc<Pod>], containers: &[ContainerStatus]) -> Option<Finding> {
         let shortage = shortage(self.shared.config.state_dir.clone()).await;
         let before = std::mem::replace(&mut self.short, shortage.is_some());
-        let shortage = shortage?;
-        if !before {
+        let reserve = self.shared.config.state_dir.join("reserve");
+        let Some(shortage) = shortage else {
+            keep(reserve).await;
+            return None;
+        };
+        if before {
+            // Whoever filled the disk has been told to end by now; without room nothing could be written down of it.
+            let _ = tokio::fs::remove_file(reserve).await;
+        } else {
             let node = &self.shared.config.node_name;
             let message = format!("Attempting to reclaim ephemeral-storage: {shortage}");
             self.shared.events.node(node, true, "EvictionThresholdMet", message);
@@ -210,6 +220,25 @@ fn exceeded(pod: &Pod, disk: &Disk) -> Option<String> {
         let used = disk.containers.get(name).copied().unwrap_or(0);
         (used > limit).then(|| format!("Container {name} exceeded its local ephemeral storage limit {text:?}. "))
     })
+}
+
+/// Takes the room while there is some.
+async fn keep(reserve: PathBuf) {
+    let taken = tokio::task::spawn_blocking(move || {
+        if std::fs::metadata(&reserve).is_ok_and(|found| found.len() == RESERVE) {
+            return Ok(());
+        }
+        let file = std::fs::File::create(&reserve)?;
+        let taken = rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, RESERVE);
+        if taken.is_err() {
+            // On a full disk, or a file system that can't: an empty file is no use.
+            std::fs::remove_file(&reserve)?;
+        }
+        taken.map_err(std::io::Error::from)
+    });
+    if let Ok(Err(error)) = taken.await {
+        tracing::debug!(%error, "no room is kept for a full disk");
+    }
 }
 
 /// Why the disk counts as short, if it does.

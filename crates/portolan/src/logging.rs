@@ -11,5 +11,11 @@ pub fn start(command: &Command) {
         _ => "warn",
     };
     let filter = EnvFilter::try_from_env("PORTOLAN_LOG").unwrap_or_else(|_| EnvFilter::new(level));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        // A line that can't be written (a full disk) is lost; complaining about it there would panic.
+        .log_internal_errors(false)
+        .init();
 }

@@ -11,6 +11,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use libcontainer::container::Container;
@@ -40,6 +41,9 @@ const LOCK: &str = "shim.lock";
 const DRAIN: Timespec = Timespec { tv_sec: 2, tv_nsec: 0 };
 /// What kubelet shows for a program that couldn't be started.
 const CANNOT_RUN_CODE: i32 = 128;
+/// For how long a full disk is waited for: ten minutes.
+const EXIT_TRIES: u32 = 6000;
+const EXIT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What went wrong before the container's program ran.
 #[derive(Debug, thiserror::Error)]
@@ -283,10 +287,23 @@ fn cannot_run(started_at: i64, message: &str) -> ExitRecord {
     }
 }
 
+/// Nobody else knows how the container ended: on a full disk this waits for room, which its end may have made.
 fn write_exit(directory: &Path, exit: &ExitRecord) {
-    if let Err(error) = record::write(&directory.join(record::EXIT), exit) {
-        eprintln!("record the container's exit: {error}");
+    let path = directory.join(record::EXIT);
+    let mut tries = 0;
+    while let Err(error) = record::write(&path, exit) {
+        tries += 1;
+        if error.kind() != io::ErrorKind::StorageFull || tries > EXIT_TRIES {
+            complain(&format!("record the container's exit: {error}"));
+            return;
+        }
+        std::thread::sleep(EXIT_PAUSE);
     }
+}
+
+/// Into a file that may be on a full disk too.
+fn complain(message: &str) {
+    let _ = writeln!(io::stderr(), "{message}");
 }
 
 /// The container's standard streams: its ends until it runs, and ours.
@@ -366,10 +383,10 @@ fn supervise(directory: &Path, config: &ShimConfig, mut started: Started) -> Exi
     let finished_at = record::now();
     let oom = cgroup::oom_killed(&config.cgroup);
     if let Err(error) = started.container.delete(true) {
-        eprintln!("delete the container: {}", crate::chain(&error));
+        complain(&format!("delete the container: {}", crate::chain(&error)));
     }
     let ended = ended.unwrap_or_else(|error| {
-        eprintln!("wait for the container: {error}");
+        complain(&format!("wait for the container: {error}"));
         Ended { code: 255, signal: None }
     });
     let reason = match ended {

@@ -374,8 +374,20 @@ impl<'a> Planner<'_, 'a> {
         match view.observed.ready_sandbox() {
             Some(sandbox) => self.act(Action::StopSandbox(sandbox.spec.id.clone())),
             None if ending == Ending::Deleted => self.act(Action::Finish),
-            None if spec::is_terminal(view.pod) => self.give_back(),
-            None => {}
+            None => self.give_back_when_told(ending),
+        }
+    }
+
+    /// The API is told first how the containers ended, which nobody knows when they are gone. But where the disk is full
+    /// the API may be what can't write.
+    fn give_back_when_told(&mut self, ending: Ending) {
+        const LONGEST: Duration = Duration::from_secs(10);
+        let overdue = self.view.memory.ending_since.map(|since| since.plus(LONGEST));
+        match overdue {
+            _ if spec::is_terminal(self.view.pod) => self.give_back(),
+            Some(overdue) if ending == Ending::Failed && overdue <= self.view.now => self.give_back(),
+            Some(overdue) if ending == Ending::Failed => self.wake(overdue),
+            _ => {}
         }
     }
 
@@ -386,7 +398,8 @@ impl<'a> Planner<'_, 'a> {
             return self.act(Action::RemoveVolumes);
         }
         // An evicted pod was evicted for what it has written: its containers' layers count too.
-        let evicted = view.reported().and_then(|status| status.reason.as_deref()) == Some(EVICTED);
+        let reported = view.reported().and_then(|status| status.reason.as_deref());
+        let evicted = reported.or(view.memory.failed.as_ref().map(|verdict| verdict.reason)) == Some(EVICTED);
         if let Some(sandbox) = view.observed.sandbox.as_ref().filter(|_| evicted) {
             self.sandbox_step(Action::RemoveSandbox(sandbox.spec.id.clone()));
         }
