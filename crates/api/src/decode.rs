@@ -76,6 +76,11 @@ pub fn untyped_yaml(bytes: &[u8]) -> Result<Value, DecodeError> {
     Ok(tree::from_yaml(bytes)?.into_value().0)
 }
 
+/// JSON without a schema, where the last of equal keys wins, and the paths of those that came more than once.
+pub fn untyped_json(bytes: &[u8]) -> Result<(Value, Vec<String>), DecodeError> {
+    Ok(serde_json::from_slice::<tree::Tree>(bytes).map_err(DecodeError::Json)?.into_value())
+}
+
 /// A protobuf body: the `k8s\0` envelope and a message of the definition. Unknown numbers are skipped, as upstream does.
 pub fn protobuf(bytes: &[u8], definition: &'static Definition) -> Result<Decoded, DecodeError> {
     let envelope = proto::Envelope::read(bytes)?;

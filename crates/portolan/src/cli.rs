@@ -5,9 +5,12 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::Ipv4Net;
 
+use crate::help;
+use crate::system::default_data_dir;
+
 /// The Kubernetes Service, whole: an API, controllers, nodes, proxy and DNS on one Linux machine.
 #[derive(Parser)]
-#[command(name = "portolan", version, max_term_width = 100)]
+#[command(name = "portolan", version, max_term_width = 100, after_long_help = help::PORTOLAN)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
@@ -16,18 +19,33 @@ pub struct Cli {
 #[derive(Subcommand)]
 pub enum Command {
     /// Start a system, apply manifests, show where its Services are, and follow them until Ctrl-C.
-    #[command(after_help = "Example:\n  portolan up -f examples/myapp --nodes 3")]
+    #[command(after_long_help = help::UP)]
     Up(Up),
     /// Stop a system that runs, or clear away what a crash left of one. Objects stay in the data directory.
-    Down(System),
+    #[command(after_long_help = help::DOWN)]
+    Down(Down),
     /// Show what runs: nodes, Services, the kubeconfig.
+    #[command(after_long_help = help::STATUS)]
     Status(System),
     /// Run a program of this machine inside a pod's or a node's network.
-    #[command(after_help = "Example:\n  portolan run --pod default/client -- curl -s http://myapp/hostname")]
+    #[command(after_long_help = help::RUN)]
     Run(Run),
     /// Container images on this machine.
-    #[command(subcommand)]
+    #[command(subcommand, after_long_help = help::IMAGE)]
     Image(Image),
+    /// Print what makes a shell complete commands and flags.
+    #[command(after_long_help = help::COMPLETION)]
+    Completion {
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, or write a page for each command.
+    #[command(after_long_help = help::MAN)]
+    Man {
+        /// Write all pages into this directory instead of printing the first.
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
     /// A node's agent (started by `up`).
     #[command(name = "__agent", hide = true)]
     Agent(Part),
@@ -42,18 +60,35 @@ pub enum Command {
 /// Which system a command means.
 #[derive(Args, Clone)]
 pub struct System {
-    /// Where the system keeps everything; names the system for every command.
-    #[arg(long, value_name = "DIR", env = "PORTOLAN_DATA_DIR", default_value = "/var/lib/portolan")]
+    /// Where the system keeps everything; names the system for every command. By default `portolan` in your state
+    /// folder (`$XDG_STATE_HOME`, or `~/.local/state`), also under sudo; `/var/lib/portolan` for a login as root.
+    #[arg(long, value_name = "DIR", env = "PORTOLAN_DATA_DIR", hide_env_values = true)]
+    #[arg(default_value_os_t = default_data_dir(), hide_default_value = true)]
     pub data_dir: PathBuf,
+}
+
+#[derive(Args, Clone)]
+pub struct Down {
+    #[command(flatten)]
+    pub system: System,
+    /// Remove the data directory too: objects, images, certificates, logs.
+    #[arg(long)]
+    pub purge: bool,
 }
 
 #[derive(Args, Clone)]
 pub struct Up {
     #[command(flatten)]
     pub system: System,
-    /// Manifests to apply: files, or directories of .yaml, .yml and .json files.
+    /// Manifests to apply: files, directories of .yaml, .yml and .json files, or `-` for standard input.
     #[arg(short = 'f', long = "filename", value_name = "PATH")]
     pub files: Vec<PathBuf>,
+    /// Follow the files: what is saved is applied.
+    #[arg(long, requires = "files")]
+    pub watch: bool,
+    /// Delete what an earlier `up -f` applied from these files and directories and is in them no more.
+    #[arg(long, requires = "files")]
+    pub prune: bool,
     /// How many nodes.
     #[arg(long, default_value_t = 1)]
     pub nodes: u32,
@@ -69,6 +104,15 @@ pub struct Up {
     /// The network that joins this machine and the nodes.
     #[arg(long, value_name = "CIDR", default_value = "172.30.0.0/24")]
     pub fabric_cidr: Ipv4Net,
+    /// The port of 127.0.0.1 that the API is served on.
+    #[arg(long, value_name = "PORT", default_value_t = 6443, value_parser = clap::value_parser!(u16).range(1..))]
+    pub api_port: u16,
+    /// Let this machine resolve the cluster's names: asks systemd-resolved to send them here, while the system runs.
+    #[arg(long)]
+    pub host_dns: bool,
+    /// How long everything may take before `up` says what is missing, and goes on without it.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub timeout: u64,
     /// Return when everything answers, and go on in the background; `down` stops it.
     #[arg(long)]
     pub detach: bool,

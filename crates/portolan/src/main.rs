@@ -2,6 +2,7 @@
 
 mod cli;
 mod commands;
+mod help;
 mod logging;
 mod system;
 mod up;
@@ -17,7 +18,17 @@ fn main() -> ExitCode {
     if let Some(code) = testserver::dispatch(std::env::args_os()) {
         return code;
     }
-    let cli = cli::Cli::parse();
+    let cli = match cli::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nobody may be there to read it: that is no other error.
+            let _ = error.print();
+            if let Some(hint) = help::hint(&error) {
+                eprintln!("\nportolan: {hint}");
+            }
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
     logging::start(&cli.command);
     match commands::run(cli) {
         Ok(code) => code,

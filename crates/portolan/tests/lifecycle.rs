@@ -56,6 +56,84 @@ fn nothing_is_left_and_everything_comes_back() {
     system.down();
 }
 
+/// A pod that never gets ready, and a Service with a port that no container has: neither keeps `up` from the rest.
+const WANTING: &str = "apiVersion: v1
+kind: Pod
+metadata: {name: imageless}
+spec: {containers: [{name: c, image: 'registry.invalid/web:1', imagePullPolicy: Never}]}
+";
+const HALF_SERVED: &str = "apiVersion: v1
+kind: Service
+metadata: {name: half-served}
+spec:
+  selector: {app: myapp}
+  ports: [{name: http, port: 80, targetPort: http}, {name: none, port: 81, targetPort: nowhere}]
+";
+
+#[test]
+fn what_is_missing_is_said_and_what_goes_missing_comes_back() {
+    let mut system = System::new(PORTOLAN);
+    let half = system.file("half.yaml", HALF_SERVED);
+    let said = system.start(&["-f", MYAPP, "-f", &half, "--nodes", "2"]);
+    assert!(said.contains("\nready after"), "a port that leads nowhere is not waited for:\n{said}");
+    let on = |system: &System, node: &str| {
+        let pods = system.api().list(Kind::POD, "app=myapp");
+        pods.iter().filter(|pod| pod["spec"]["nodeName"] == node).count()
+    };
+    assert!(on(&system, "node-2") > 0, "no pod is on the second node");
+    system.down();
+
+    let wanting = system.file("wanting.yaml", WANTING);
+    let said = system.start(&["-f", &wanting, "--timeout", "5"]);
+    assert!(said.contains("not ready after 5 s: pod default/imageless"), "{said}");
+    system.api().delete(Kind::POD, "imageless");
+    assert!(system.api().find(Kind::NODE, "node-2").is_none(), "the second node is forgotten");
+    system.api().until_ready("myapp", "three pods on the node that is left", |ready| ready.len() == 3);
+    assert_eq!((on(&system, "node-1"), on(&system, "node-2")), (3, 0));
+    system.step("a node less");
+
+    comes_back_by_itself(&system);
+    system.step("put back");
+    system.down();
+
+    let mut caller = system.run_in_background(system.command(&["up", "--detach"]));
+    caller.line("waiting for");
+    // Whoever called doesn't hear the rest: what was started goes on.
+    caller.signal(Signal::SIGKILL);
+    drop(caller);
+    eventually("the API", || match system.portolan(&["status"]) {
+        said if said.status.success() && said.out.contains("3/3") => Ok(()),
+        said => Err(format!("{said:?}")),
+    });
+    system.runs();
+    answers(&system);
+    system.step("without its caller");
+}
+
+/// What every cluster has, deleted and damaged.
+fn comes_back_by_itself(system: &System) {
+    let api = system.api();
+    let address = |name: &str| api.get(Kind::SERVICE, name)["spec"]["clusterIP"].clone();
+    for name in ["default/kubernetes", "kube-system/kube-dns"] {
+        let before = address(name);
+        let uid = api.get(Kind::SERVICE, name)["metadata"]["uid"].clone();
+        api.delete(Kind::SERVICE, name);
+        let back = |service: &Value| !service.is_null() && service["metadata"]["uid"] != uid;
+        api.until(Kind::SERVICE, name, "back", back);
+        assert_eq!(address(name), before, "{name} keeps its address");
+    }
+    let damage = json!({"spec": {"ports": [{"name": "dns", "port": 54, "protocol": "UDP"}], "selector": {"a": "b"}}});
+    api.merge(Kind::SERVICE, "kube-system/kube-dns", &damage);
+    api.until(Kind::SERVICE, "kube-system/kube-dns", "put right", |service| {
+        let ports = service["spec"]["ports"].as_array().map_or(0, Vec::len);
+        ports == 3 && service["spec"]["selector"].is_null()
+    });
+    eventually("names again", || {
+        let said = system.in_pod("default/client", &["curl", "-sS", "--max-time", "5", "http://myapp/hostname"]);
+        if said.out.starts_with("myapp-") { Ok(()) } else { Err(format!("{said:?}")) }
+    });
+}
+
 /// Who an object is: a new one of the same name has another uid.
 fn identities(system: &System) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
@@ -108,16 +186,22 @@ fn mistakes_are_named_and_cost_nothing() {
     says(&system, &["run", "--", "true"], &["nothing runs on", "portolan up --data-dir"]);
     system.assert_nothing_left();
 
-    let unknown = system.file("unknown.yaml", "apiVersion: v1\nkind: Sevice\nmetadata: {name: web}\n");
-    says(&system, &["up", "--detach", "-f", &unknown], &["unknown.yaml", "Sevice web", "no kind Sevice"]);
-    system.assert_nothing_left();
     let invalid = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {ports: [{port: 0}]}\n";
     let invalid = system.file("invalid.yaml", invalid);
-    says(&system, &["up", "--detach", "-f", &invalid], &["invalid.yaml", "spec.ports[0].port"]);
+    // With one that is sound: that isn't applied either.
+    let unknown = "apiVersion: v1\nkind: Sevice\nmetadata: {name: sound}\n";
+    let sound = system.file("sound.yaml", &format!("{unknown}---\n{}", unknown.replace("Sevice", "ServiceAccount")));
+    let said = system.portolan(&["up", "--detach", "-f", &sound, "-f", &invalid]).fails();
+    let refusal = "invalid.yaml, document 1 (line 1), Service web: Service \"web\" is invalid: spec.ports[0].port: \
+                   Invalid value: 0: must be between 1 and 65535, inclusive\nnothing was applied";
+    assert!(said.contains(refusal), "the API's own words, and no more:\n{said}");
     system.assert_nothing_left();
     system.step("before anything runs");
 
-    system.start(&[]);
+    let said = system.portolan(&["up", "--detach", "-f", &sound]);
+    assert_eq!(said.status.code(), Some(3), "{said:?}");
+    assert!(said.err.contains("no kind Sevice in v1 is served; is Service in v1 meant?"), "{said:?}");
+    system.runs();
     says(&system, &["up"], &["a system already runs on", "portolan down --data-dir"]);
     says(&system, &["run", "--pod", "default/nobody", "--", "true"], &["there is no pod default/nobody"]);
     says(&system, &["run", "--node", "node-7", "--", "true"], &["there is no node node-7", "node-1"]);

@@ -27,6 +27,7 @@ impl Kind {
     pub const ENDPOINTS: Kind = Kind::namespaced("api/v1", "endpoints");
     pub const CONFIG_MAP: Kind = Kind::namespaced("api/v1", "configmaps");
     pub const SECRET: Kind = Kind::namespaced("api/v1", "secrets");
+    pub const NAMESPACE: Kind = Kind { group: "api/v1", plural: "namespaces", namespaced: false };
     pub const EVENT: Kind = Kind::namespaced("api/v1", "events");
     pub const NODE: Kind = Kind { group: "api/v1", plural: "nodes", namespaced: false };
     pub const DEPLOYMENT: Kind = Kind::namespaced("apis/apps/v1", "deployments");

@@ -1,7 +1,7 @@
 //! A machine of its own for one system: a fresh network namespace for the host, a data directory, and the commands that
 //! run there. Whatever a test does, the machine's end takes the system down and fails when anything is left.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::{Api, Net, Ran, Running, Temporary, eventually, remains, run};
+use crate::{Api, Net, Ran, Running, Temporary, remains, run};
 
 /// A machine, and perhaps a system on it.
 pub struct System {
@@ -20,6 +20,8 @@ pub struct System {
     host: Net,
     scratch: Temporary,
     data_dir: PathBuf,
+    /// What every command of the product is run with.
+    environment: Vec<(&'static str, OsString)>,
     api: Option<Api>,
     cgroup: Option<String>,
     begun: Instant,
@@ -36,8 +38,27 @@ impl System {
         let data_dir = scratch.path().join("data");
         let program = PathBuf::from(program);
         let host = Net::new(namespace);
-        let system = System { program, host, scratch, data_dir, api: None, cgroup: None, begun: Instant::now() };
+        // Everything the system starts inherits it: that is how remains are recognised.
+        let environment = vec![("PORTOLAN_DATA_DIR", data_dir.clone().into())];
+        let begun = Instant::now();
+        let system = System { program, host, scratch, data_dir, environment, api: None, cgroup: None, begun };
         system.on_host(&["ip", "link", "set", "lo", "up"]).ok();
+        system
+    }
+
+    /// A machine on which nothing runs, and whose commands a user calls by way of sudo, with a state folder and no
+    /// `--data-dir`.
+    pub fn called_by(program: &str, user: u32) -> Self {
+        let mut system = System::new(program);
+        let state = system.scratch().join("state");
+        fs::create_dir(&state).unwrap_or_else(|e| panic!("cannot make {}: {e}", state.display()));
+        std::os::unix::fs::chown(&state, Some(user), None).expect("giving a directory away needs CAP_CHOWN");
+        system.data_dir = state.join("portolan");
+        system.environment = vec![
+            ("SUDO_UID", user.to_string().into()),
+            ("XDG_STATE_HOME", state.into()),
+            ("PORTOLAN_TEST_MARK", system.data_dir.clone().into()),
+        ];
         system
     }
 
@@ -67,7 +88,8 @@ impl System {
         running
     }
 
-    fn runs(&mut self) {
+    /// From here on the system is expected to run.
+    pub fn runs(&mut self) {
         self.api = Some(Api::new(&self.data_dir.join("run/api.sock")));
         self.cgroup = self.record()["cgroup"].as_str().map(str::to_owned);
         assert!(self.cgroup.is_some(), "the system's record names no cgroup");
@@ -98,18 +120,12 @@ impl System {
         serde_json::from_slice(&text).expect("the record is JSON")
     }
 
-    /// Kills the supervisor, and waits until it's gone: it alone, not what it started.
+    /// Kills the supervisor: it alone, not what it started. Doesn't wait for its end: nobody who kills it does.
     #[track_caller]
     pub fn kill_supervisor(&self) {
         let supervisor = self.record()["supervisor"].as_i64().expect("the supervisor's process id");
         let pid = Pid::from_raw(supervisor.try_into().expect("a process id"));
         kill(pid, Signal::SIGKILL).expect("the supervisor runs");
-        eventually("the supervisor's end", || {
-            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-            // The first thread is a zombie while others still hold the lock.
-            let ended = status.contains("State:\tZ") && status.contains("Threads:\t1\n");
-            if status.is_empty() || ended { Ok(()) } else { Err(status) }
-        });
     }
 
     /// Runs the product on the host, with this system's data directory.
@@ -118,11 +134,23 @@ impl System {
         run(self.host.namespace(), self.command(args))
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    /// The product, to be changed before it's run.
+    pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
-        // Everything the system starts inherits it: that is how remains are recognised.
-        command.args(args).env("PORTOLAN_DATA_DIR", &self.data_dir);
+        command.args(args).env_remove("PORTOLAN_DATA_DIR").envs(self.environment.iter().cloned());
         command
+    }
+
+    /// Runs a program on the host.
+    #[track_caller]
+    pub fn run(&self, command: Command) -> Ran {
+        run(self.host.namespace(), command)
+    }
+
+    /// Starts a program on the host, in the background.
+    #[track_caller]
+    pub fn run_in_background(&self, command: Command) -> Running {
+        Running::start(self.host.namespace(), command)
     }
 
     /// Runs a program of this machine in a pod's network.

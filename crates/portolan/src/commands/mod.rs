@@ -2,6 +2,7 @@
 
 mod down;
 mod image;
+mod manual;
 mod part;
 mod run;
 mod status;
@@ -17,10 +18,12 @@ use crate::up;
 pub fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Up(options) => up::start(&options),
-        Command::Down(system) => block_on(down::down(&system)),
+        Command::Down(options) => block_on(down::down(&options)),
         Command::Status(system) => block_on(status::status(&system)),
         Command::Run(options) => run::run(&options),
         Command::Image(image) => image::run(&image),
+        Command::Completion { shell } => manual::completion(shell),
+        Command::Man { dir } => manual::man(dir.as_deref()),
         Command::Agent(part) => block_on(part::agent(&part.config)),
         Command::Proxy(part) => block_on(part::proxy(&part.config)),
         Command::Dns(part) => block_on(part::dns(&part.config)),

@@ -4,12 +4,16 @@
 
 mod cgroups;
 mod data_dir;
+mod owner;
+mod port_holder;
 mod record;
 mod remains;
 mod socket_path;
 
 pub use cgroups::sweep as sweep_cgroups;
 pub use data_dir::{DataDir, Lock};
+pub use owner::{Owner, default_data_dir};
+pub use port_holder::PortHolder;
 pub use record::{NodeRecord, Record};
 pub use remains::{Process, clear};
 pub use socket_path::SocketPath;

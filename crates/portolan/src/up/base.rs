@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
 use ipnet::IpNet;
-use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use k8s_openapi::api::core::v1::{Node, Pod, Service, ServiceSpec};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
@@ -29,12 +29,43 @@ pub async fn apply(client: &Client, plan: &Plan, nodes: &[String]) -> Result<()>
     forget_readiness(client).await
 }
 
-/// `kube-system/kube-dns`, without a selector: every node's agent publishes its own server as an endpoint.
+/// `kube-system/kube-dns`, without a selector: every node's agent publishes its own server as an endpoint. What others
+/// changed of it is put right, and what they added (a label, say) stays.
 async fn dns_service(client: &Client, plan: &Plan) -> Result<()> {
     let api = Api::<Service>::namespaced(client.clone(), "kube-system");
-    if api.get_opt("kube-dns").await.context("cannot read Service kube-system/kube-dns")?.is_some() {
-        return Ok(());
+    let reading = "cannot read Service kube-system/kube-dns";
+    let ours = wanted_dns_service(plan)?;
+    if let Some(found) = api.get_opt("kube-dns").await.context(reading)? {
+        if sound(&found, &ours) {
+            return Ok(());
+        }
+        let repairing = "cannot put Service kube-system/kube-dns right";
+        let (there, wanted) = (found.spec.unwrap_or_default(), ours.spec.clone().unwrap_or_default());
+        if there.cluster_ip == wanted.cluster_ip {
+            let right = Patch::Merge(json!({"spec": {"ports": wanted.ports, "selector": null}}));
+            api.patch("kube-dns", &PatchParams::default(), &right).await.context(repairing)?;
+            return Ok(());
+        }
+        // Its address can't be changed, and is what every pod's resolv.conf says.
+        let deleted = api.delete("kube-dns", &DeleteParams::default()).await;
+        deleted.context(repairing)?;
     }
+    api.create(&PostParams::default(), &ours).await.context("cannot make Service kube-system/kube-dns")?;
+    Ok(())
+}
+
+/// Whether names are found by it.
+fn sound(found: &Service, ours: &Service) -> bool {
+    let (Some(found), Some(ours)) = (&found.spec, &ours.spec) else { return false };
+    let ports = |spec: &ServiceSpec| -> BTreeSet<(Option<String>, i32, Option<String>)> {
+        let ports = spec.ports.iter().flatten();
+        ports.map(|port| (port.name.clone(), port.port, port.protocol.clone())).collect()
+    };
+    let selects = found.selector.as_ref().is_some_and(|selector| !selector.is_empty());
+    found.cluster_ip == ours.cluster_ip && !selects && ports(ours).is_subset(&ports(found))
+}
+
+fn wanted_dns_service(plan: &Plan) -> Result<Service> {
     let service = json!({
         "apiVersion": "v1",
         "kind": "Service",
@@ -54,9 +85,7 @@ async fn dns_service(client: &Client, plan: &Plan) -> Result<()> {
             ],
         },
     });
-    let service = serde_json::from_value(service).context("the DNS Service")?;
-    api.create(&PostParams::default(), &service).await.context("cannot make Service kube-system/kube-dns")?;
-    Ok(())
+    serde_json::from_value(service).context("the DNS Service")
 }
 
 /// An earlier run may have had more nodes: they and their pods are gone, and nothing else would say so.

@@ -1,11 +1,12 @@
 //! The control plane in this process: store, API server with its listeners, controllers, and the relay to the host's
 //! resolvers.
 
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use apiserver::pki::{self, Pki, ServerNames};
 use apiserver::{ApiServer, AsyncReadWrite, Config, NodeDialer};
 use kube::Client;
@@ -18,9 +19,9 @@ use super::fabric::Fabric;
 use super::network::Plan;
 use super::relay::Relay;
 use super::view::DOMAIN;
-use crate::system::{DataDir, SocketPath};
+use crate::system::{DataDir, PortHolder, SocketPath};
 
-/// Where the API listens, on the host and in the fabric.
+/// Where the API listens in the fabric.
 const PORT: u16 = 6443;
 const NODE_PORTS: std::ops::RangeInclusive<u16> = 30_000..=32_767;
 
@@ -61,6 +62,33 @@ fn first_service_address(plan: &Plan) -> IpAddr {
     IpAddr::V4((u32::from(plan.services.network()) + 1).into())
 }
 
+/// Takes the host's port of the API, or says who has it.
+pub async fn listen(port: u16) -> Result<TcpListener> {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let error = match TcpListener::bind(address).await {
+        Ok(listener) => return Ok(listener),
+        Err(error) if error.kind() == ErrorKind::AddrInUse => error,
+        Err(error) => return Err(error).with_context(|| format!("cannot serve the API on {address} (--api-port)")),
+    };
+    match PortHolder::find(port) {
+        PortHolder::System { process, data_dir } => bail!(
+            "the system on {} (process {process}) has {address}, where the API is to be served; end it with `portolan \
+             down --data-dir {0}` or choose another port with --api-port",
+            data_dir.display()
+        ),
+        PortHolder::Program { process, name } => bail!(
+            "process {process} ({name}) has {address}, where the API is to be served; end it or choose another port with \
+             --api-port"
+        ),
+        PortHolder::Unseen => Err(error).with_context(|| {
+            format!(
+                "cannot serve the API on {address}: somebody whom this process can't see has it; choose another port with \
+                 --api-port"
+            )
+        }),
+    }
+}
+
 /// The control plane, serving.
 pub struct ControlPlane {
     client: Client,
@@ -68,19 +96,17 @@ pub struct ControlPlane {
 }
 
 impl ControlPlane {
-    /// Opens every listener, then starts the controllers.
+    /// Opens every other listener, then starts the controllers.
     pub async fn start(
         prepared: Prepared,
+        host: TcpListener,
         dir: &DataDir,
         plan: &Plan,
         fabric: &Fabric,
         stop: &CancellationToken,
     ) -> Result<Self> {
         let Prepared { server, pki } = prepared;
-        let on_host = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT));
-        let host = TcpListener::bind(on_host).await.with_context(|| {
-            format!("cannot serve the API on {on_host}; another system or cluster may have the port")
-        })?;
+        let on_host = host.local_addr().context("the API's port")?;
         let in_fabric = SocketAddr::new(plan.fabric_address(), PORT);
         let pods = fabric.namespace().run(|| std::net::TcpListener::bind(in_fabric))?;
         let pods = pods.and_then(|listener| listener.set_nonblocking(true).map(|()| listener));
@@ -92,6 +118,7 @@ impl ControlPlane {
         let tls = apiserver::server_config(&pki).context("the API's certificate")?;
         let kubeconfig = pki.kubeconfig("portolan", &format!("https://{on_host}"));
         pki::write(&dir.kubeconfig(), &kubeconfig).context("cannot write the kubeconfig")?;
+        dir.hand_over()?;
 
         let mut tasks = JoinSet::new();
         for listener in [host, pods] {

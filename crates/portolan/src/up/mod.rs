@@ -6,6 +6,7 @@ mod base;
 mod control_plane;
 mod detach;
 mod fabric;
+mod host_dns;
 mod manifests;
 mod network;
 mod nodes;
@@ -14,14 +15,16 @@ mod privilege;
 mod progress;
 mod ready;
 mod relay;
+mod saved;
 pub mod table;
 mod three_way;
 mod view;
 
+use std::cell::Cell;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -37,21 +40,31 @@ use manifests::{Applied, Manifest};
 use network::Plan;
 use nodes::{Node, Start};
 use progress::Progress;
+use saved::Saved;
 use view::Following;
 
 /// How often what must be there is looked for; as often as kube-apiserver looks for `default/kubernetes`.
 const KEEP: Duration = Duration::from_secs(10);
+
+/// Exit code of an `up` that did all it was asked, except for objects of kinds that aren't served.
+const LEFT_OUT: u8 = 3;
 
 /// Runs a system until it is told to end.
 pub fn start(options: &Up) -> Result<ExitCode> {
     let begun = Instant::now();
     privilege::check()?;
     let plan = Plan::new(options.pod_cidr, options.service_cidr, options.fabric_cidr, options.nodes)?;
-    // Read before anything is made: a mistake in a file should cost nothing.
-    let manifests = manifests::read(&options.files)?;
+    let of_stdin = options.files.iter().any(|file| file.as_os_str() == manifests::STDIN);
+    ensure!(!(of_stdin && options.watch), "--watch follows files, and standard input (-f -) is none");
+    if options.host_dns {
+        host_dns::check(&plan)?;
+    }
+    let detaches = options.detach && !options.detached;
+    // Read before anything is made: a mistake in a file should cost nothing. Standard input can be read once only.
+    let manifests = if detaches && of_stdin { Vec::new() } else { manifests::read(&options.files)? };
     let dir = DataDir::create(&options.system.data_dir)?;
-    if options.detach && !options.detached {
-        return detach::start(&dir);
+    if detaches {
+        return detach::start(&dir, of_stdin);
     }
     block_on(run(options, begun, plan, &manifests, &dir))
 }
@@ -62,34 +75,45 @@ async fn run(options: &Up, begun: Instant, plan: Plan, manifests: &[Manifest], d
         progress::tell(&format!("clearing away what process {} left", record.supervisor));
         clear(dir, &record).await?;
     }
-    let mut ends = Ends::new()?;
-    let mut system = System { nodes: Vec::new(), control: None, fabric: None, stop: CancellationToken::new(), lock };
+    let mut ends = Ends::new(options.detached)?;
+    let (nodes, stop, skipped) = (Vec::new(), CancellationToken::new(), Cell::new(0));
+    let mut system = System { nodes, control: None, fabric: None, stop, skipped, lock };
     let lived = tokio::select! {
         lived = system.live(options, begun, &plan, manifests, dir) => lived,
         () = ends.requested() => Ok(()),
     };
+    let code = exit_code(system.skipped.get());
     let ended = system.end(dir).await;
-    lived.and(ended).map(|()| ExitCode::SUCCESS)
+    lived.and(ended).map(|()| ExitCode::from(code))
+}
+
+fn exit_code(skipped: usize) -> u8 {
+    if skipped == 0 { 0 } else { LEFT_OUT }
 }
 
 /// The signals that mean: end.
 struct Ends {
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
+    /// The terminal is closed. A detached system was asked to go on without one.
+    hangup: tokio::signal::unix::Signal,
+    detached: bool,
 }
 
 impl Ends {
-    fn new() -> Result<Self> {
+    fn new(detached: bool) -> Result<Self> {
         let listening = "cannot listen for signals";
         let interrupt = signal(SignalKind::interrupt()).context(listening)?;
         let terminate = signal(SignalKind::terminate()).context(listening)?;
-        Ok(Ends { interrupt, terminate })
+        let hangup = signal(SignalKind::hangup()).context(listening)?;
+        Ok(Ends { interrupt, terminate, hangup, detached })
     }
 
     async fn requested(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
+            _ = self.hangup.recv(), if !self.detached => {}
         }
         progress::tell("ending");
     }
@@ -101,6 +125,8 @@ struct System {
     control: Option<ControlPlane>,
     fabric: Option<Fabric>,
     stop: CancellationToken,
+    /// How many objects of the manifests were left out.
+    skipped: Cell<usize>,
     #[allow(dead_code, reason = "held until the end")]
     lock: Lock,
 }
@@ -118,6 +144,7 @@ impl System {
         for made in [dir.run(), dir.logs(), dir.images()] {
             dir.make(&made)?;
         }
+        let api = control_plane::listen(options.api_port).await?;
         let (fabric, prepared) = tokio::join!(Fabric::build(plan), control_plane::prepare(dir, plan));
         let fabric = self.fabric.insert(fabric?);
         let mut record = Record {
@@ -127,7 +154,7 @@ impl System {
             nodes: Vec::new(),
         };
         record.save(dir)?;
-        let control = self.control.insert(ControlPlane::start(prepared?, dir, plan, fabric, &self.stop).await?);
+        let control = self.control.insert(ControlPlane::start(prepared?, api, dir, plan, fabric, &self.stop).await?);
         let client = control.client().clone();
         let names: Vec<String> = (1..=options.nodes).map(|n| format!("node-{n}")).collect();
         base::apply(&client, plan, &names).await?;
@@ -140,11 +167,18 @@ impl System {
             record.save(dir)?;
         }
         fabric.route_services(0).await?;
+        dir.hand_over()?;
         let mut following = Following::start(&client);
+        let (paths, prune, skipped) = (options.files.as_slice(), options.prune, &self.skipped);
+        let mut saved = Saved { paths, prune, applied: manifests.to_vec(), skipped };
         let serve = async {
             nodes_ready(options, &mut following).await;
-            let applied = manifests::apply(&client, manifests).await?;
-            follow(options, begun, plan, &applied, dir, fabric, &mut following).await
+            let applied = saved.begin(&client).await?.applied;
+            let shown = Shown { options, begun, plan, dir, fabric, applied: &applied, skipped };
+            tokio::select! {
+                followed = shown.follow(&mut following) => followed,
+                watched = saved.follow(&client), if options.watch => watched,
+            }
         };
         let nodes = &mut self.nodes;
         tokio::select! {
@@ -198,44 +232,53 @@ async fn nodes_ready(options: &Up, following: &mut Following) {
     }
 }
 
-/// Waits until everything answers, prints the table, then prints what changes.
-async fn follow(
-    options: &Up,
+/// What a person is shown of a system.
+struct Shown<'a> {
+    options: &'a Up,
     begun: Instant,
-    plan: &Plan,
-    applied: &[Applied],
-    dir: &DataDir,
-    fabric: &Fabric,
-    following: &mut Following,
-) -> Result<()> {
-    let mut progress = Progress::default();
-    let mut routes = base::PodRoutes::default();
-    let missing = loop {
-        let view = following.view();
-        routes.follow(&view, plan, fabric).await?;
-        let mut missing = ready::missing(&view, options.nodes as usize, applied);
-        if missing.is_empty() {
-            missing = ready::refused(&view).await;
+    plan: &'a Plan,
+    dir: &'a DataDir,
+    fabric: &'a Fabric,
+    applied: &'a [Applied],
+    skipped: &'a Cell<usize>,
+}
+
+impl Shown<'_> {
+    /// Waits until everything answers, prints the table, then prints what changes.
+    async fn follow(&self, following: &mut Following) -> Result<()> {
+        let patience = Duration::from_secs(self.options.timeout);
+        let mut progress = Progress::default();
+        let mut routes = base::PodRoutes::default();
+        let missing = loop {
+            let view = following.view();
+            routes.follow(&view, self.plan, self.fabric).await?;
+            let mut missing = ready::missing(&view, self.options.nodes as usize, self.applied);
+            if missing.is_empty() {
+                missing = ready::refused(&view).await;
+            }
+            if (missing.is_empty() && following.complete()) || self.begun.elapsed() > patience {
+                break missing;
+            }
+            progress.show(&missing);
+            // A refused connection is no event: look again soon.
+            let _ = tokio::time::timeout(ready::AGAIN, following.changed()).await;
+        };
+        if self.options.host_dns {
+            host_dns::set(self.fabric.host_link(), self.plan, self.options.nodes).await?;
         }
-        if (missing.is_empty() && following.complete()) || begun.elapsed() > ready::PATIENCE {
-            break missing;
+        let mut rows = following.view().rows();
+        progress::table(&rows, &missing, self.skipped.get(), self.dir, self.begun.elapsed());
+        if self.options.detached {
+            detach::ready(self.dir, exit_code(self.skipped.get()))?;
         }
-        progress.show(&missing);
-        // A refused connection is no event: look again soon.
-        let _ = tokio::time::timeout(ready::AGAIN, following.changed()).await;
-    };
-    let mut rows = following.view().rows();
-    progress::table(&rows, &missing, dir, begun.elapsed());
-    if options.detached {
-        detach::ready(dir)?;
-    }
-    loop {
-        following.changed().await;
-        let view = following.view();
-        routes.follow(&view, plan, fabric).await?;
-        let now = view.rows();
-        progress::changes(&table::changes(&rows, &now));
-        rows = now;
+        loop {
+            following.changed().await;
+            let view = following.view();
+            routes.follow(&view, self.plan, self.fabric).await?;
+            let now = view.rows();
+            progress::changes(&table::changes(&rows, &now));
+            rows = now;
+        }
     }
 }
 

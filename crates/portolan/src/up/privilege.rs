@@ -20,7 +20,7 @@ pub fn check() -> Result<()> {
         .map(|(_, name, purpose)| format!("{name} ({purpose})"))
         .collect();
     if !missing.is_empty() {
-        bail!("this needs {}: run it as root", missing.join(", "));
+        bail!("this needs {}: run it as root, for example by sudo", missing.join(", "));
     }
     Ok(())
 }

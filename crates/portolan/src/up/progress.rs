@@ -34,11 +34,15 @@ impl Progress {
     }
 }
 
-/// The table, what is not ready, and how to go on from here.
-pub fn table(rows: &[Row], missing: &[String], dir: &DataDir, took: Duration) {
+/// The table, what is not ready, what was left out, and how to go on from here.
+pub fn table(rows: &[Row], missing: &[String], skipped: usize, dir: &DataDir, took: Duration) {
     let ready = match missing {
         [] => format!("ready after {:.2} s", took.as_secs_f64()),
         some => format!("not ready after {:.0} s: {}", took.as_secs_f64(), some.join(", ")),
+    };
+    let ready = match skipped {
+        0 => ready,
+        some => format!("{ready}; {some} object(s) left out, named above"),
     };
     let kubeconfig = dir.kubeconfig();
     say(&format!("{}\n{ready}\nexport KUBECONFIG={}", table::text(rows), kubeconfig.display()));
@@ -52,7 +56,7 @@ pub fn changes(lines: &[String]) {
 }
 
 /// A line on standard output. Nobody may be there to read it any more: that ends nothing.
-fn say(text: &str) {
+pub fn say(text: &str) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{text}").and_then(|()| out.flush());
 }

@@ -11,8 +11,6 @@ use super::manifests::Applied;
 use super::table::{Row, SERVICE_NAME};
 use super::view::View;
 
-/// How long everything may take before `up` says what is missing and goes on.
-pub const PATIENCE: Duration = Duration::from_secs(30);
 const DNS_SERVICE: &str = "kube-system/kube-dns";
 /// How soon to look again when nothing has changed but not everything answers.
 pub const AGAIN: Duration = Duration::from_millis(20);
