@@ -96,7 +96,7 @@ fn what_is_missing_is_said_and_what_goes_missing_comes_back() {
     system.step("put back");
     system.down();
 
-    let mut caller = system.run_in_background(system.command(&["up", "--detach"]));
+    let mut caller = system.run_in_background(system.command(&["up", "--detach", "-f", MYAPP]));
     caller.line("waiting for");
     // Whoever called doesn't hear the rest: what was started goes on.
     caller.signal(Signal::SIGKILL);
@@ -129,7 +129,7 @@ fn comes_back_by_itself(system: &System) {
         ports == 3 && service["spec"]["selector"].is_null()
     });
     eventually("names again", || {
-        let said = system.in_pod("default/client", &["curl", "-sS", "--max-time", "5", "http://myapp/hostname"]);
+        let said = system.on_node("node-1", &["curl", "-sS", "--max-time", "5", "http://myapp/hostname"]);
         if said.out.starts_with("myapp-") { Ok(()) } else { Err(format!("{said:?}")) }
     });
 }
@@ -192,8 +192,9 @@ fn mistakes_are_named_and_cost_nothing() {
     let unknown = "apiVersion: v1\nkind: Sevice\nmetadata: {name: sound}\n";
     let sound = system.file("sound.yaml", &format!("{unknown}---\n{}", unknown.replace("Sevice", "ServiceAccount")));
     let said = system.portolan(&["up", "--detach", "-f", &sound, "-f", &invalid]).fails();
-    let refusal = "invalid.yaml, document 1 (line 1), Service web: Service \"web\" is invalid: spec.ports[0].port: \
-                   Invalid value: 0: must be between 1 and 65535, inclusive\nnothing was applied";
+    let refusal = "invalid.yaml, document 1 (line 1), Service web: Service \"web\" is invalid: [spec.ports[0].port: \
+                   Invalid value: 0: must be between 1 and 65535, inclusive, spec.ports[0].targetPort: Invalid value: \
+                   0: must be between 1 and 65535, inclusive]\nnothing was applied";
     assert!(said.contains(refusal), "the API's own words, and no more:\n{said}");
     system.assert_nothing_left();
     system.step("before anything runs");

@@ -20,6 +20,10 @@ const MARK_TEXT: &str =
     "A Portolan system keeps its data here. To remove it: portolan down --purge --data-dir DIRECTORY\n";
 /// Containers' files are in these, with the owners that containers know: they stay as they are.
 const OF_CONTAINERS: [&str; 2] = ["images", "nodes"];
+/// What may be in a directory before it becomes ours: archives to import, and what a new file system has.
+const BEFOREHAND: [&str; 2] = ["images", "lost+found"];
+/// Where a person puts archives.
+const IMPORT: [&str; 2] = ["images", "images/import"];
 /// How long a process that was killed may take to let go of the lock, and how often to look.
 const DYING: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(5);
@@ -51,7 +55,9 @@ impl DataDir {
         }
         let mut entries = fs::read_dir(&path).with_context(making)?;
         if !DataDir::is_one(&path) {
-            if entries.next().is_some() {
+            let foreign =
+                |entry: io::Result<fs::DirEntry>| !entry.is_ok_and(|e| BEFOREHAND.iter().any(|n| e.file_name() == *n));
+            if entries.any(foreign) {
                 bail!(
                     "{} has files in it that are no Portolan system's; name a new or empty directory with --data-dir",
                     path.display()
@@ -87,6 +93,9 @@ impl DataDir {
             if OF_CONTAINERS.iter().all(|name| entry.file_name() != *name) {
                 give_all(owner, &entry.path()).with_context(giving)?;
             }
+        }
+        for dir in IMPORT.map(|dir| self.0.join(dir)).iter().filter(|dir| dir.is_dir()) {
+            owner.give(dir).with_context(giving)?;
         }
         Ok(())
     }

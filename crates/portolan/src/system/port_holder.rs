@@ -3,6 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+/// 127.0.0.1 and every address, in IPv4 and IPv6, as `/proc/net` writes them on little-endian machines.
+const ADDRESSES: [&str; 4] =
+    ["0100007F", "00000000", "0000000000000000FFFF00000100007F", "00000000000000000000000000000000"];
+
 /// Somebody who has the port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PortHolder {
@@ -62,8 +66,9 @@ fn listeners(table: &str, port: u16) -> Vec<String> {
     for line in table.lines().skip(1) {
         let fields: Vec<&str> = line.split_whitespace().collect();
         let (Some(local), Some(state), Some(inode)) = (fields.get(1), fields.get(3), fields.get(9)) else { continue };
-        let number = local.rsplit_once(':').and_then(|(_, number)| u16::from_str_radix(number, 16).ok());
-        if *state == LISTEN && number == Some(port) {
+        let Some((address, number)) = local.rsplit_once(':') else { continue };
+        let same = u16::from_str_radix(number, 16) == Ok(port) && ADDRESSES.contains(&address);
+        if *state == LISTEN && same {
             found.push((*inode).to_owned());
         }
     }

@@ -51,7 +51,7 @@ impl Process {
     pub fn signal(&self, signal: Signal) -> Result<()> {
         match pidfd_send_signal(&self.0, signal) {
             Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
-            Err(e) => Err(e).context("cannot signal a process"),
+            Err(e) => Err(e).context("cannot signal a process of the system; as its owner or by sudo it can be"),
         }
     }
 

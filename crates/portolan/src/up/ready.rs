@@ -170,6 +170,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::up::manifests::Change;
 
     fn view(pods: Value, services: Value) -> View {
         let node = json!({"metadata": {"name": "n"}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}});
@@ -204,7 +205,8 @@ mod tests {
             view(json!([]), json!([{"metadata": metadata, "spec": {}}]))
         };
         let (kind, namespace, name) = ("Service".to_owned(), "default".to_owned(), "s".to_owned());
-        let applied = [Applied { kind, namespace, name, resource_version: 10 }];
+        let (change, identity) = (Change::Created, "Service default/s".to_owned());
+        let applied = [Applied { kind, namespace, name, resource_version: 10, change, identity }];
         assert_eq!(missing(&service("9"), 1, &applied), ["service default/s"]);
         assert!(missing(&service("10"), 1, &applied).is_empty());
     }

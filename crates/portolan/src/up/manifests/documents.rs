@@ -153,7 +153,11 @@ fn yaml(text: &str) -> Vec<(usize, Result<Value, Malformed>)> {
         if document.lines().all(blank) {
             continue;
         }
-        found.push((first, yaml_document(&padded, first)));
+        match yaml_documents(&padded, first) {
+            // More than one where `...` ends the first.
+            Ok(documents) => found.extend(documents.into_iter().map(|document| (first, Ok(document)))),
+            Err(malformed) => found.push((first, Err(malformed))),
+        }
     }
     found
 }
@@ -163,7 +167,7 @@ fn blank(line: &str) -> bool {
     line.is_empty() || line.starts_with('#') || line == "---" || line == "..."
 }
 
-fn yaml_document(text: &str, first: usize) -> Result<Value, Malformed> {
+fn yaml_documents(text: &str, first: usize) -> Result<Vec<Value>, Malformed> {
     let options = serde_saphyr::options! {
         budget: serde_saphyr::budget! { max_depth: DEEPEST },
         duplicate_keys: serde_saphyr::DuplicateKeyPolicy::Error,
@@ -172,7 +176,7 @@ fn yaml_document(text: &str, first: usize) -> Result<Value, Malformed> {
     };
     let parsed: Result<Vec<Value>, _> = serde_saphyr::from_multiple_with_options(text, options);
     match parsed {
-        Ok(mut documents) => Ok(documents.drain(..).next().unwrap_or_default()),
+        Ok(documents) => Ok(documents),
         Err(error) => {
             let line = error.location().and_then(|l| usize::try_from(l.line()).ok()).unwrap_or(first).max(first);
             let problem = match error.without_snippet() {
