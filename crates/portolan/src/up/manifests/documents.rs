@@ -21,7 +21,7 @@ pub fn parse(file: &Path, text: &str, manifests: &mut Vec<Manifest>, mistakes: &
     let values = match json(text) {
         Some(Ok(documents)) => documents.into_iter().map(|(line, value)| (line, Ok(value))).collect(),
         // Flow style, as in `{kind: Pod}`, is YAML.
-        Some(Err((line, problem))) if of_json => {
+        Some(Err(Malformed { line, problem })) if of_json => {
             mistakes.push(format!("{named}, line {line}: {problem}"));
             return;
         }
@@ -111,13 +111,16 @@ fn one(source: &Source, object: Value) -> Result<Manifest, String> {
     Ok(Manifest { source: source.clone(), object })
 }
 
+/// A document and the line it begins at.
+type Placed = (usize, Value);
+
 struct Malformed {
     line: usize,
     problem: String,
 }
 
 /// JSON documents with the lines they begin at, or the first mistake; nothing when it doesn't begin like JSON.
-fn json(text: &str) -> Option<Result<Vec<(usize, Value)>, (usize, String)>> {
+fn json(text: &str) -> Option<Result<Vec<Placed>, Malformed>> {
     if !text.trim_start().starts_with('{') {
         return None;
     }
@@ -126,16 +129,16 @@ fn json(text: &str) -> Option<Result<Vec<(usize, Value)>, (usize, String)>> {
     let mut begin = 0;
     while let Some(document) = stream.next() {
         if let Err(error) = document {
-            return Some(Err((error.line(), format!("no valid JSON: {error}"))));
+            return Some(Err(Malformed { line: error.line(), problem: format!("no valid JSON: {error}") }));
         }
         let part = &text[begin..stream.byte_offset()];
         let line = line_at(text, begin + (part.len() - part.trim_start().len()));
         match api::decode::untyped_json(part.as_bytes()) {
             Ok((_, duplicates)) if !duplicates.is_empty() => {
-                return Some(Err((line, format!("{} is there twice", duplicates.join(", ")))));
+                return Some(Err(Malformed { line, problem: format!("{} is there twice", duplicates.join(", ")) }));
             }
             Ok((value, _)) => documents.push((line, value)),
-            Err(error) => return Some(Err((line, error.to_string()))),
+            Err(error) => return Some(Err(Malformed { line, problem: error.to_string() })),
         }
         begin = stream.byte_offset();
     }
