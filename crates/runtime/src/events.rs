@@ -88,6 +88,9 @@ struct Allowance {
 /// Per object, as client-go has it: so many notes at once, then one in five minutes.
 const BURST: f64 = 25.0;
 const REFILL: Duration = Duration::from_secs(300);
+/// For half a minute, as long as a pod that fills the disk may take to be evicted.
+const TRIES: u32 = 60;
+const PAUSE: Duration = Duration::from_millis(500);
 /// Notes that may wait to be posted.
 const QUEUE: usize = 1024;
 /// Events remembered for counting.
@@ -125,7 +128,10 @@ impl Publisher {
             tokio::select! {
                 () = token.cancelled() => return,
                 note = self.notes.recv() => match note {
-                    Some((note, time)) => self.post(note, time, Instant::now()).await,
+                    Some((note, time)) => tokio::select! {
+                        () = token.cancelled() => return,
+                        () = self.post(note, time, Instant::now()) => {}
+                    },
                     // Every recorder is gone; the owner still decides when tasks end.
                     None => return token.cancelled().await,
                 },
@@ -154,7 +160,7 @@ impl Publisher {
             }
         }
         let event = self.event(&note, &identity, time);
-        match api.create(&PostParams::default(), &event).await {
+        match persist(&api, &event).await {
             Ok(created) => self.remember(identity, created.metadata.name.unwrap_or_default(), at),
             Err(error) => tracing::warn!(%error, reason = note.reason, "an event cannot be posted"),
         }
@@ -203,6 +209,24 @@ impl Publisher {
             reporting_instance: Some(self.host.clone().unwrap_or_default()),
             ..Event::default()
         }
+    }
+}
+
+/// Posts an Event again while the API server can't take it: what is worth telling often happens when it is in trouble (a
+/// full disk). The notes behind it wait in the queue.
+async fn persist(api: &Api<Event>, event: &Event) -> kube::Result<Event> {
+    let mut tries = 1;
+    loop {
+        let posted = api.create(&PostParams::default(), event).await;
+        let trouble = match &posted {
+            Err(kube::Error::Api(status)) => status.code >= 500,
+            other => other.is_err(),
+        };
+        if !trouble || tries == TRIES {
+            return posted;
+        }
+        tries += 1;
+        tokio::time::sleep(PAUSE).await;
     }
 }
 
@@ -274,6 +298,31 @@ mod tests {
         assert_eq!(calls[0].2["type"], "Warning");
         assert_eq!(calls[0].2["involvedObject"]["name"], "p");
         assert_eq!(calls[1].2["count"], 3);
+    }
+
+    #[tokio::test]
+    async fn a_note_is_posted_again_when_the_server_was_in_trouble() {
+        let calls = Arc::new(Mutex::new(0));
+        let counted = calls.clone();
+        let service = service_fn(move |request: Request<Body>| {
+            let first = {
+                let mut calls = counted.lock().expect("no panics under the lock");
+                *calls += 1;
+                *calls == 1
+            };
+            async move {
+                let bytes = request.into_body().collect_bytes().await.expect("a body in memory");
+                let full =
+                    json!({ "kind": "Status", "status": "Failure", "message": "full", "reason": "", "code": 507 });
+                let (code, body) = if first { (507, full.to_string().into_bytes()) } else { (201, bytes.to_vec()) };
+                Ok::<_, Infallible>(Response::builder().status(code).body(Body::from(body)).expect("an answer"))
+            }
+        });
+        let (_, mut publisher) = recorder(Client::new(service, "default"), "test");
+        let note = Note::warning(&Pod::default(), "Evicted", "The node was low on resource");
+        publisher.post(note, Timestamp::now(), Instant::now()).await;
+        assert_eq!(*calls.lock().unwrap(), 2);
+        assert_eq!(publisher.known.len(), 1);
     }
 
     #[tokio::test]
