@@ -65,6 +65,7 @@ enum Bench {
 
 fn main() -> Result<()> {
     let cli = Cli::parse();
+    process::end_with_us()?;
     let mut report = Report::new();
     match &cli.bench {
         Bench::Startup(options) => startup::run(options, &cli.peers, &mut report)?,

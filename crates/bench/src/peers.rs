@@ -50,20 +50,25 @@ impl RealApi {
         let keys = scratch.path().join("keys");
         fs::create_dir_all(&keys).context("cannot make a directory")?;
         Pki::open(&keys, &names).context("cannot make keys")?;
-        let key = keys.join("ca.key").to_string_lossy().into_owned();
+        let key = |file: &str| keys.join(file).display().to_string();
         let tokens = scratch.file("tokens.csv", "bench,bench,bench,system:masters\n");
         let mut command = Command::new(program);
         command
             .args(["--etcd-servers=http://127.0.0.1:2379", "--secure-port=6443", "--advertise-address=192.0.2.1"])
             .args(["--service-cluster-ip-range=10.96.0.0/12", "--service-account-issuer=https://bench"])
             .args(["--authorization-mode=Node,RBAC"])
-            .arg(format!("--service-account-key-file={key}"))
-            .arg(format!("--service-account-signing-key-file={key}"))
+            .arg(format!("--service-account-key-file={}", key("server.crt")))
+            .arg(format!("--service-account-signing-key-file={}", key("server.key")))
             .arg(format!("--token-auth-file={}", tokens.display()))
             .arg(format!("--cert-dir={}", scratch.path().join("certificates").display()));
         let server = Process::start(&namespace, command, &scratch.path().join("apiserver.log"))?;
         let (address, began) = (SocketAddr::from(([127, 0, 0, 1], 6443)), server.began);
         Ok(RealApi { server, _etcd: etcd, namespace, address, began, _scratch: scratch })
+    }
+
+    /// An error with its last words, if it has ended.
+    pub fn check(&mut self) -> Result<()> {
+        self.server.check()
     }
 
     pub fn pid(&self) -> u32 {

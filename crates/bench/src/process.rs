@@ -1,17 +1,52 @@
 //! Processes in a namespace of their own, ended with their owner. Not responsible for what they say.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use netns::NetNs;
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 
 /// How long a process may take to end when it is asked to.
 const END: Duration = Duration::from_secs(30);
+
+/// Every process that runs, for when we are told to end ourselves.
+static RUNNING: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
+
+/// Ends what runs when a signal ends us: nothing would be dropped then.
+pub fn end_with_us() -> Result<()> {
+    let mut told = SigSet::empty();
+    told.add(Signal::SIGINT);
+    told.add(Signal::SIGTERM);
+    // Before there is any other thread, so that none of them gets the signals.
+    told.thread_block().context("cannot block signals")?;
+    std::thread::spawn(move || {
+        let _ = told.wait();
+        let running = std::mem::take(&mut *running());
+        let pids = running.iter().filter_map(|pid| i32::try_from(*pid).ok()).map(Pid::from_raw);
+        for pid in pids {
+            // One that has just ended is as it should be.
+            let _ = kill(pid, Signal::SIGTERM);
+        }
+        let told = Instant::now();
+        // A zombie's command line is empty.
+        let lives = |pid: &u32| std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty());
+        while running.iter().any(lives) && told.elapsed() < END {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        std::process::exit(130);
+    });
+    Ok(())
+}
+
+fn running() -> MutexGuard<'static, BTreeSet<u32>> {
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A process that runs; dropping it ends it.
 pub struct Process {
@@ -30,6 +65,7 @@ impl Process {
         command.stdin(Stdio::null()).stdout(output).stderr(errors);
         let began = Instant::now();
         let child = namespace.run(|| command.spawn())?.with_context(|| format!("cannot start {name}"))?;
+        running().insert(child.id());
         Ok(Process { child, name, log: log.to_owned(), began })
     }
 
@@ -93,6 +129,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        running().remove(&self.pid());
         if let Err(error) = self.stop() {
             eprintln!("bench: {error:#}");
         }

@@ -158,8 +158,11 @@ impl Source {
         let (socket, kubeconfig) = (scratch.path().join("api.sock"), scratch.path().join("kubeconfig"));
         pki::write(&kubeconfig, &pki.kubeconfig("bench", &format!("https://{address}")))?;
         let stop = CancellationToken::new();
-        let client = threads.block_on(async {
-            let store = Embedded::open(&scratch.path().join("state.db"), StoreOptions::default())?;
+        // On a thread of the loop: those are in the namespace, the caller isn't.
+        let (certificates, at, until) = (pki, (socket.clone(), scratch.path().join("state.db")), stop.clone());
+        let serving = threads.spawn(async move {
+            let ((socket, database), pki, stop) = (at, certificates, until);
+            let store = Embedded::open(&database, StoreOptions::default())?;
             let config = Config {
                 service_cidrs: vec!["10.96.0.0/12".parse()?],
                 node_port_range: 30_000..=32_767,
@@ -177,7 +180,8 @@ impl Source {
             let (serving, until) = (server.clone(), stop.clone());
             tokio::spawn(async move { serving.serve_unix(unix, until).await });
             Ok::<_, anyhow::Error>(Client::new(server.service(), "default"))
-        })?;
+        });
+        let client = threads.block_on(serving).context("the API server")??;
         Ok(Source { threads, client, namespace, socket, kubeconfig, stop, scratch })
     }
 
@@ -201,6 +205,8 @@ impl Source {
         let config = json!({"apiSocket": self.socket, "nodeName": "n1"}).to_string();
         let mut command = Command::new(portolan()?);
         command.arg("__proxy").arg(self.scratch.file("proxy.json", &config)).env("PORTOLAN_LOG", "warn,proxy=debug");
+        // As a node's init starts it.
+        command.envs([("MALLOC_ARENA_MAX", "1"), ("MALLOC_MMAP_THRESHOLD_", "131072")]);
         let process = Process::start(&namespace, command, &self.scratch.path().join("proxy.log"))?;
         Ok((process, namespace))
     }

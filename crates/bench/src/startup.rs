@@ -44,8 +44,9 @@ pub fn run(options: &Options, peers: &Peers, report: &mut Report) -> Result<()> 
         if round < options.peer_rounds
             && let (Some(server), Some(etcd)) = (&peers.kube_apiserver, &peers.etcd)
         {
-            let real = RealApi::start(server, etcd)?;
-            peer.push_time(until_ready(&real.namespace, real.address, real.began, || Ok(()))?);
+            let mut real = RealApi::start(server, etcd)?;
+            let (namespace, address, began) = (real.namespace.clone(), real.address, real.began);
+            peer.push_time(until_ready(&namespace, address, began, || real.check())?);
             peer_memory = Some(memory::resident(real.pid())? as f64 / 1024.0);
         }
     }

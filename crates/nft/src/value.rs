@@ -192,7 +192,8 @@ impl Value {
 
     /// Starts a concatenation: `Value::concat().addr(ip).proto(6).port(80).value()`.
     pub fn concat() -> Concat {
-        Concat::default()
+        // An IPv6 address with its protocol and port: most need no more.
+        Concat(Vec::with_capacity(24))
     }
 
     pub fn addr(addr: impl Into<IpAddr>) -> Self {

@@ -1,7 +1,8 @@
 //! What programming the kernel costs: everything from nothing, and one endpoint's change, in a namespace of its own; and
 //! beside it what the `nft` program takes for the same Services in the shape kube-proxy 1.36 gives them (a chain per
 //! Service port with one anonymous map), the rounds interleaved.
-//! Run it with `cargo run --release -p proxy-nftables --example sync_cost [SERVICES ENDPOINTS]…`. Prints, asserts nothing.
+//! Run it with `cargo xtask bench proxy-steps [alone] [SERVICES ENDPOINTS]…`; `alone` leaves the peer out. Prints, asserts
+//! nothing.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::fmt::Write as _;
@@ -60,8 +61,13 @@ async fn measure(services: usize, endpoints: usize) -> Round {
     let start = Instant::now();
     let mut table = model.resolve(&node, IpFamily::V4);
     let resolved = start.elapsed();
-    let mut observed = settle(&backend, &table).await;
+    let observed = backend.observe().await.unwrap();
+    let seen = start.elapsed();
+    let plan = backend.plan(&backend.desired(&table), &observed);
+    let planned = start.elapsed();
+    let mut observed = backend.apply(&plan, observed).await.unwrap();
     let synced = start.elapsed();
+    drop(plan);
     let mut replaced: Vec<Duration> = Vec::new();
     let mut resized: Vec<Duration> = Vec::new();
     for change in 0..CHANGES {
@@ -82,8 +88,10 @@ async fn measure(services: usize, endpoints: usize) -> Round {
     let adopted = start.elapsed();
     backend.cleanup().await.unwrap();
     println!(
-        "{services} x {endpoints}: resolve {resolved:?}, full sync {synced:?}, one endpoint replaced {}, one removed {}, \
+        "{services} x {endpoints}: resolve {resolved:?}, plan {:?}, apply {:?}, full sync {synced:?}, one endpoint replaced {}, one removed {}, \
          adopted after a restart {adopted:?}",
+        planned - seen,
+        synced - planned,
         shown(&mut replaced),
         shown(&mut resized)
     );
@@ -142,7 +150,9 @@ fn shown(times: &mut [Duration]) -> String {
 }
 
 fn main() {
-    let numbers: Vec<usize> = std::env::args().skip(1).map(|number| number.parse().unwrap()).collect();
+    let mut arguments = std::env::args().skip(1).peekable();
+    let alone = arguments.next_if(|first| first == "alone").is_some();
+    let numbers: Vec<usize> = arguments.map(|number| number.parse().unwrap()).collect();
     let sizes: Vec<(usize, usize)> = match numbers.as_slice() {
         [] => vec![(1_000, 10), (10_000, 10)],
         given => given.chunks(2).map(|pair| (pair[0], pair[1])).collect(),
@@ -153,7 +163,13 @@ fn main() {
         let mut peers = Vec::new();
         for _ in 0..ROUNDS {
             ours.push(runtime.block_on(measure(services, endpoints)));
+            if alone {
+                continue;
+            }
             peers.push(measure_peer(services, endpoints));
+        }
+        if alone {
+            continue;
         }
         let of =
             |rounds: &[Round], pick: fn(&Round) -> Duration| median(&mut rounds.iter().map(pick).collect::<Vec<_>>());

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use nft::{Chain, Data, Element, Key, Rule, Transaction, Value, Verdict};
-use service_model::IpFamily;
+use service_model::{EndpointSet, IpFamily};
 
 use crate::layout::{Class, DROP, REJECT, SetName, Settings, table};
 use crate::mark::{ClassId, ListId, Mark};
@@ -22,6 +22,14 @@ pub enum Edit {
     AddClass {
         id: ClassId,
         class: Class,
+    },
+    /// Puts some endpoints of a list that isn't there yet into the slots of their places.
+    Fill {
+        list: ListId,
+        endpoints: EndpointSet,
+        first: u32,
+        /// One behind the last.
+        end: u32,
     },
     PutSlot {
         list: ListId,
@@ -61,6 +69,7 @@ impl Edit {
             Edit::Rebuild => 200,
             Edit::ReplaceRules { rules, .. } => 10 * rules.len(),
             Edit::AddClass { .. } => 40,
+            Edit::Fill { first, end, .. } => (end - first) as usize,
             Edit::PutSlot { replaces: Some(_), .. } | Edit::PutEntry { replaces: Some(_), .. } => 2,
             _ => 1,
         }
@@ -78,6 +87,11 @@ pub fn transaction(settings: &Settings, edits: &[Edit]) -> Transaction {
             Edit::Rebuild => rebuild(&mut transaction, settings),
             Edit::ReplaceRules { chain, rules } => replace_rules(&mut transaction, chain, rules),
             Edit::AddClass { id, class } => add_class(&mut transaction, family, *class, *id, &mut added),
+            Edit::Fill { list, endpoints, first, end } => {
+                let elements = added.entry(SetName::Endpoints).or_default();
+                let endpoints = (*first..*end).zip(endpoints.iter().skip(*first as usize));
+                elements.extend(endpoints.map(|(slot, endpoint)| to(slot_element(*list, slot), endpoint.into())));
+            }
             Edit::PutSlot { list, slot, endpoint, replaces } => {
                 let element = slot_element(*list, *slot);
                 if let Some(before) = replaces {

@@ -7,6 +7,7 @@ mod edit;
 mod layout;
 mod mark;
 mod plan;
+mod slots;
 mod state;
 
 pub use apply::{BackendError, Nftables};

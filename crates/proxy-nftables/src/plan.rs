@@ -228,17 +228,23 @@ impl<'a> Planner<'a> {
 
     /// Clients remembered for an endpoint that their list does not have (any more) are forgotten.
     fn sweep_affinity(&mut self) {
+        if self.observed.remembered.is_empty() {
+            return;
+        }
         let mut alive: HashMap<(ListId, u32), Target> = HashMap::new();
         for (list, slots) in &self.observed.lists {
-            let slots = slots.iter().enumerate();
-            alive.extend(slots.filter_map(|(slot, endpoint)| Some(((*list, number(slot)), (*endpoint)?))));
+            alive.extend(slots.taken().map(|(slot, target)| ((*list, number(slot)), target)));
         }
         for edit in self.additions.iter().chain(self.removals.iter()) {
             match edit {
-                Edit::PutSlot { list, slot, endpoint, .. } => alive.insert((*list, *slot), *endpoint),
-                Edit::DropSlot { list, slot } => alive.remove(&(*list, *slot)),
-                _ => None,
-            };
+                Edit::Fill { list, endpoints, first, end } => {
+                    let slots = (*first..*end).zip(endpoints.iter().skip(*first as usize));
+                    alive.extend(slots.map(|(slot, endpoint)| ((*list, slot), endpoint.into())));
+                }
+                Edit::PutSlot { list, slot, endpoint, .. } => drop(alive.insert((*list, *slot), *endpoint)),
+                Edit::DropSlot { list, slot } => drop(alive.remove(&(*list, *slot))),
+                _ => {}
+            }
         }
         let alive: HashSet<(ListId, Target)> = alive.into_iter().map(|((list, _), e)| (list, e)).collect();
         for (list, endpoint, key) in &self.observed.remembered {

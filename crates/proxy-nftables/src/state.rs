@@ -15,6 +15,7 @@ use crate::edit::Edit;
 use crate::layout::{Class, SetName, Settings};
 use crate::mark::{ClassId, ListId, Mark};
 use crate::plan::NftPlan;
+use crate::slots::Slots;
 
 /// Who meets an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -71,7 +72,7 @@ pub struct Observed {
     pub rules: BTreeMap<String, Vec<Rule>>,
     pub classes: BTreeMap<ClassId, Class>,
     pub entries: HashMap<Entry, Mark>,
-    pub lists: HashMap<ListId, Vec<Option<Target>>>,
+    pub lists: HashMap<ListId, Slots>,
     /// How many Service ports need each; 0 for what was found and is not known to be needed.
     pub singles: HashMap<Single, u32>,
     pub programmed: BTreeMap<ServicePortName, Programmed>,
@@ -137,13 +138,18 @@ impl Observed {
             Edit::AddClass { id, class } => {
                 self.classes.insert(*id, *class);
             }
-            Edit::PutSlot { list, slot, endpoint, .. } => {
+            Edit::Fill { list, endpoints, first, end } => {
                 let slots = self.lists.entry(*list).or_default();
-                let slot = *slot as usize;
-                if slots.len() <= slot {
-                    slots.resize(slot + 1, None);
+                if (*first, *end as usize) == (0, endpoints.len()) {
+                    *slots = Slots::Of(endpoints.clone());
+                    return;
                 }
-                slots[slot] = Some(*endpoint);
+                for slot in *first as usize..*end as usize {
+                    slots.put(slot, Target::from(&endpoints[slot]));
+                }
+            }
+            Edit::PutSlot { list, slot, endpoint, .. } => {
+                self.lists.entry(*list).or_default().put(*slot as usize, *endpoint);
             }
             Edit::DropSlot { list, slot } => self.drop_slot(*list, *slot as usize),
             Edit::PutEntry { entry, mark, .. } => {
@@ -167,13 +173,8 @@ impl Observed {
 
     fn drop_slot(&mut self, list: ListId, slot: usize) {
         let Some(slots) = self.lists.get_mut(&list) else { return };
-        if let Some(slot) = slots.get_mut(slot) {
-            *slot = None;
-        }
-        while slots.last().is_some_and(Option::is_none) {
-            slots.pop();
-        }
-        if slots.is_empty() {
+        slots.drop(slot);
+        if slots.len() == 0 {
             self.lists.remove(&list);
         }
     }
@@ -245,10 +246,7 @@ impl Observed {
                 let slots = self.lists.entry(ListId::new(list)?).or_default();
                 // A slot far out can only be garbage; keeping it would mean a list that long.
                 let slot = usize::try_from(slot).ok().filter(|slot| *slot <= slots.len() + (1 << 16))?;
-                if slots.len() <= slot {
-                    slots.resize(slot + 1, None);
-                }
-                slots[slot] = Some(target(content, family)?);
+                slots.put(slot, target(content, family)?);
             }
             (SetName::ClusterIps, &[Field::Addr(address)]) => {
                 self.singles.insert(Single::ClusterIp(address), 0);

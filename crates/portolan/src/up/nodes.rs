@@ -129,7 +129,7 @@ fn child(start: &Start<'_>, part: &parts::Part) -> Child {
     Child {
         name: part.name.to_owned(),
         argv: vec![EXECUTABLE.to_owned(), part.command.to_owned(), format!("{NODE_DIR}/{}.json", part.name)],
-        env: Vec::new(),
+        env: part.environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
         log: start.dir.logs().join(format!("{}-{}.log", start.name, part.name)),
         on_exit: OnExit::Restart,
     }

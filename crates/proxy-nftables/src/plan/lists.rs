@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use proxy::RefusalReason;
-use service_model::{ServicePort, Verdict};
+use service_model::{EndpointSet, ServicePort, Verdict};
 
 use super::Planner;
 use super::compile::class_of;
+use super::steps::STEP_EDITS;
 use crate::edit::Edit;
 use crate::layout::Class;
 use crate::mark::{ClassId, ListId};
@@ -34,7 +35,7 @@ impl Planner<'_> {
                 None => {
                     let list = self.number_list(port, role, old, &numbered)?;
                     self.class(class_of(port, endpoints))?;
-                    self.fill_list(list, endpoints.iter().map(Target::from));
+                    self.fill_list(list, endpoints);
                     list
                 }
             };
@@ -103,21 +104,25 @@ impl Planner<'_> {
     }
 
     /// Endpoints keep their slots; what is new goes where something went, and what is left fills the holes.
-    fn fill_list(&mut self, list: ListId, wanted: impl Iterator<Item = Target>) {
-        let wanted: Vec<Target> = wanted.collect();
-        let empty = Vec::new();
-        let slots = self.observed.lists.get(&list).unwrap_or(&empty);
-        let mut missing: BTreeSet<Target> = wanted.iter().copied().collect();
-        let staying: Vec<bool> = (0..wanted.len())
-            .map(|slot| slots.get(slot).copied().flatten().is_some_and(|e| missing.remove(&e)))
-            .collect();
+    fn fill_list(&mut self, list: ListId, wanted: &EndpointSet) {
+        let Some(slots) = self.observed.lists.get(&list) else {
+            let pieces = (0..wanted.len()).step_by(STEP_EDITS);
+            self.filling.additions.extend(pieces.map(|first| {
+                let end = number(wanted.len().min(first + STEP_EDITS));
+                Edit::Fill { list, endpoints: wanted.clone(), first: number(first), end }
+            }));
+            return;
+        };
+        let mut missing: BTreeSet<Target> = wanted.iter().map(Target::from).collect();
+        let staying: Vec<bool> =
+            (0..wanted.len()).map(|slot| slots.get(slot).is_some_and(|target| missing.remove(&target))).collect();
         let mut missing = missing.into_iter();
         for (slot, stays) in staying.into_iter().enumerate() {
             let Some(endpoint) = (!stays).then(|| missing.next()).flatten() else { continue };
-            let replaces = slots.get(slot).copied().flatten();
+            let replaces = slots.get(slot);
             self.filling.additions.push(Edit::PutSlot { list, slot: number(slot), endpoint, replaces });
         }
-        for (slot, _) in slots.iter().enumerate().skip(wanted.len()).filter(|(_, slot)| slot.is_some()) {
+        for (slot, _) in slots.taken().filter(|(slot, _)| *slot >= wanted.len()) {
             self.filling.removals.push(Edit::DropSlot { list, slot: number(slot) });
         }
     }
@@ -136,7 +141,7 @@ impl Planner<'_> {
         let verdict = verdicts.into_iter().flatten().find(|(known, _)| *known == Some(list)).and_then(|(_, v)| v);
         let stays: BTreeSet<Target> = verdict.into_iter().flat_map(Verdict::endpoints).map(Target::from).collect();
         let gone: BTreeSet<Target> =
-            slots.iter().flatten().filter(|endpoint| !stays.contains(endpoint)).copied().collect();
+            slots.taken().map(|(_, target)| target).filter(|target| !stays.contains(target)).collect();
         if !gone.is_empty() {
             self.looking.push(Edit::Forget { list, gone });
         }
@@ -144,7 +149,7 @@ impl Planner<'_> {
 
     pub(super) fn drop_list(&mut self, list: ListId) {
         let Some(slots) = self.observed.lists.get(&list) else { return };
-        for (slot, _) in slots.iter().enumerate().filter(|(_, slot)| slot.is_some()) {
+        for (slot, _) in slots.taken() {
             self.removals.push(Edit::DropSlot { list, slot: number(slot) });
         }
     }

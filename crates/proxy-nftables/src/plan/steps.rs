@@ -4,7 +4,7 @@
 use crate::edit::Edit;
 
 /// Edits per transaction: one takes at most about 150 bytes in a batch, and the kernel's default send buffer is 212,992.
-const STEP_EDITS: usize = 1_200;
+pub(super) const STEP_EDITS: usize = 1_200;
 
 /// Edits of one phase, in order.
 #[derive(Debug, Default)]
