@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use netns::NetNs;
-use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// How long a process may take to end when it is asked to.
 const END: Duration = Duration::from_secs(30);
@@ -20,13 +21,17 @@ static RUNNING: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
 
 /// Ends what runs when a signal ends us: nothing would be dropped then.
 pub fn end_with_us() -> Result<()> {
-    let mut told = SigSet::empty();
-    told.add(Signal::SIGINT);
-    told.add(Signal::SIGTERM);
-    // Before there is any other thread, so that none of them gets the signals.
-    told.thread_block().context("cannot block signals")?;
+    // By handlers, not by blocking the signals: what we start would inherit that.
+    let threads = tokio::runtime::Builder::new_current_thread().enable_all().build().context("an event loop")?;
+    let listen = || Ok::<_, std::io::Error>((signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?));
+    let (mut interrupt, mut terminate) = threads.block_on(async { listen() }).context("cannot listen for signals")?;
     std::thread::spawn(move || {
-        let _ = told.wait();
+        threads.block_on(async {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+        });
         let running = std::mem::take(&mut *running());
         let pids = running.iter().filter_map(|pid| i32::try_from(*pid).ok()).map(Pid::from_raw);
         for pid in pids {
