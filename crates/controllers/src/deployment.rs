@@ -139,6 +139,10 @@ impl Rollouts {
             self.recorder.publish(Note::normal(deployment, "ScalingReplicaSet", note.clone()));
         }
         try_join_all(plan.delete.iter().map(|set| self.replica_sets.delete(set, Deletion::Background))).await?;
+        // Sets that were written call for another look, whose status says more: most rollouts' writes would be these.
+        if !plan.update.is_empty() && plan.create.is_none() && plan.revision.is_none() {
+            return Ok(());
+        }
         let mut next = deployment.clone();
         if let Some(revision) = plan.revision {
             next.metadata.annotations.get_or_insert_default().insert(REVISION.to_owned(), revision.to_string());

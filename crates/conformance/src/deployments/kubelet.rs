@@ -45,7 +45,9 @@ impl Kubelet {
 }
 
 async fn begin(side: &Side, path: &str, image: &str, dice: &mut Dice) -> anyhow::Result<()> {
-    let target = json!({ "apiVersion": "v1", "kind": "Binding", "target": { "kind": "Node", "name": "n1" } });
+    let name = path.rsplit('/').next().unwrap_or_default();
+    let target = json!({ "apiVersion": "v1", "kind": "Binding", "metadata": { "name": name },
+                         "target": { "apiVersion": "v1", "kind": "Node", "name": "n1" } });
     side.send(&Write::post(format!("{path}/binding"), target)).await?;
     if image.starts_with("stuck") {
         return Ok(());

@@ -107,6 +107,11 @@ fn stored(object: &Value) -> Value {
         for condition in conditions {
             condition["lastUpdateTime"] = Value::Null;
             condition["lastTransitionTime"] = Value::Null;
+            // Which of these stands depends on how soon a status was written after the set.
+            if ["NewReplicaSetCreated", "ReplicaSetUpdated"].iter().any(|reason| condition["reason"] == *reason) {
+                condition["reason"] = json!("under way");
+                condition["message"] = Value::Null;
+            }
         }
     }
     without_nulls(object)

@@ -39,6 +39,8 @@ struct History {
     step: Step,
     /// Whether something has changed that the original only sees when something else happens.
     nudge: bool,
+    /// Whether nothing more may happen in this step: what follows a Service's end depends on who looks when.
+    closed: bool,
 }
 
 /// The steps of the history with this seed. The last takes everything away again.
@@ -55,6 +57,7 @@ pub fn generate(namespace: &str, number: usize, seed: u64, nodes: &[String], ste
         clock: 0,
         step: Vec::new(),
         nudge: false,
+        closed: false,
     };
     let mut all = vec![history.begin()];
     all.extend((2..steps).map(|_| history.proceed()));
@@ -86,7 +89,11 @@ impl History {
             self.disturb();
             return std::mem::take(&mut self.step);
         }
+        self.closed = false;
         for _ in 0..1 + self.dice.below(4) {
+            if self.closed {
+                break;
+            }
             match self.dice.below(100) {
                 0..55 => self.change_pod(),
                 55..90 => self.change_service(),
@@ -108,7 +115,6 @@ impl History {
         let now = json!({ "gracePeriodSeconds": 0 });
         step.extend(self.services.keys().map(|name| Write::delete(self.path("services", name), Value::Null)));
         step.extend(self.pods.keys().map(|name| Write::delete(self.path("pods", name), now.clone())));
-        step.extend(self.endpoints.iter().map(|name| Write::delete(self.path("endpoints", name), Value::Null)));
         step
     }
 
@@ -219,9 +225,11 @@ impl History {
             _ => {
                 self.step.push(Write::delete(self.path("services", name), Value::Null));
                 self.services.remove(name);
-                if self.dice.chance(60) {
+                if self.dice.chance(60) && !self.endpoints.iter().any(|held| held == name) {
                     self.create_service(name);
                 }
+                self.endpoints.retain(|held| held != name);
+                self.closed = true;
                 return;
             }
         };
@@ -230,6 +238,10 @@ impl History {
 
     /// Endpoints by hand for Services without a selector.
     fn change_endpoints(&mut self) {
+        if !self.step.is_empty() {
+            return;
+        }
+        self.closed = true;
         let bare = |service: &Service| !service.selects;
         let Some(name) = self.services.iter().find(|(_, service)| bare(service)).map(|(name, _)| name.clone()) else {
             if !self.services.contains_key("hand") {

@@ -47,7 +47,7 @@ const MAX_PER_SLICE: usize = 5;
 /// How long both sides must be still before they are compared: the original looks again a second after a slice changed.
 const STILL: Duration = Duration::from_millis(1300);
 /// After this long, what differs differs. The original's retries are up to some seconds apart.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(30);
 const WATCHED: [(&str, &str); 4] = [
     ("services", "/api/v1"),
     ("pods", "/api/v1"),
@@ -146,6 +146,10 @@ async fn batch(contest: &Contest, options: &Options, first: usize, count: usize,
         let changes = if last { Vec::new() } else { nodes.change(step) };
         let nudged = !changes.is_empty();
         make(contest, &[changes]).await?;
+        if nudged {
+            // Nodes travel to the controllers by a watch of their own.
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
         let playing = histories.iter_mut().filter(|history| history.difference.is_none());
         stream::iter(playing.map(|history| play(contest, history, step, nudged)))
             .buffer_unordered(12)

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use crate::side::Side;
 
 const CONTROLLER: &str = "endpointslice-controller.k8s.io";
+const MIRRORING: &str = "endpointslicemirroring-controller.k8s.io";
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const TRIGGER: &str = "endpoints.kubernetes.io/last-change-trigger-time";
@@ -30,9 +31,10 @@ pub fn of(side: &Side, namespace: &str) -> Value {
         if labels[MANAGED_BY] == CONTROLLER && owner.is_some_and(|service| !wants_endpoints(service)) {
             continue;
         }
-        // It also leaves the Endpoints of what is now an ExternalName, and goes on mirroring them.
-        let external = owner.is_some_and(|service| service["spec"]["type"] == "ExternalName");
-        if external && !labels["endpoints.kubernetes.io/managed-by"].is_null() {
+        // It also leaves the Endpoints of what became an ExternalName, and mirrors them from then on.
+        if owner.is_some_and(|service| !wants_endpoints(service))
+            && !labels["endpoints.kubernetes.io/managed-by"].is_null()
+        {
             continue;
         }
         let family = format!("{service} by {} {}", text(&labels[MANAGED_BY]), text(&slice["addressType"]));
@@ -43,9 +45,17 @@ pub fn of(side: &Side, namespace: &str) -> Value {
         let by_capacity = owner.is_some_and(is_by_capacity);
         let mut ports = slice["ports"].as_array().cloned().unwrap_or_default();
         ports.sort_by_key(Value::to_string);
-        let key = format!("{family} {}", Value::Array(ports));
-        slices.entry(key).or_default().add(&slice, &uids, by_capacity);
+        // Mirrors by single ports: the original takes equal ports of two subsets for different ones if they have an
+        // appProtocol, so that its slices have other sets of ports.
+        let keys = match labels[MANAGED_BY] == MIRRORING {
+            true => ports.iter().map(|port| format!("{family} [{port}]")).collect(),
+            false => vec![format!("{family} {}", Value::Array(ports))],
+        };
+        for key in keys {
+            slices.entry(key).or_default().add(&slice, &uids, by_capacity);
+        }
     }
+
     // An empty slice beside others says nothing; the original keeps it while a pod without ports has no address.
     empty.retain(|family, _| !slices.keys().any(|key| key.starts_with(family.as_str())));
     slices.extend(empty);
@@ -56,7 +66,7 @@ pub fn of(side: &Side, namespace: &str) -> Value {
         .filter(|endpoints| {
             // As above: Endpoints that the controller made for what is now an ExternalName.
             let made = !endpoints["metadata"]["labels"]["endpoints.kubernetes.io/managed-by"].is_null();
-            !made || services.get(&name(endpoints)).is_none_or(|service| service["spec"]["type"] != "ExternalName")
+            !made || services.get(&name(endpoints)).is_none_or(wants_endpoints)
         })
         .map(|endpoints| (name(endpoints), legacy(endpoints, &uids)))
         .collect();
