@@ -95,7 +95,11 @@ async fn perform(contest: &Contest, running: &mut Running) -> Result<()> {
     let (original, ours) = try_join!(contest.original.send(&write), contest.ours.send(&write))?;
     ensure!(original.code == 200 && ours.code == 200, "making a namespace: {} {}", original.body, ours.body);
     for act in 0..running.scenario.acts.len() {
+        let before = sets(contest, running);
         play(contest, running, act).await?;
+        if running.scenario.acts[act].moment.is_some() {
+            begun(contest, running, before).await?;
+        }
         settle(contest, running, act).await?;
         if running.difference.is_some() {
             break;
@@ -120,6 +124,22 @@ async fn follow(side: &Side, limits: &Arc<Limits>) -> Result<()> {
             })),
         )
         .await?;
+    }
+    Ok(())
+}
+
+/// How many ReplicaSets there are on either side.
+fn sets(contest: &Contest, running: &Running) -> [usize; 2] {
+    [&contest.original, &contest.ours].map(|side| side.objects("replicasets", &running.namespace).len())
+}
+
+/// Waits until both sides have made the ReplicaSet that a hurried act asks for: without it they would play different
+/// scenarios.
+async fn begun(contest: &Contest, running: &Running, before: [usize; 2]) -> Result<()> {
+    let since = Instant::now();
+    while since.elapsed() < PATIENCE && sets(contest, running).iter().zip(before).any(|(now, before)| *now <= before) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        contest.sound()?;
     }
     Ok(())
 }

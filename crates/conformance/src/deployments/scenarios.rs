@@ -166,7 +166,7 @@ fn rollouts() -> Vec<Scenario> {
         scenario("recreate", vec![create(3, "good-1", recreate()), image("good-2"), image("bad-3"), image("good-1")]),
         scenario(
             "recreate rollover",
-            vec![create(3, "good-1", recreate()), image("slow-2").hurried(1200), image("good-3")],
+            vec![create(3, "good-1", recreate()), image("slow-2").hurried(200), image("good-3")],
         ),
         scenario(
             "strategy changes",
