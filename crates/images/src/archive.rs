@@ -14,7 +14,7 @@ use tar::{Archive, EntryType};
 use crate::compression::decompress;
 use crate::digest::{Digest, Summing};
 use crate::error::{ImageError, io_at, path_at};
-use crate::manifest::{Descriptor, DockerManifest, IndexOrManifest, NAME_ANNOTATIONS, architecture};
+use crate::manifest::{Descriptor, DockerManifest, IndexOrManifest, NAME_ANNOTATIONS, Platform};
 
 /// Indexes may refer to indexes; a few levels are more than anybody makes.
 const DEEPEST_INDEX: u32 = 4;
@@ -50,6 +50,7 @@ impl ArchiveFiles {
         archive.set_preserve_permissions(false);
         for entry in archive.entries().map_err(io_at("read the archive"))? {
             let mut entry = entry.map_err(io_at("read the archive"))?;
+            let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
             let wanted = matches!(
                 entry.header().entry_type(),
                 EntryType::Regular
@@ -58,10 +59,16 @@ impl ArchiveFiles {
                     | EntryType::Link
                     | EntryType::Directory
             );
-            if wanted {
-                entry.unpack_in(directory).map_err(io_at("unpack the archive"))?;
+            // What it refuses to unpack leads out of the directory.
+            if wanted && !entry.unpack_in(directory).map_err(io_at("unpack the archive"))? {
+                return Err(ImageError::ArchiveEntry { entry: name, problem: "leads out of it (\"..\")" });
             }
         }
+        Self::of_directory(directory)
+    }
+
+    /// The files of an archive that somebody has unpacked, or never packed.
+    pub(crate) fn of_directory(directory: &Path) -> Result<Self, ImageError> {
         let root = rustix::fs::open(directory, OFlags::DIRECTORY | OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
             .map_err(path_at("open", directory))?;
         Ok(Self { directory: directory.to_owned(), root })
@@ -111,28 +118,39 @@ impl ArchiveFiles {
 
     /// The images in it. What both formats describe at once (docker 25 and later) is read as an OCI layout.
     pub(crate) fn images(&self) -> Result<Vec<FoundImage>, ImageError> {
-        if self.directory.join("index.json").exists() {
+        if self.has("index.json") {
             let index: IndexOrManifest = self.json("index.json")?;
-            let found = index.manifests.iter().map(|one| self.oci_image(one)).collect::<Result<Vec<_>, _>>()?;
+            // Several platforms side by side, without an index of their own, are one image each.
+            let ours = |one: &&Descriptor| one.platform.as_ref().is_none_or(Platform::is_ours);
+            let chosen: Vec<&Descriptor> = index.manifests.iter().filter(ours).collect();
+            if chosen.is_empty() && !index.manifests.is_empty() {
+                return Err(no_platform(&index));
+            }
+            let found = chosen.into_iter().map(|one| self.oci_image(one)).collect::<Result<Vec<_>, _>>()?;
             // Docker writes a name's tag alone into the annotation, and the whole name into manifest.json.
-            return if self.directory.join("manifest.json").exists() {
-                self.with_docker_names(found)
-            } else {
-                Ok(found)
-            };
+            return if self.has("manifest.json") { self.with_docker_names(found) } else { Ok(found) };
         }
-        if self.directory.join("manifest.json").exists() {
+        if self.has("manifest.json") {
             let manifests: Vec<DockerManifest> = self.json("manifest.json")?;
             return Ok(manifests.into_iter().map(docker_image).collect());
         }
-        Err(ImageError::UnknownArchive)
+        Err(if self.has("repositories") { ImageError::OldArchive } else { ImageError::UnknownArchive })
+    }
+
+    fn has(&self, file: &str) -> bool {
+        self.directory.join(file).exists()
     }
 
     fn oci_image(&self, descriptor: &Descriptor) -> Result<FoundImage, ImageError> {
         let named = NAME_ANNOTATIONS.iter().find_map(|key| descriptor.annotations.get(*key));
         let manifest = self.manifest(&descriptor.digest, DEEPEST_INDEX)?;
-        let config = manifest.config.ok_or(ImageError::UnknownArchive)?;
         let layer = |layer: &Descriptor| LayerFile { file: blob(&layer.digest), digest: Some(layer.digest.clone()) };
+        let not_an_image =
+            |kind| ImageError::NotAnImage { what: blob(&descriptor.digest), kind: format!(" (it is {kind})") };
+        if let Some(kind) = manifest.foreign_kind() {
+            return Err(not_an_image(kind));
+        }
+        let config = manifest.config.as_ref().ok_or_else(|| not_an_image("one without a configuration".to_owned()))?;
         Ok(FoundImage {
             names: named.cloned().into_iter().collect(),
             config: blob(&config.digest),
@@ -146,9 +164,7 @@ impl ArchiveFiles {
         if document.config.is_some() || depth == 0 {
             return Ok(document);
         }
-        let ours = |one: &&Descriptor| one.platform.as_ref().is_none_or(|platform| platform.is_ours());
-        let none = ImageError::NoPlatform { os: "linux", architecture: architecture() };
-        let chosen = document.manifests.iter().find(ours).ok_or(none)?;
+        let chosen = document.for_this_machine().ok_or_else(|| no_platform(&document))?;
         self.manifest(&chosen.digest, depth - 1)
     }
 
@@ -161,6 +177,10 @@ impl ArchiveFiles {
         }
         Ok(found)
     }
+}
+
+fn no_platform(index: &IndexOrManifest) -> ImageError {
+    ImageError::NoPlatform { wanted: Platform::ours().to_string(), others: index.platforms() }
 }
 
 fn docker_image(manifest: DockerManifest) -> FoundImage {

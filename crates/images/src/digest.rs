@@ -30,7 +30,7 @@ impl Digest {
         &self.hex
     }
 
-    fn from_hash(hash: Sha256) -> Self {
+    pub(crate) fn from_hash(hash: Sha256) -> Self {
         Self { hex: hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect() }
     }
 }

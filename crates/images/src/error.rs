@@ -33,18 +33,35 @@ pub enum ImageError {
         #[source]
         source: serde_json::Error,
     },
-    #[error("the archive is neither an OCI layout (index.json) nor a docker archive (manifest.json)")]
+    #[error(
+        "this is neither an OCI layout (index.json) nor a docker archive (manifest.json); make one with `docker save` or \
+         `skopeo copy … oci-archive:FILE`"
+    )]
     UnknownArchive,
-    #[error("the archive says {file:?} but does not hold it")]
+    #[error(
+        "this docker archive is of a Docker before 1.10 (repositories without manifest.json): load it into a newer Docker \
+         and `docker save` it there"
+    )]
+    OldArchive,
+    #[error("{what} is no container image's manifest{kind}")]
+    NotAnImage { what: String, kind: String },
+    #[error("entry {entry:?} of the archive {problem}; nothing was loaded: make the archive anew")]
+    ArchiveEntry { entry: String, problem: &'static str },
+    #[error("there are {0} images in it: a name can be given to one only")]
+    ManyImages(usize),
+    #[error("layer {0} was removed while the image came in")]
+    LayerGone(Digest),
+    #[error("the archive says {file:?} but does not hold it; it may be cut short: make it anew")]
     Missing { file: String },
-    #[error("the archive has no image for {os}/{architecture}")]
-    NoPlatform { os: &'static str, architecture: &'static str },
+    #[error("the archive has no image for {wanted}; it has {others}")]
+    NoPlatform { wanted: String, others: String },
     #[error("the image has {layers} layers but its configuration lists {diff_ids}")]
     LayerCount { layers: usize, diff_ids: usize },
     #[error("{what} should have digest {expected} but has {actual}")]
     Mismatch { what: String, expected: Digest, actual: Digest },
-    #[error("layer entry {entry:?}: {source}")]
+    #[error("{layer}: entry {entry:?}: {source}; nothing was loaded: build the image anew")]
     Entry {
+        layer: String,
         entry: String,
         #[source]
         source: io::Error,

@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fmt;
 
 use crate::digest::Digest;
 
@@ -56,16 +57,24 @@ pub(crate) struct RootFs {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct IndexOrManifest {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_default")]
     pub(crate) manifests: Vec<Descriptor>,
     pub(crate) config: Option<Descriptor>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_default")]
     pub(crate) layers: Vec<Descriptor>,
+    /// 1 was the form of before 2016, with neither list.
+    #[serde(default)]
+    pub(crate) schema_version: u32,
 }
 
 #[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub(crate) struct Descriptor {
     pub(crate) digest: Digest,
+    #[serde(default)]
+    pub(crate) media_type: String,
+    #[serde(default)]
+    pub(crate) size: u64,
     #[serde(default)]
     pub(crate) platform: Option<Platform>,
     #[serde(default, deserialize_with = "null_is_default")]
@@ -74,8 +83,12 @@ pub(crate) struct Descriptor {
 
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Platform {
+    #[serde(default)]
     pub(crate) architecture: String,
+    #[serde(default)]
     pub(crate) os: String,
+    #[serde(default)]
+    pub(crate) variant: String,
 }
 
 /// One image of a docker archive's `manifest.json`.
@@ -98,9 +111,56 @@ impl ImageConfig {
     }
 }
 
+impl IndexOrManifest {
+    /// The entry of an index for this machine: one that says nothing about platforms is for all.
+    pub(crate) fn for_this_machine(&self) -> Option<&Descriptor> {
+        let platform = |one: &Descriptor| one.platform.clone();
+        let ours = |one: &&Descriptor| platform(one).is_none_or(|platform| platform.is_ours());
+        // A variant may need more than the machine has (amd64/v3).
+        let plain = |one: &&Descriptor| platform(one).is_none_or(|platform| platform.is_plain());
+        let candidates = || self.manifests.iter().filter(ours);
+        candidates().find(plain).or_else(|| candidates().next())
+    }
+
+    /// What an index has, for a person.
+    pub(crate) fn platforms(&self) -> String {
+        let known = self.manifests.iter().filter_map(|one| one.platform.as_ref()).filter(|one| one.os != "unknown");
+        let mut names: Vec<String> = known.map(ToString::to_string).collect();
+        names.dedup();
+        if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+    }
+
+    /// What else than a container image a manifest describes: charts, signatures and so on are kept in registries too.
+    pub(crate) fn foreign_kind(&self) -> Option<String> {
+        const IMAGES: [&str; 4] = [
+            "",
+            "application/vnd.oci.image.config.v1+json",
+            "application/vnd.docker.container.image.v1+json",
+            "application/octet-stream",
+        ];
+        let kind = self.config.as_ref().map(|config| config.media_type.as_str())?;
+        (!IMAGES.contains(&kind)).then(|| kind.to_owned())
+    }
+}
+
 impl Platform {
+    pub(crate) fn ours() -> Self {
+        Self { architecture: architecture().to_owned(), os: "linux".to_owned(), variant: String::new() }
+    }
+
     pub(crate) fn is_ours(&self) -> bool {
         self.os == "linux" && self.architecture == architecture()
+    }
+
+    fn is_plain(&self) -> bool {
+        matches!((self.architecture.as_str(), self.variant.as_str()), (_, "") | ("amd64", "v1") | ("arm64", "v8"))
+    }
+}
+
+impl fmt::Display for Platform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.os, self.architecture)?;
+        if self.variant.is_empty() { Ok(()) } else { write!(f, "/{}", self.variant) }
     }
 }
 

@@ -57,6 +57,21 @@ impl Reference {
         self.digest.as_ref()
     }
 
+    /// Host and path.
+    pub fn repository(&self) -> String {
+        format!("{}/{}", self.host, self.path)
+    }
+
+    /// The name with its digest and without its tag; none when it has no digest.
+    pub(crate) fn pinned(&self) -> Option<String> {
+        self.digest.as_ref().map(|digest| format!("{}@{digest}", self.repository()))
+    }
+
+    /// The same image by this digest alone.
+    pub(crate) fn with_digest(&self, digest: &Digest) -> Self {
+        Self { tag: None, digest: Some(digest.clone()), ..self.clone() }
+    }
+
     /// Whether only a built-in image can have this name.
     pub fn is_reserved(&self) -> bool {
         self.host == RESERVED_HOST

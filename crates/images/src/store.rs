@@ -1,4 +1,4 @@
-//! The store: `DIRECTORY/images/{refs.json, lock, blobs/sha256/*, layers/<diff id>/}`.
+//! The store: `DIRECTORY/images/{refs.json, lock, blobs/sha256/*, layers/<diff id>/, downloads/}`.
 //!
 //! A change holds the lock (flock) while it rewrites `refs.json`; layers and blobs appear whole, by renaming. Whoever
 //! runs a container holds a shared lock on its layers' directories, and a layer is deleted only by someone who gets the
@@ -7,25 +7,31 @@
 
 use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 
-use crate::archive::{ArchiveFiles, FoundImage, LayerFile};
 use crate::builtin;
-use crate::compression::decompress;
-use crate::digest::{Digest, Summing};
+use crate::digest::Digest;
 use crate::error::{ImageError, io_at, path_at};
 use crate::manifest::{ImageConfig, ImageDocument};
-use crate::record::{ImageRecord, Records};
+use crate::record::Records;
 use crate::reference::Reference;
-use crate::unpack::unpack;
+
+mod arrival;
+mod import;
+
+pub(crate) use arrival::{Arrival, LayerArrival};
 
 /// Told apart by process and number; those of dead processes are swept.
 static SCRATCH_NUMBER: AtomicU64 = AtomicU64::new(0);
+
+/// How long an interrupted download waits to be continued.
+const DOWNLOADS_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Images below one data directory.
 #[derive(Clone, Debug)]
@@ -41,6 +47,8 @@ pub struct Image {
     pub id: Digest,
     /// Normalised names; a removed name's image may still be known by others.
     pub names: Vec<String>,
+    /// What it was pulled as: `host/path@sha256:…`, the digest of a manifest or index.
+    pub digests: Vec<String>,
     /// Its layers' sizes as uncompressed archives.
     pub size: u64,
     pub config: ImageConfig,
@@ -63,7 +71,7 @@ impl ImageStore {
     /// this program when absent.
     pub fn open(data_directory: &Path, executable: Option<PathBuf>) -> Result<Self, ImageError> {
         let directory = data_directory.join("images");
-        for part in ["blobs/sha256", "layers"] {
+        for part in ["blobs/sha256", "layers", "downloads"] {
             fs::create_dir_all(directory.join(part)).map_err(path_at("make", directory.join(part)))?;
         }
         let executable = match executable {
@@ -73,33 +81,11 @@ impl ImageStore {
         let store = Self { directory, executable };
         let _lock = store.lock()?;
         store.sweep_scratch();
+        store.sweep_downloads();
         for diff_id in &builtin::document().rootfs.diff_ids {
-            store.add_layer(diff_id, |scratch| {
-                builtin::write_root(scratch).map_err(io_at("write the built-in image"))
-            })?;
+            store.add_built_in(diff_id)?;
         }
         Ok(store)
-    }
-
-    /// Imports an archive (plain, gzip or zstd) and gives the images that were in it.
-    pub fn import(&self, archive: impl Read) -> Result<Vec<Image>, ImageError> {
-        let scratch = self.scratch()?;
-        let files = ArchiveFiles::unpack(archive, &scratch.path)?;
-        let mut imported = Vec::new();
-        for found in files.images()? {
-            let names = found.names.iter().map(|name| name.parse()).collect::<Result<Vec<Reference>, _>>()?;
-            if let Some(reserved) = names.iter().find(|name| name.is_reserved()) {
-                return Err(ImageError::Reserved(reserved.to_string()));
-            }
-            imported.push(self.import_one(&files, &found, &names)?);
-        }
-        let records = self.records()?;
-        imported.iter().map(|id| self.image(id, &records)).collect()
-    }
-
-    /// Imports the archive in this file.
-    pub fn import_file(&self, path: &Path) -> Result<Vec<Image>, ImageError> {
-        self.import(File::open(path).map_err(path_at("open", path))?)
     }
 
     /// The image of this name, or of this id (`sha256:…`).
@@ -135,7 +121,7 @@ impl ImageStore {
         let mut records = self.records()?;
         let id = match name.parse::<Digest>() {
             Ok(id) => {
-                records.refs.retain(|_, named| *named != id);
+                records.forget_names_of(&id);
                 Some(id)
             }
             Err(_) => {
@@ -143,7 +129,7 @@ impl ImageStore {
                 if reference.is_reserved() {
                     return Err(ImageError::Reserved(reference.to_string()));
                 }
-                records.refs.remove(&reference.to_string())
+                records.forget_name(&reference)
             }
         };
         let Some(id) = id else { return Ok(false) };
@@ -151,88 +137,8 @@ impl ImageStore {
             return Err(ImageError::Reserved(id.to_string()));
         }
         let known = records.drop_if_nameless(&id) || records.images.contains_key(&id);
-        records.save(&self.records_path()).map_err(path_at("write", self.records_path()))?;
-        self.sweep(&records)?;
+        self.finish(records)?;
         Ok(known)
-    }
-
-    fn import_one(&self, files: &ArchiveFiles, found: &FoundImage, names: &[Reference]) -> Result<Digest, ImageError> {
-        let config = files.read(&found.config)?;
-        let id = Digest::of(&config);
-        if let Some(expected) =
-            found.config.strip_prefix("blobs/sha256/").and_then(|hex| format!("sha256:{hex}").parse().ok())
-            && expected != id
-        {
-            return Err(ImageError::Mismatch { what: found.config.clone(), expected, actual: id });
-        }
-        let document: ImageDocument = serde_json::from_slice(&config)
-            .map_err(|source| ImageError::Json { file: found.config.clone(), source })?;
-        let diff_ids = document.rootfs.diff_ids;
-        if diff_ids.len() != found.layers.len() {
-            return Err(ImageError::LayerCount { layers: found.layers.len(), diff_ids: diff_ids.len() });
-        }
-        let mut size = 0;
-        // Also against a sweep between a layer's arrival and its mention in the records.
-        let _lock = self.lock()?;
-        for (layer, diff_id) in found.layers.iter().zip(&diff_ids) {
-            size += self.import_layer(files, layer, diff_id)?;
-        }
-        self.write_blob(&id, &config)?;
-        let mut records = self.records()?;
-        records.images.insert(id.clone(), ImageRecord { layers: diff_ids, size });
-        for name in names {
-            if let Some(displaced) = records.refs.insert(name.to_string(), id.clone()) {
-                records.drop_if_nameless(&displaced);
-            }
-        }
-        records.save(&self.records_path()).map_err(path_at("write", self.records_path()))?;
-        self.sweep(&records)?;
-        Ok(id)
-    }
-
-    /// Gives the layer's size as an uncompressed archive.
-    fn import_layer(&self, files: &ArchiveFiles, layer: &LayerFile, diff_id: &Digest) -> Result<u64, ImageError> {
-        if let Some(digest) = &layer.digest {
-            files.verify(&layer.file, digest)?;
-        }
-        let open = || decompress(files.open(&layer.file)?).map_err(path_at("read", layer.file.clone()));
-        let mut size = None;
-        self.add_layer(diff_id, |scratch| {
-            let mut summing = Summing::new(open()?);
-            unpack(&mut summing, scratch)?;
-            let (actual, length) = summing.finish();
-            size = Some(length);
-            if actual == *diff_id {
-                return Ok(());
-            }
-            Err(ImageError::Mismatch { what: layer.file.clone(), expected: diff_id.clone(), actual })
-        })?;
-        match size {
-            Some(size) => Ok(size),
-            None => io::copy(&mut open()?, &mut io::sink()).map_err(path_at("read", layer.file.clone())),
-        }
-    }
-
-    /// Makes a layer's directory unless it is there.
-    fn add_layer(
-        &self,
-        diff_id: &Digest,
-        fill: impl FnOnce(&Path) -> Result<(), ImageError>,
-    ) -> Result<(), ImageError> {
-        let target = self.layer_path(diff_id);
-        if target.exists() {
-            return Ok(());
-        }
-        let scratch = self.scratch()?;
-        fill(&scratch.path)?;
-        fs::rename(&scratch.path, &target).map_err(path_at("move a layer to", target))
-    }
-
-    fn write_blob(&self, digest: &Digest, bytes: &[u8]) -> Result<(), ImageError> {
-        let scratch = self.scratch()?;
-        let temporary = scratch.path.join("blob");
-        fs::write(&temporary, bytes).map_err(path_at("write", temporary.clone()))?;
-        fs::rename(temporary, self.blob_path(digest)).map_err(path_at("move a blob to", self.blob_path(digest)))
     }
 
     fn image(&self, id: &Digest, records: &Records) -> Result<Image, ImageError> {
@@ -244,6 +150,7 @@ impl ImageStore {
         Ok(Image {
             id: id.clone(),
             names: records.names_of(id),
+            digests: records.digests_of(id),
             size: record.map_or(0, |record| record.size),
             config: document.config,
             layers: document.rootfs.diff_ids.iter().map(|diff_id| self.layer_path(diff_id)).collect(),
@@ -259,6 +166,7 @@ impl ImageStore {
         Image {
             id: builtin_id(),
             names,
+            digests: Vec::new(),
             size: fs::metadata(&self.executable).map_or(0, |metadata| metadata.len()),
             config: document.config,
             layers: document.rootfs.diff_ids.iter().map(|diff_id| self.layer_path(diff_id)).collect(),
@@ -268,11 +176,17 @@ impl ImageStore {
     }
 
     fn id_of(&self, reference: &Reference, records: &Records) -> Option<Digest> {
-        let name = reference.to_string();
-        if name == builtin::TESTSERVER {
+        if reference.to_string() == builtin::TESTSERVER {
             return Some(builtin_id());
         }
-        records.refs.get(&name).cloned()
+        records.id_of(reference)
+    }
+
+    /// Ends a change: writes it down, then deletes what nobody needs any more. Under the lock.
+    fn finish(&self, mut records: Records) -> Result<(), ImageError> {
+        records.sizes.retain(|diff_id, _| self.layer_path(diff_id).exists());
+        records.save(&self.records_path()).map_err(path_at("write", self.records_path()))?;
+        self.sweep(&records)
     }
 
     /// Deletes blobs and layers that no image mentions and nobody uses. Under the lock.
@@ -306,6 +220,18 @@ impl ImageStore {
         Ok(Scratch { path, _held: held })
     }
 
+    /// Deletes downloads that nobody continued for a day.
+    fn sweep_downloads(&self) {
+        for (_, path) in entries(&self.downloads()).unwrap_or_default() {
+            let modified = fs::metadata(&path).and_then(|metadata| metadata.modified());
+            let old = modified.is_ok_and(|time| time.elapsed().is_ok_and(|age| age > DOWNLOADS_KEPT));
+            let idle = File::open(&path).is_ok_and(|file| flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok());
+            if old && idle {
+                let _ = fs::remove_file(path);
+            }
+        }
+    }
+
     /// Deletes what killed imports left.
     fn sweep_scratch(&self) {
         for (name, path) in entries(&self.directory).unwrap_or_default() {
@@ -333,6 +259,15 @@ impl ImageStore {
 
     fn records_path(&self) -> PathBuf {
         self.directory.join("refs.json")
+    }
+
+    /// Where parts of images are while they come in.
+    pub(crate) fn downloads(&self) -> PathBuf {
+        self.directory.join("downloads")
+    }
+
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
     }
 
     fn layer_path(&self, diff_id: &Digest) -> PathBuf {

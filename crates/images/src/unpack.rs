@@ -16,7 +16,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 use tar::{Archive, Entry, EntryType};
 
-use crate::error::{ImageError, io_at};
+use crate::error::{ImageError, io_at, path_at};
 
 /// A file of this prefix deletes what it names (OCI image specification, layer.md).
 const WHITEOUT: &[u8] = b".wh.";
@@ -24,20 +24,20 @@ const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
 const OPAQUE_ATTRIBUTE: &str = "trusted.overlay.opaque";
 
-/// Reads the archive to its end and leaves its content in `directory`.
-pub(crate) fn unpack(archive: impl Read, directory: &Path) -> Result<(), ImageError> {
+/// Reads the archive to its end and leaves its content in `directory`. `layer` names it in errors.
+pub(crate) fn unpack(archive: impl Read, directory: &Path, layer: &str) -> Result<(), ImageError> {
     let root = rustix::fs::open(directory, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .map_err(io_at("open a layer's directory"))?;
-    let mut layer = Layer { root, times: Vec::new() };
+    let mut root = Layer { root, times: Vec::new() };
     let mut archive = Archive::new(archive);
-    for entry in archive.entries().map_err(io_at("read a layer"))? {
-        let mut entry = entry.map_err(io_at("read a layer"))?;
+    for entry in archive.entries().map_err(path_at("read", layer))? {
+        let mut entry = entry.map_err(path_at("read", layer))?;
         let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
-        layer.add(&mut entry).map_err(|source| ImageError::Entry { entry: name, source })?;
+        root.add(&mut entry).map_err(|source| ImageError::Entry { layer: layer.to_owned(), entry: name, source })?;
     }
-    layer.finish();
+    root.finish();
     // What follows the archive's end mark belongs to the digest.
-    io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(io_at("read a layer"))?;
+    io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(path_at("read", layer))?;
     Ok(())
 }
 
@@ -140,7 +140,7 @@ fn clean(path: &Path) -> io::Result<PathBuf> {
         match component {
             Component::Normal(name) => clean.push(name),
             Component::RootDir | Component::CurDir => {}
-            Component::ParentDir | Component::Prefix(_) => return Err(invalid("a path with \"..\"")),
+            Component::ParentDir | Component::Prefix(_) => return Err(invalid("its path leads out of the image (\"..\")")),
         }
     }
     Ok(clean)
@@ -341,7 +341,7 @@ mod tests {
         entry(&mut archive, EntryType::Regular, "etc/.wh.gone", 0, None, b"");
         entry(&mut archive, EntryType::Regular, "var/cache/.wh..wh..opq", 0, None, b"");
         entry(&mut archive, EntryType::Fifo, "etc/pipe", 0o622, None, b"");
-        unpack(&archive.into_inner().unwrap()[..], &scratch.layer()).unwrap();
+        unpack(&archive.into_inner().unwrap()[..], &scratch.layer(), "layer.tar").unwrap();
 
         let file = fs::metadata(scratch.layer().join("etc/app")).unwrap();
         assert_eq!(
@@ -369,7 +369,7 @@ mod tests {
         entry(&mut archive, EntryType::Regular, "out/escaped", 0o644, None, b"x");
         entry(&mut archive, EntryType::Regular, "abs/absolute", 0o644, None, b"x");
         entry(&mut archive, EntryType::Regular, "/rooted", 0o644, None, b"x");
-        unpack(&archive.into_inner().unwrap()[..], &scratch.layer()).unwrap();
+        unpack(&archive.into_inner().unwrap()[..], &scratch.layer(), "layer.tar").unwrap();
         for inside in ["escaped", "absolute", "rooted"] {
             assert!(scratch.layer().join(inside).exists(), "{inside}");
         }
@@ -378,7 +378,7 @@ mod tests {
         for path in ["../escaped", "a/../../b"] {
             let mut archive = tar::Builder::new(Vec::new());
             entry(&mut archive, EntryType::Regular, path, 0o644, None, b"x");
-            let refused = unpack(&archive.into_inner().unwrap()[..], &scratch.layer());
+            let refused = unpack(&archive.into_inner().unwrap()[..], &scratch.layer(), "layer.tar");
             assert!(matches!(refused, Err(ImageError::Entry { .. })), "{path}");
         }
     }
@@ -391,7 +391,7 @@ mod tests {
         entry(&mut archive, EntryType::Directory, "data/", 0o755, None, b"");
         entry(&mut archive, EntryType::Regular, "file", 0o644, None, b"first");
         entry(&mut archive, EntryType::Regular, "file", 0o644, None, b"second");
-        unpack(&archive.into_inner().unwrap()[..], &scratch.layer()).unwrap();
+        unpack(&archive.into_inner().unwrap()[..], &scratch.layer(), "layer.tar").unwrap();
         let mut value = [0_u8; 4];
         assert_eq!(rustix::fs::getxattr(scratch.layer().join("data"), OPAQUE_ATTRIBUTE, &mut value), Ok(1));
         assert_eq!(fs::read(scratch.layer().join("file")).unwrap(), b"second");

@@ -9,6 +9,7 @@ mod kubectl;
 mod network;
 mod outside;
 mod ran;
+pub mod registry;
 mod remains;
 mod system;
 mod temporary;
