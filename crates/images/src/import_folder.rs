@@ -140,10 +140,8 @@ fn import(store: &ImageStore, file: PathBuf) -> Option<Imported> {
     }
     let seen = Seen::of(&fs::metadata(&file).ok()?);
     let record = store.directory().join("imported.json");
-    let mut known: BTreeMap<String, Seen> = fs::read(&record)
-        .ok()
-        .and_then(|bytes| serde_json::from_slice(&bytes).ok())
-        .unwrap_or_default();
+    let mut known: BTreeMap<String, Seen> =
+        fs::read(&record).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
     if known.get(&name) == Some(&seen) {
         return None;
     }

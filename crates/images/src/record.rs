@@ -87,7 +87,8 @@ impl Records {
     /// What was pulled by a tag is also known by its digest; that goes with the repository's last tag.
     fn forget_digests(&mut self, reference: &Reference, id: &Digest) {
         let repository = reference.repository();
-        let of_repository = |name: &str, mark: char| name.strip_prefix(&repository).is_some_and(|rest| rest.starts_with(mark));
+        let of_repository =
+            |name: &str, mark: char| name.strip_prefix(&repository).is_some_and(|rest| rest.starts_with(mark));
         if !self.refs.iter().any(|(name, named)| named == id && of_repository(name, ':')) {
             self.digests.retain(|name, named| named != id || !of_repository(name, '@'));
         }

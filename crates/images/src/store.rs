@@ -225,7 +225,8 @@ impl ImageStore {
         for (_, path) in entries(&self.downloads()).unwrap_or_default() {
             let modified = fs::metadata(&path).and_then(|metadata| metadata.modified());
             let old = modified.is_ok_and(|time| time.elapsed().is_ok_and(|age| age > DOWNLOADS_KEPT));
-            let idle = File::open(&path).is_ok_and(|file| flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok());
+            let idle =
+                File::open(&path).is_ok_and(|file| flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok());
             if old && idle {
                 let _ = fs::remove_file(path);
             }
@@ -314,3 +315,6 @@ fn entries(directory: &Path) -> Result<Vec<(String, PathBuf)>, ImageError> {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod archive_tests;

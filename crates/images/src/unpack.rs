@@ -140,7 +140,9 @@ fn clean(path: &Path) -> io::Result<PathBuf> {
         match component {
             Component::Normal(name) => clean.push(name),
             Component::RootDir | Component::CurDir => {}
-            Component::ParentDir | Component::Prefix(_) => return Err(invalid("its path leads out of the image (\"..\")")),
+            Component::ParentDir | Component::Prefix(_) => {
+                return Err(invalid("its path leads out of the image (\"..\")"));
+            }
         }
     }
     Ok(clean)

@@ -246,11 +246,16 @@ impl PodRuntime for FakeRuntime {
     }
 
     async fn image(&self, reference: &str) -> Result<Option<ImageStatus>, RuntimeError> {
+        if reference.contains(char::is_uppercase) {
+            let (reference, message) = (reference.to_owned(), "invalid reference format".to_owned());
+            return Err(RuntimeError::InvalidImageName { reference, message });
+        }
         Ok(self.machine().images.get(reference).cloned())
     }
 
-    async fn pull(&self, reference: &str) -> Result<ImageStatus, RuntimeError> {
-        self.machine().calls.push(format!("pull {reference}"));
+    async fn pull(&self, reference: &str, secrets: &[PullSecret]) -> Result<ImageStatus, RuntimeError> {
+        let names: Vec<&str> = secrets.iter().map(|secret| secret.name.as_str()).collect();
+        self.machine().calls.push(format!("pull {reference} {}", names.join(",")).trim_end().to_owned());
         Err(RuntimeError::Pull { reference: reference.to_owned(), message: "no registry here".to_owned() })
     }
 

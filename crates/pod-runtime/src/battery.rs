@@ -501,8 +501,9 @@ async fn images(subject: &mut dyn Subject) {
     assert!(image.id.starts_with("sha256:") && image.tags.iter().any(|tag| tag == subject.image()));
     assert!(runtime.images().await.expect("listed").contains(&image));
     assert_eq!(runtime.image("registry.invalid/none:1").await.expect("it is looked up"), None);
-    let pulled = runtime.pull("registry.invalid/none:1").await;
+    let pulled = runtime.pull("registry.invalid/none:1", &[]).await;
     assert!(matches!(pulled, Err(RuntimeError::Pull { reference, .. }) if reference == "registry.invalid/none:1"));
+    assert!(matches!(runtime.image("NO NAME").await, Err(RuntimeError::InvalidImageName { .. })));
     let pod = Pod::run(subject, "images").await;
     let spec =
         ContainerSpec { image: "registry.invalid/none:1".to_owned(), ..pod.spec("none", subject.command(Act::Stay)) };

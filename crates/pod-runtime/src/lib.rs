@@ -233,13 +233,30 @@ pub struct ExecOutput {
 pub struct ImageStatus {
     /// Digest of the configuration, `sha256:…`.
     pub id: String,
-    /// Normalised names, `docker.io/library/busybox:latest`.
+    /// Normalised names, `docker.io/library/busybox:latest`; what was pulled also by its digest.
     pub tags: Vec<String>,
     pub size_bytes: u64,
     /// The signal number the image asks to be stopped with, SIGTERM when it says nothing.
     pub stop_signal: i32,
     /// The user the image runs as, `uid[:gid]` or names; empty is root. For `runAsNonRoot`.
     pub user: String,
+}
+
+/// A Secret with credentials for registries; the runtime finds in it those for an image.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PullSecret {
+    pub name: String,
+    /// Of type `kubernetes.io/dockercfg`, not `kubernetes.io/dockerconfigjson`.
+    pub legacy: bool,
+    /// JSON, as in the Secret's data.
+    pub document: String,
+}
+
+/// Its content appears in no log.
+impl std::fmt::Debug for PullSecret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PullSecret").field("name", &self.name).finish_non_exhaustive()
+    }
 }
 
 /// Something happened: look again. Carries no truth (`containers` does).
@@ -260,6 +277,9 @@ pub enum RuntimeError {
     NoImage(String),
     #[error("cannot pull image {reference:?}: {message}")]
     Pull { reference: String, message: String },
+    /// Not the name of any image.
+    #[error("couldn't parse image name {reference:?}: {message}")]
+    InvalidImageName { reference: String, message: String },
     /// The container's own doing: no such command, not executable, bad user. Shown as a `StartError`.
     #[error("{0}")]
     CannotRun(String),
@@ -325,7 +345,8 @@ pub trait PodRuntime: Send + Sync + 'static {
 
     /// None when the image isn't on the node.
     async fn image(&self, reference: &str) -> Result<Option<ImageStatus>, RuntimeError>;
-    async fn pull(&self, reference: &str) -> Result<ImageStatus, RuntimeError>;
+    /// Brings the image here, or makes sure that what is here is what its registry has. Dropping the future ends it.
+    async fn pull(&self, reference: &str, secrets: &[PullSecret]) -> Result<ImageStatus, RuntimeError>;
     async fn images(&self) -> Result<Vec<ImageStatus>, RuntimeError>;
 
     /// Wake-ups for containers that started or exited.

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use images::Reference;
+use images::registry::Mirror;
 use ipnet::Ipv4Net;
 
 use crate::help;
@@ -113,6 +115,8 @@ pub struct Up {
     /// How long everything may take before `up` says what is missing, and goes on without it.
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub timeout: u64,
+    #[command(flatten)]
+    pub registries: Registries,
     /// Return when everything answers, and go on in the background; `down` stops it.
     #[arg(long)]
     pub detach: bool,
@@ -141,25 +145,65 @@ pub struct Run {
     pub command: Vec<std::ffi::OsString>,
 }
 
+/// Where images are pulled from. Credentials are those of Docker's configuration ($DOCKER_CONFIG, ~/.docker/config.json)
+/// and, for a pod, of its imagePullSecrets.
+#[derive(Args, Clone, Default)]
+pub struct Registries {
+    /// Ask URL for images of HOST before HOST itself; may be repeated. `*` is every host. HOST=http://HOST reaches a
+    /// registry without TLS, which otherwise is done on loopback only.
+    #[arg(long = "registry-mirror", value_name = "HOST=URL", env = "PORTOLAN_REGISTRY_MIRRORS", value_delimiter = ',')]
+    pub mirrors: Vec<Mirror>,
+}
+
 #[derive(Subcommand)]
 pub enum Image {
-    /// Load images from an archive (OCI layout or `docker save`; plain, gzip or zstd); `-` is standard input.
+    /// Load images from archives or directories (OCI layout or `docker save`; plain, gzip or zstd).
+    #[command(
+        after_help = "Archives put into DATA_DIR/images/import are loaded by `up`, when it starts and while it runs."
+    )]
     Load {
         #[command(flatten)]
         system: System,
-        file: PathBuf,
+        /// Files or directories; `-` is standard input.
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// The image's name, instead of those the archive gives it.
+        #[arg(long)]
+        name: Option<Reference>,
+    },
+    /// Pull an image from its registry.
+    Pull {
+        #[command(flatten)]
+        system: System,
+        #[command(flatten)]
+        registries: Registries,
+        #[arg(required = true, value_name = "IMAGE")]
+        references: Vec<String>,
     },
     /// List the images.
     Ls {
         #[command(flatten)]
         system: System,
+        /// How to print them.
+        #[arg(short, long, value_enum, default_value_t = ListFormat::Table)]
+        output: ListFormat,
     },
-    /// Remove an image.
+    /// Remove images, by name or id. One that a container is made from stays, unless forced.
     Rm {
         #[command(flatten)]
         system: System,
-        reference: String,
+        /// Also when it is used; its containers run on, and can't be made again.
+        #[arg(long)]
+        force: bool,
+        #[arg(required = true, value_name = "IMAGE")]
+        references: Vec<String>,
     },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ListFormat {
+    Table,
+    Json,
 }
 
 /// A part of a node, configured by a file that `up` writes.

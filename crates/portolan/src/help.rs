@@ -74,6 +74,8 @@ pub const IMAGE: &str = "\
 Examples:
   Bring in an image that Docker has:
     docker save web:1 | portolan image load -
+  Pull one, by a mirror:
+    portolan image pull web:1 --registry-mirror docker.io=https://mirror.example
   See which there are:
     portolan image ls";
 

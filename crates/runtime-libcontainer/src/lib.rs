@@ -23,9 +23,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use images::registry::{self, RemotePuller};
 use images::{Image, ImageStore, Reference};
 use pod_runtime::{
-    Changed, ContainerId, ContainerSpec, ContainerStatus, ExecOutput, ImageStatus, PodNetwork, PodRuntime,
+    Changed, ContainerId, ContainerSpec, ContainerStatus, ExecOutput, ImageStatus, PodNetwork, PodRuntime, PullSecret,
     RuntimeError, SandboxId, SandboxSpec, SandboxStatus,
 };
 use tokio::sync::broadcast;
@@ -38,7 +39,7 @@ use crate::keyed_lock::KeyedLocks;
 use crate::layout::Layout;
 use crate::supervise::Watchers;
 
-pub use crate::pins::network_pin;
+pub use crate::pins::{ImageUser, image_users, network_pin};
 
 /// Wake-ups that nobody has taken yet; who misses some looks again anyway.
 const CHANGES: usize = 1024;
@@ -49,6 +50,8 @@ pub struct Config {
     /// Its own directory, of this node alone.
     pub state_dir: PathBuf,
     pub images: ImageStore,
+    /// Who pulls into that store; without one there are only the images that are there.
+    pub puller: Option<RemotePuller>,
     /// Of this node alone: `/portolan/<cluster>/<node>`. Groups below it that belong to no pod are removed.
     pub cgroup_parent: PathBuf,
     pub network: Arc<dyn PodNetwork>,
@@ -100,7 +103,7 @@ impl Runtime {
     fn image_status(image: &Image) -> ImageStatus {
         ImageStatus {
             id: image.id.to_string(),
-            tags: image.names.clone(),
+            tags: image.names.iter().chain(&image.digests).cloned().collect(),
             size_bytes: image.size,
             stop_signal: image.config.stop_signal_number(),
             user: image.config.user.clone(),
@@ -108,6 +111,10 @@ impl Runtime {
     }
 
     async fn find_image(&self, reference: &str) -> Result<Option<Image>, RuntimeError> {
+        if let (Err(_), Err(error)) = (reference.parse::<images::Digest>(), reference.parse::<Reference>()) {
+            let (reference, message) = (reference.to_owned(), error.to_string());
+            return Err(RuntimeError::InvalidImageName { reference, message });
+        }
         let (images, reference) = (self.shared.config.images.clone(), reference.to_owned());
         blocking("look up an image", move || images.get(&reference).map_err(other_at("look up an image"))).await
     }
@@ -173,12 +180,19 @@ impl PodRuntime for Runtime {
         Ok(self.find_image(reference).await?.as_ref().map(Self::image_status))
     }
 
-    async fn pull(&self, reference: &str) -> Result<ImageStatus, RuntimeError> {
+    async fn pull(&self, reference: &str, secrets: &[PullSecret]) -> Result<ImageStatus, RuntimeError> {
         let found = self.find_image(reference).await?;
         if let Some(image) = found.as_ref().filter(|image| image.built_in) {
             return Ok(Self::image_status(image));
         }
+        let failed = |message: String| RuntimeError::Pull { reference: reference.to_owned(), message };
         let reserved = reference.parse::<Reference>().is_ok_and(|reference| reference.is_reserved());
+        if let (false, Some(puller)) = (reserved, &self.shared.config.puller) {
+            let id = puller.pull(reference, secrets.iter().map(for_puller).collect()).await;
+            let id = id.map_err(|error| failed(error.to_string()))?.to_string();
+            let image = self.find_image(&id).await?;
+            return image.as_ref().map(Self::image_status).ok_or_else(|| failed("it was removed at once".to_owned()));
+        }
         let message = if reserved {
             "images of portolan.local are built in and never pulled, and there is only portolan.local/testserver:latest"
         } else if found.is_some() {
@@ -187,7 +201,7 @@ impl PodRuntime for Runtime {
             "this node pulls from no registry: load the image with `portolan image load FILE` and set imagePullPolicy to \
              IfNotPresent or Never, or use the built-in image portolan.local/testserver"
         };
-        Err(RuntimeError::Pull { reference: reference.to_owned(), message: message.to_owned() })
+        Err(failed(message.to_owned()))
     }
 
     async fn images(&self) -> Result<Vec<ImageStatus>, RuntimeError> {
@@ -199,4 +213,9 @@ impl PodRuntime for Runtime {
     fn changes(&self) -> broadcast::Receiver<Changed> {
         self.shared.changes.subscribe()
     }
+}
+
+fn for_puller(secret: &PullSecret) -> registry::PullSecret {
+    let PullSecret { name, legacy, document } = secret.clone();
+    registry::PullSecret { name, legacy, document }
 }

@@ -1,4 +1,5 @@
-//! Where a pod's network is, for those who enter it from outside the agent: `portolan run`.
+//! What those outside the agent ask about its pods: where a pod's network is (`portolan run`), which images are used
+//! (`portolan image rm`).
 //!
 //! Reads the runtime's files and changes nothing, so it works beside a running agent.
 
@@ -10,7 +11,17 @@ use pod_runtime::SandboxNetwork;
 
 use crate::layout::Layout;
 use crate::namespaces::Kind;
-use crate::record::{SANDBOX, SandboxPhase, SandboxRecord};
+use crate::record::{CONTAINER, ContainerRecord, SANDBOX, SandboxPhase, SandboxRecord};
+
+/// A container that was made from an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageUser {
+    /// Digest of the image's configuration.
+    pub image_id: String,
+    pub container: String,
+    pub namespace: String,
+    pub pod: String,
+}
 
 /// The file that pins the network namespace of the pod with this uid; none when it has no ready one of its own. The
 /// pin is a mount: only in the node's mount namespace is it more than an empty file.
@@ -32,4 +43,24 @@ pub fn network_pin(state_dir: &Path, pod_uid: &str) -> io::Result<Option<PathBuf
         }
     }
     Ok(None)
+}
+
+/// The containers of a node, with their images.
+pub fn image_users(state_dir: &Path) -> io::Result<Vec<ImageUser>> {
+    let layout = Layout::new(state_dir);
+    let containers = match fs::read_dir(layout.containers()) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other?,
+    };
+    let mut users = Vec::new();
+    for entry in containers.flatten() {
+        // One that is just being made or removed has no record.
+        let Ok(record) = fs::read(entry.path().join(CONTAINER)) else { continue };
+        let Ok(record) = serde_json::from_slice::<ContainerRecord>(&record) else { continue };
+        let pod = fs::read(layout.sandbox(&record.sandbox).join(SANDBOX)).ok();
+        let pod = pod.and_then(|pod| serde_json::from_slice::<SandboxRecord>(&pod).ok());
+        let (namespace, pod) = pod.map(|pod| (pod.spec.namespace, pod.spec.name)).unwrap_or_default();
+        users.push(ImageUser { image_id: record.image_id, container: record.spec.name, namespace, pod });
+    }
+    Ok(users)
 }

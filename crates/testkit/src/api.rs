@@ -33,7 +33,7 @@ impl Kind {
     pub const DEPLOYMENT: Kind = Kind::namespaced("apis/apps/v1", "deployments");
     pub const SLICE: Kind = Kind::namespaced("apis/discovery.k8s.io/v1", "endpointslices");
 
-    const fn namespaced(group: &'static str, plural: &'static str) -> Kind {
+    pub const fn namespaced(group: &'static str, plural: &'static str) -> Kind {
         Kind { group, plural, namespaced: true }
     }
 

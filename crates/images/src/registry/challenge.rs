@@ -92,7 +92,8 @@ mod tests {
 
     #[test]
     fn challenges_are_read_in_every_form() {
-        let hub = r#"Bearer realm="https://auth.example/token",service="registry.example",scope="repository:a/b:pull,push""#;
+        let hub =
+            r#"Bearer realm="https://auth.example/token",service="registry.example",scope="repository:a/b:pull,push""#;
         assert_eq!(
             of(&[hub]),
             bearer("https://auth.example/token", Some("registry.example"), Some("repository:a/b:pull,push"))

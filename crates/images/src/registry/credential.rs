@@ -154,7 +154,11 @@ fn user_and_password(auth: &str) -> Option<(String, String)> {
 fn place(name: &str) -> String {
     let name = name.split_once("://").map_or(name, |(_, rest)| rest);
     let (host, path) = name.split_once('/').unwrap_or((name, ""));
-    let path = path.strip_prefix("v1").or_else(|| path.strip_prefix("v2")).filter(|rest| rest.is_empty() || rest.starts_with('/')).unwrap_or(path);
+    let path = path
+        .strip_prefix("v1")
+        .or_else(|| path.strip_prefix("v2"))
+        .filter(|rest| rest.is_empty() || rest.starts_with('/'))
+        .unwrap_or(path);
     let path = path.trim_matches('/');
     if path.is_empty() { host.to_owned() } else { format!("{host}/{path}") }
 }
@@ -162,7 +166,8 @@ fn place(name: &str) -> String {
 /// kubelet's comparison: equal ports, as many labels, each by its pattern, and the path a prefix.
 fn matches(place: &str, image: &str) -> bool {
     let split = |text: &str| {
-        let (host, path) = text.split_once('/').map_or((text, String::new()), |(host, path)| (host, format!("/{path}")));
+        let (host, path) =
+            text.split_once('/').map_or((text, String::new()), |(host, path)| (host, format!("/{path}")));
         let (name, port) = host.split_once(':').unwrap_or((host, ""));
         (name.to_owned(), port.to_owned(), path)
     };
@@ -225,13 +230,15 @@ mod tests {
     fn the_older_form_helpers_and_what_is_malformed() {
         let legacy = Keyring::from_legacy(br#"{"registry.example": {"auth": "dTpwOnE", "email": "x"}}"#).unwrap();
         assert_eq!(legacy.lookup(&"registry.example/a".parse().unwrap())[0].password, "p:q");
-        let config = br#"{"credsStore": "all", "credHelpers": {"gcr.example": "gcloud"}, "auths": {"gcr.example": {}}}"#;
+        let config =
+            br#"{"credsStore": "all", "credHelpers": {"gcr.example": "gcloud"}, "auths": {"gcr.example": {}}}"#;
         let keyring = Keyring::from_config(config).unwrap();
         let helper = |image: &str| keyring.helper(&image.parse().unwrap());
         assert_eq!(helper("gcr.example/a"), Some(("gcloud".into(), "gcr.example".into())));
         assert_eq!(helper("nginx"), Some(("all".into(), "https://index.docker.io/v1/".into())));
         assert_eq!(Credential::of_helper("<token>".into(), "t".into()).identity_token, "t");
-        for bad in [&b"7"[..], br#"{"auths": {"a": {"auth": "!"}}}"#, br#"{"auths": {"a": {"auth": "bm9jb2xvbg=="}}}"#] {
+        for bad in [&b"7"[..], br#"{"auths": {"a": {"auth": "!"}}}"#, br#"{"auths": {"a": {"auth": "bm9jb2xvbg=="}}}"#]
+        {
             assert!(Keyring::from_config(bad).is_err());
         }
     }

@@ -32,7 +32,9 @@ pub struct Mirror {
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MirrorError {
-    #[error("a mirror is HOST=URL, such as docker.io=https://mirror.example or registry.example:5000=http://10.0.0.7:5000")]
+    #[error(
+        "a mirror is HOST=URL, such as docker.io=https://mirror.example or registry.example:5000=http://10.0.0.7:5000"
+    )]
     Form,
     #[error("{0:?} is no registry's host")]
     Host(String),
@@ -70,21 +72,20 @@ impl Mirrors {
         Self(by_host)
     }
 
-    /// Where to ask for images of this host, in order. The host itself is last.
-    pub(crate) fn endpoints(&self, host: &str) -> Vec<Endpoint> {
-        let mirrors = self.0.get(host).or_else(|| self.0.get("*")).into_iter().flatten();
-        let stands_for = Some(host.to_owned());
-        let mut endpoints: Vec<Endpoint> =
-            mirrors.map(|base| Endpoint { base: base.clone(), stands_for: stands_for.clone() }).collect();
-        let own = Endpoint { base: own_base(host), stands_for: None };
-        // Naming the host itself is how plain HTTP (or TLS on loopback) is asked for: then nothing else is tried.
-        let itself = |endpoint: &Endpoint| endpoint.base.split("://").nth(1) == own.base.split("://").nth(1);
-        if let Some(endpoint) = endpoints.iter_mut().find(|endpoint| itself(endpoint)) {
-            endpoint.stands_for = None;
-            return endpoints;
+    /// The host's mirrors in their order, and the host itself, which is asked last.
+    pub(crate) fn endpoints(&self, host: &str) -> (Vec<Endpoint>, Endpoint) {
+        let bases = self.0.get(host).or_else(|| self.0.get("*")).into_iter().flatten();
+        let mut own = Endpoint { base: own_base(host), stands_for: None };
+        let mut mirrors = Vec::new();
+        for base in bases {
+            // Naming the host itself is how plain HTTP (or TLS on loopback) is asked for.
+            if base.split("://").nth(1) == own.base.split("://").nth(1) {
+                own.base.clone_from(base);
+            } else {
+                mirrors.push(Endpoint { base: base.clone(), stands_for: Some(host.to_owned()) });
+            }
         }
-        endpoints.push(own);
-        endpoints
+        (mirrors, own)
     }
 }
 
@@ -110,7 +111,8 @@ mod tests {
 
     fn bases(mirrors: &[&str], host: &str) -> Vec<String> {
         let mirrors: Vec<Mirror> = mirrors.iter().map(|text| text.parse().unwrap()).collect();
-        Mirrors::new(&mirrors).endpoints(host).into_iter().map(|endpoint| endpoint.base).collect()
+        let (mirrors, own) = Mirrors::new(&mirrors).endpoints(host);
+        mirrors.into_iter().chain([own]).map(|endpoint| endpoint.base).collect()
     }
 
     #[test]
@@ -123,7 +125,7 @@ mod tests {
         assert_eq!(bases(&two, "docker.io"), expected);
         assert_eq!(bases(&two, "quay.io"), ["https://all.example", "https://quay.io"]);
         assert_eq!(bases(&["my.example:5000=http://my.example:5000"], "my.example:5000"), ["http://my.example:5000"]);
-        let mirror = &Mirrors::new(&["docker.io=http://m".parse().unwrap()]).endpoints("docker.io")[0];
+        let mirror = &Mirrors::new(&["docker.io=http://m".parse().unwrap()]).endpoints("docker.io").0[0];
         assert_eq!(mirror.url("library/a", "manifests", "1"), "http://m/v2/library/a/manifests/1?ns=docker.io");
     }
 

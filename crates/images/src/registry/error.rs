@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use http::StatusCode;
 
 use super::credential::KeyringError;
-use super::helper::HelperError;
+use super::credential_helper::HelperError;
 use super::transport::TransportError;
 use crate::digest::Digest;
 use crate::error::ImageError;
@@ -61,7 +61,9 @@ pub enum PullError {
     NoPlatform { reference: String, wanted: String, others: String },
     #[error("{reference} is not a container image: {problem}")]
     NotAnImage { reference: String, problem: String },
-    #[error("the image's layers need {needed} bytes and {path} has {free} left: make room, or choose another --data-dir")]
+    #[error(
+        "the image's layers need {needed} bytes and {path} has {free} left: make room, or choose another --data-dir"
+    )]
     NoRoom { path: PathBuf, needed: u64, free: u64 },
     #[error(transparent)]
     Store(#[from] ImageError),

@@ -10,8 +10,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::credential::{Credential, Keyring};
+use super::credential_helper;
 use super::error::PullError;
-use super::helper;
 use crate::reference::Reference;
 
 /// A Secret's document of credentials.
@@ -62,7 +62,7 @@ impl Keys {
         for keyring in &self.0 {
             found.extend(keyring.lookup(reference));
             if let Some((program, registry)) = keyring.helper(reference) {
-                found.extend(helper::ask(&program, &registry).await?);
+                found.extend(credential_helper::ask(&program, &registry).await?);
             }
         }
         Ok(found)

@@ -4,10 +4,10 @@
 
 mod challenge;
 mod credential;
+mod credential_helper;
 mod download;
 mod endpoint;
 mod error;
-mod helper;
 mod keys;
 mod proxy;
 mod pull;
@@ -18,9 +18,9 @@ mod transport;
 mod trust;
 
 pub use credential::KeyringError;
+pub use credential_helper::HelperError;
 pub use endpoint::{Mirror, MirrorError};
 pub use error::PullError;
-pub use helper::HelperError;
 pub use keys::PullSecret;
 pub use puller::{PullSettings, Puller, UnderWay};
 pub use service::{RemotePullError, RemotePuller, serve};

@@ -34,7 +34,10 @@ enum Exception {
     Everything,
     Network(IpNet),
     /// A name and all names below it; with a port only there.
-    Domain { name: String, port: Option<u16> },
+    Domain {
+        name: String,
+        port: Option<u16>,
+    },
 }
 
 impl Proxies {
@@ -96,7 +99,8 @@ impl Exception {
             Exception::Everything => true,
             Exception::Network(network) => peer.host.parse::<IpAddr>().is_ok_and(|address| network.contains(&address)),
             Exception::Domain { name, port } => {
-                let below = peer.host.strip_suffix(name.as_str()).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+                let below =
+                    peer.host.strip_suffix(name.as_str()).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
                 below && port.is_none_or(|port| port == peer.port)
             }
         }

@@ -61,20 +61,20 @@ impl Pull<'_> {
             return Err(PullError::Reserved);
         }
         let mut failed = Vec::new();
-        let endpoints = self.mirrors.endpoints(self.reference.host());
-        for (index, endpoint) in endpoints.iter().enumerate() {
-            let error = match self.from(endpoint).await {
+        let (mirrors, own) = self.mirrors.endpoints(self.reference.host());
+        for mirror in &mirrors {
+            match self.from(mirror).await {
                 Ok(id) => return Ok(id),
-                Err(error) => error,
-            };
-            if index + 1 == endpoints.len() {
-                let mirrors = failed.join("; ");
-                return Err(if failed.is_empty() { error } else { PullError::Mirrors { own: error.into(), mirrors } });
+                Err(error) => {
+                    tracing::warn!(image = %self.reference, mirror = mirror.base, %error, "a mirror fails");
+                    failed.push(error.to_string());
+                }
             }
-            tracing::warn!(image = %self.reference, mirror = endpoint.base, %error, "a mirror fails");
-            failed.push(error.to_string());
         }
-        unreachable!("the host itself is always asked")
+        self.from(&own).await.map_err(|error| match failed.is_empty() {
+            true => error,
+            false => PullError::Mirrors { own: error.into(), mirrors: failed.join("; ") },
+        })
     }
 
     /// Tries what credentials there are for this place; a registry's are never shown to its mirrors.
@@ -113,15 +113,16 @@ impl Pull<'_> {
         }
         let manifest = self.for_this_machine(session, document).await?;
         let (config, document) = self.config(session, &manifest).await?;
-        for attempt in 1.. {
+        let mut attempt = 1;
+        loop {
             let layers = self.layers(session, &manifest.layers, &document.rootfs.diff_ids).await?;
-            let (store, arrival) = (self.store.clone(), Arrival { config: config.clone(), layers, names: names.clone() });
+            let (store, arrival) =
+                (self.store.clone(), Arrival { config: config.clone(), layers, names: names.clone() });
             match blocking(move || store.commit(arrival)).await {
-                Err(PullError::Store(ImageError::LayerGone(_))) if attempt < ATTEMPTS => {}
+                Err(PullError::Store(ImageError::LayerGone(_))) if attempt < ATTEMPTS => attempt += 1,
                 other => return other,
             }
         }
-        unreachable!("the last attempt returns")
     }
 
     /// The image, when the registry's answer is one that is here; it gets the names it doesn't have yet.
@@ -192,11 +193,8 @@ impl Pull<'_> {
             return Err(PullError::Mismatch { what, expected: config.digest.clone(), actual });
         }
         let document: ImageDocument = parse(what, &bytes)?;
-        let theirs = Platform {
-            architecture: document.architecture.clone(),
-            os: document.os.clone(),
-            variant: String::new(),
-        };
+        let theirs =
+            Platform { architecture: document.architecture.clone(), os: document.os.clone(), variant: String::new() };
         if !theirs.architecture.is_empty() && !theirs.is_ours() {
             return Err(self.no_platform(theirs.to_string()));
         }

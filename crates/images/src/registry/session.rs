@@ -96,7 +96,8 @@ impl<'a> Session<'a> {
             let (error, asked_for) = match self.authorized(ask).await {
                 Ok(answer) if answer.status.is_success() => return Ok(answer),
                 Ok(answer) => {
-                    let seconds = answer.header(RETRY_AFTER).and_then(|text| text.parse().ok()).map(Duration::from_secs);
+                    let seconds =
+                        answer.header(RETRY_AFTER).and_then(|text| text.parse().ok()).map(Duration::from_secs);
                     (self.refusal(ask, answer).await, seconds)
                 }
                 Err(error) => (error, None),
@@ -173,7 +174,8 @@ impl<'a> Session<'a> {
         let failed = |problem| PullError::Token { realm: realm.to_owned(), problem };
         let place: Uri = realm.parse().map_err(|_| failed("is no address"))?;
         let peer = Peer::of(&place).map_err(|_| failed("is no address"))?;
-        if !peer.tls && !is_loopback(peer.host) && self.endpoint.base.starts_with("https:") && self.credential.is_some() {
+        if !peer.tls && !is_loopback(peer.host) && self.endpoint.base.starts_with("https:") && self.credential.is_some()
+        {
             return Err(failed("would get the credentials without TLS"));
         }
         let own_scope = format!("repository:{}:pull", self.reference.path());
@@ -223,7 +225,13 @@ impl<'a> Session<'a> {
             Some(_) => "the credentials for it were not accepted",
             None => "no credentials for it were found in imagePullSecrets or Docker's configuration",
         };
-        PullError::Denied { reference: format!("{}/{}", self.reference.host(), self.reference.path()), url, status, said, shown }
+        PullError::Denied {
+            reference: format!("{}/{}", self.reference.host(), self.reference.path()),
+            url,
+            status,
+            said,
+            shown,
+        }
     }
 }
 
@@ -305,7 +313,10 @@ mod tests {
 
     #[test]
     fn words_are_encoded_and_errors_read() {
-        assert_eq!(form(&[("scope", "repository:a/b:pull"), ("service", "r")]), "scope=repository%3Aa%2Fb%3Apull&service=r");
+        assert_eq!(
+            form(&[("scope", "repository:a/b:pull"), ("service", "r")]),
+            "scope=repository%3Aa%2Fb%3Apull&service=r"
+        );
         assert_eq!(said(br#"{"errors":[{"code":"DENIED","message":"no"},{"message":"x"}]}"#), " (DENIED: no; x)");
         assert_eq!(said(b"<html>"), "");
     }

@@ -106,7 +106,11 @@ impl<'a> Peer<'a> {
     }
 
     pub(crate) fn authority(&self) -> String {
-        if self.host.contains(':') { format!("[{}]:{}", self.host, self.port) } else { format!("{}:{}", self.host, self.port) }
+        if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
     }
 }
 
@@ -185,17 +189,15 @@ impl Transport {
         self.encrypt(peer, stream).await
     }
 
-    async fn encrypt(
-        &self,
-        peer: &Peer<'_>,
-        stream: impl Stream + 'static,
-    ) -> Result<Box<dyn Stream>, TransportError> {
+    async fn encrypt(&self, peer: &Peer<'_>, stream: impl Stream + 'static) -> Result<Box<dyn Stream>, TransportError> {
         let failed = |source| TransportError::Tls { host: peer.authority(), source };
         let config = match trust::of_host(peer) {
             Some(own) => trust::config(own).map_err(failed)?,
             None => match self.roots.get() {
                 Some(config) => config.clone(),
-                None => self.roots.get_or_init(|| trust::config(Vec::new()).unwrap_or_else(|_| trust::nobody())).clone(),
+                None => {
+                    self.roots.get_or_init(|| trust::config(Vec::new()).unwrap_or_else(|_| trust::nobody())).clone()
+                }
             },
         };
         let name = ServerName::try_from(peer.host.to_owned()).map_err(|error| failed(io::Error::other(error)))?;

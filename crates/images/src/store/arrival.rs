@@ -61,7 +61,11 @@ impl ImageStore {
         unpack(&mut summing, &scratch.path, what)?;
         let (actual, size) = summing.finish();
         if actual != *diff_id {
-            return Err(ImageError::Mismatch { what: format!("the content of {what}"), expected: diff_id.clone(), actual });
+            return Err(ImageError::Mismatch {
+                what: format!("the content of {what}"),
+                expected: diff_id.clone(),
+                actual,
+            });
         }
         Ok(LayerArrival { diff_id: diff_id.clone(), unpacked: Some((scratch, size)) })
     }

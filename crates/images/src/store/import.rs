@@ -17,8 +17,13 @@ use crate::reference::Reference;
 const ATTEMPTS: usize = 4;
 
 impl ImageStore {
-    /// Imports an archive (plain, gzip or zstd) and gives the images that were in it. `name` is for one that names none.
-    pub fn import(&self, archive: impl Read, name: Option<&Reference>) -> Result<Vec<Image>, ImageError> {
+    /// Imports an archive (plain, gzip or zstd) and gives the images that were in it.
+    pub fn import(&self, archive: impl Read) -> Result<Vec<Image>, ImageError> {
+        self.import_as(archive, None)
+    }
+
+    /// The same; its one image gets this name instead of those the archive gives it.
+    pub fn import_as(&self, archive: impl Read, name: Option<&Reference>) -> Result<Vec<Image>, ImageError> {
         let scratch = self.scratch()?;
         self.import_files(&ArchiveFiles::unpack(archive, &scratch.path)?, name)
     }
@@ -28,7 +33,7 @@ impl ImageStore {
         if path.is_dir() {
             return self.import_files(&ArchiveFiles::of_directory(path)?, name);
         }
-        self.import(File::open(path).map_err(path_at("open", path))?, name)
+        self.import_as(File::open(path).map_err(path_at("open", path))?, name)
     }
 
     fn import_files(&self, files: &ArchiveFiles, name: Option<&Reference>) -> Result<Vec<Image>, ImageError> {

@@ -4,17 +4,17 @@ use std::io::Write as _;
 
 use super::*;
 
-struct Data(PathBuf);
+pub(super) struct Data(pub(super) PathBuf);
 
 impl Data {
-    fn new(name: &str) -> Self {
+    pub(super) fn new(name: &str) -> Self {
         let path = std::env::temp_dir().join(format!("portolan-images-{name}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&path);
         fs::create_dir_all(&path).unwrap();
         Self(path)
     }
 
-    fn store(&self) -> ImageStore {
+    pub(super) fn store(&self) -> ImageStore {
         ImageStore::open(&self.0, None).unwrap()
     }
 }
@@ -25,7 +25,7 @@ impl Drop for Data {
     }
 }
 
-fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
+pub(super) fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
     let mut archive = tar::Builder::new(Vec::new());
     for (name, content) in files {
         let mut header = tar::Header::new_gnu();
@@ -36,13 +36,13 @@ fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
     archive.into_inner().unwrap()
 }
 
-fn gzip(bytes: &[u8]) -> Vec<u8> {
+pub(super) fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
 }
 
-fn config(diff_ids: &[Digest]) -> Vec<u8> {
+pub(super) fn config(diff_ids: &[Digest]) -> Vec<u8> {
     let json = serde_json::json!({
         "architecture": "amd64", "os": "linux",
         "config": {"Entrypoint": ["/app"], "Cmd": ["serve"], "Env": ["A=b"], "User": "12:34", "WorkingDir": "/srv", "StopSignal": "SIGQUIT"},
@@ -52,7 +52,7 @@ fn config(diff_ids: &[Digest]) -> Vec<u8> {
 }
 
 /// An OCI layout of one image, its layer compressed by `pack`.
-fn oci(name: &str, layer: &[u8], pack: fn(&[u8]) -> Vec<u8>) -> Vec<u8> {
+pub(super) fn oci(name: &str, layer: &[u8], pack: fn(&[u8]) -> Vec<u8>) -> Vec<u8> {
     let (packed, config) = (pack(layer), config(&[Digest::of(layer)]));
     let manifest = serde_json::to_vec(&serde_json::json!({
         "schemaVersion": 2,
@@ -81,7 +81,7 @@ fn oci(name: &str, layer: &[u8], pack: fn(&[u8]) -> Vec<u8>) -> Vec<u8> {
     ])
 }
 
-fn docker(name: &str, layer: &[u8]) -> Vec<u8> {
+pub(super) fn docker(name: &str, layer: &[u8]) -> Vec<u8> {
     let config = config(&[Digest::of(layer)]);
     let manifest = serde_json::json!([{"Config": "config.json", "RepoTags": [name], "Layers": ["abc/layer.tar"]}]);
     tar(&[
@@ -102,7 +102,7 @@ fn both_formats_and_every_compression_give_the_same_image() {
     ];
     for (name, archive) in archives {
         let data = Data::new(name);
-        let imported = data.store().import(&archive[..], None).unwrap();
+        let imported = data.store().import(&archive[..]).unwrap();
         let image = data.store().get("app:1").unwrap().unwrap();
         assert_eq!(imported, std::slice::from_ref(&image), "{name}");
         assert_eq!(image.names, ["docker.io/library/app:1"]);
@@ -127,14 +127,14 @@ fn what_does_not_have_its_digest_is_refused() {
         let manifest = br#"[{"Config":"c","RepoTags":["x:1"],"Layers":["l"]}]"#;
         tar(&[("l", &layer), ("c", &config), ("manifest.json", manifest)])
     };
-    assert!(matches!(data.store().import(&lying_config[..], None), Err(ImageError::Mismatch { .. })));
+    assert!(matches!(data.store().import(&lying_config[..]), Err(ImageError::Mismatch { .. })));
 
     let mut lying_blob = oci("x:1", &layer, |bytes| bytes.to_vec());
     let content = lying_blob.windows(5).position(|window| window == b"1\0\0\0\0").unwrap();
     lying_blob[content] = b'3';
-    assert!(matches!(data.store().import(&lying_blob[..], None), Err(ImageError::Mismatch { .. })));
-    assert!(matches!(data.store().import(&tar(&[("x", b"")])[..], None), Err(ImageError::UnknownArchive)));
-    assert!(matches!(data.store().import(&b"nonsense"[..], None), Err(ImageError::Io { .. } | ImageError::UnknownArchive)));
+    assert!(matches!(data.store().import(&lying_blob[..]), Err(ImageError::Mismatch { .. })));
+    assert!(matches!(data.store().import(&tar(&[("x", b"")])[..]), Err(ImageError::UnknownArchive)));
+    assert!(matches!(data.store().import(&b"nonsense"[..]), Err(ImageError::Io { .. } | ImageError::UnknownArchive)));
     assert_eq!(data.store().list().unwrap().len(), 1, "only the built-in image");
     let left = |part: &str| fs::read_dir(data.0.join("images").join(part)).unwrap().count();
     assert_eq!((left("layers"), left("blobs/sha256")), (1, 0));
@@ -145,8 +145,8 @@ fn an_image_goes_with_its_last_name_and_a_layer_with_its_last_user() {
     let data = Data::new("remove");
     let layer = tar(&[("a", b"1")]);
     let store = data.store();
-    let image = store.import(&docker("one:1", &layer)[..], None).unwrap().remove(0);
-    store.import(&docker("two:2", &layer)[..], None).unwrap();
+    let image = store.import(&docker("one:1", &layer)[..]).unwrap().remove(0);
+    store.import(&docker("two:2", &layer)[..]).unwrap();
     assert!(store.remove("one:1").unwrap());
     assert!(!store.remove("one:1").unwrap());
     assert!(image.layers[0].exists());
@@ -156,7 +156,7 @@ fn an_image_goes_with_its_last_name_and_a_layer_with_its_last_user() {
     assert_eq!(store.get("two:2").unwrap(), None);
     assert!(image.layers[0].exists(), "in use");
     drop(user);
-    store.import(&docker("three:3", &tar(&[("b", b"1")]))[..], None).unwrap();
+    store.import(&docker("three:3", &tar(&[("b", b"1")]))[..]).unwrap();
     assert!(!image.layers[0].exists());
 }
 
@@ -164,8 +164,8 @@ fn an_image_goes_with_its_last_name_and_a_layer_with_its_last_user() {
 fn a_name_moves_to_the_image_imported_last() {
     let data = Data::new("move");
     let store = data.store();
-    let old = store.import(&docker("app", &tar(&[("a", b"1")]))[..], None).unwrap().remove(0);
-    let new = store.import(&docker("app", &tar(&[("a", b"2")]))[..], None).unwrap().remove(0);
+    let old = store.import(&docker("app", &tar(&[("a", b"1")]))[..]).unwrap().remove(0);
+    let new = store.import(&docker("app", &tar(&[("a", b"2")]))[..]).unwrap().remove(0);
     assert_eq!(store.get("app").unwrap().unwrap().id, new.id);
     assert_eq!(store.get(&old.id.to_string()).unwrap(), None);
     assert!(!old.layers[0].exists());
@@ -183,7 +183,7 @@ fn the_built_in_image_is_always_there_and_reserved() {
     assert!(fs::read_to_string(image.layers[0].join("etc/passwd")).unwrap().starts_with("root:"));
     assert!(matches!(store.remove("portolan.local/testserver"), Err(ImageError::Reserved(_))));
     let disguised = docker("portolan.local/testserver:latest", &tar(&[("a", b"1")]));
-    assert!(matches!(store.import(&disguised[..], None), Err(ImageError::Reserved(_))));
+    assert!(matches!(store.import(&disguised[..]), Err(ImageError::Reserved(_))));
     assert_eq!(store.get("portolan.local/other").unwrap(), None);
 }
 
@@ -197,8 +197,8 @@ fn many_may_import_and_remove_at_once() {
             scope.spawn(move || {
                 let store = data.store();
                 let own = tar(&[("own", number.to_string().as_bytes())]);
-                store.import(&docker(&format!("own:{number}"), &own)[..], None).unwrap();
-                store.import(&docker(&format!("shared:{number}"), shared)[..], None).unwrap();
+                store.import(&docker(&format!("own:{number}"), &own)[..]).unwrap();
+                store.import(&docker(&format!("shared:{number}"), shared)[..]).unwrap();
                 assert!(store.remove(&format!("own:{number}")).unwrap());
             });
         }

@@ -2,13 +2,14 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, Pod};
-use pod_runtime::{ContainerId, ImageStatus, Mount, RuntimeError, SandboxStatus};
+use pod_runtime::{ContainerId, ImageStatus, Mount, SandboxStatus};
 use tokio_util::sync::CancellationToken;
 
 use super::actions::Prepared;
+use super::image;
 use super::memory::FailureKind;
 use super::shared::Shared;
 use super::spec::{self, PodKey};
@@ -41,9 +42,6 @@ pub struct Launch {
     pub ending: CancellationToken,
 }
 
-/// Images under this registry are part of the program: there is nothing to pull them from.
-const BUILT_IN: &str = "portolan.local/";
-
 impl Launch {
     pub fn of(member: Member<'_>) -> (Container, String) {
         (member.container.clone(), member.field_path())
@@ -58,7 +56,7 @@ impl Launch {
                 ready.map_err(|error| self.failed(FailureKind::Config, &error.to_string()))?;
             }
         }
-        let image = self.image().await?;
+        let image = image::get(&self).await?;
         if self.ending.is_cancelled() {
             return Err(self.failed(FailureKind::Config, "the pod ends"));
         }
@@ -76,90 +74,16 @@ impl Launch {
         self.post_start(&id).await
     }
 
-    fn failed(&self, kind: FailureKind, message: &str) -> Failed {
+    pub(super) fn failed(&self, kind: FailureKind, message: &str) -> Failed {
         Failed { kind, message: message.to_owned(), pulled: self.may_pull }
     }
 
-    fn event(&self, warning: bool, reason: &'static str, message: String) {
+    pub(super) fn event(&self, warning: bool, reason: &'static str, message: String) {
         self.shared.events.pod(&PodKey::of(&self.pod), Some(self.field_path.clone()), warning, reason, message);
     }
 
-    fn policy(&self) -> &str {
-        match self.container.image_pull_policy.as_deref() {
-            Some(policy) => policy,
-            None if tag(self.reference()).is_none_or(|tag| tag == "latest") => "Always",
-            None => "IfNotPresent",
-        }
-    }
-
-    fn reference(&self) -> &str {
+    pub(super) fn reference(&self) -> &str {
         self.container.image.as_deref().unwrap_or("")
-    }
-
-    async fn image(&self) -> Result<ImageStatus, Failed> {
-        let reference = self.reference();
-        if reference.is_empty() {
-            return Err(self.failed(FailureKind::InvalidImageName, "the container has no image"));
-        }
-        let built_in = reference.starts_with(BUILT_IN);
-        let local = self.shared.runtime.image(reference).await;
-        let local = local.map_err(|error| self.failed(FailureKind::InvalidImageName, &error.to_string()))?;
-        match (local, self.policy()) {
-            (Some(image), policy) if built_in || policy != "Always" => {
-                self.event(false, "Pulled", format!("Container image {reference:?} already present on machine"));
-                Ok(image)
-            }
-            (None, "Never") => {
-                let message = format!(
-                    "Container image {reference:?} is not present with pull policy of Never: load it with \
-                     `portolan image load FILE`"
-                );
-                if self.may_pull {
-                    self.event(true, "ErrImageNeverPull", message.clone());
-                }
-                Err(self.failed(FailureKind::ImageNeverPull, &message))
-            }
-            (local, _) if !self.may_pull => {
-                let message = match local {
-                    Some(_) => format!("image {reference:?} waits to be pulled: imagePullPolicy is Always"),
-                    None => format!("image {reference:?} is not on this node"),
-                };
-                Err(self.failed(FailureKind::ImagePull, &message))
-            }
-            (local, _) => self.pull(reference, local.is_some()).await,
-        }
-    }
-
-    async fn pull(&self, reference: &str, loaded: bool) -> Result<ImageStatus, Failed> {
-        self.event(false, "Pulling", format!("Pulling image {reference:?}"));
-        let started = Instant::now();
-        let pulled = tokio::select! {
-            () = self.ending.cancelled() => return Err(self.failed(FailureKind::ImagePull, "the pod ends")),
-            pulled = async {
-                let _turn = self.shared.pulls.acquire().await;
-                self.shared.runtime.pull(reference).await
-            } => pulled,
-        };
-        let error = match pulled {
-            Ok(image) => {
-                let (took, size) = (started.elapsed().as_millis(), image.size_bytes);
-                let message = format!("Successfully pulled image {reference:?} in {took}ms. Image size: {size} bytes.");
-                self.event(false, "Pulled", message);
-                return Ok(image);
-            }
-            Err(RuntimeError::Pull { message, .. }) => message,
-            Err(error) => error.to_string(),
-        };
-        let advice = if loaded {
-            "the image is loaded on this node, but imagePullPolicy is Always: set it to IfNotPresent"
-        } else {
-            "load it with `portolan image load FILE` and set imagePullPolicy to IfNotPresent, or make the registry \
-             reachable"
-        };
-        let message = format!("Failed to pull image {reference:?}: {error} ({advice})");
-        self.event(true, "Failed", message.clone());
-        self.event(true, "Failed", format!("Error: {}", FailureKind::ImagePull.reason()));
-        Err(self.failed(FailureKind::ImagePull, &message))
     }
 
     async fn configure(&self, image: ImageStatus) -> Result<pod_runtime::ContainerSpec, Failed> {
@@ -255,33 +179,5 @@ async fn write_in_place(path: &Path, text: &str) -> std::io::Result<()> {
     match tokio::fs::read_to_string(path).await {
         Ok(known) if known == text => Ok(()),
         _ => tokio::fs::write(path, text).await,
-    }
-}
-
-/// The tag of an image reference; a digest counts as one.
-fn tag(reference: &str) -> Option<&str> {
-    if let Some((_, digest)) = reference.split_once('@') {
-        return Some(digest);
-    }
-    let name = reference.rsplit('/').next()?;
-    name.split_once(':').map(|(_, tag)| tag)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::tag;
-
-    #[test]
-    fn tags_and_digests() {
-        let table = [
-            ("busybox", None),
-            ("busybox:1.36", Some("1.36")),
-            ("localhost:5000/app", None),
-            ("localhost:5000/app:latest", Some("latest")),
-            ("app@sha256:12", Some("sha256:12")),
-        ];
-        for (reference, expected) in table {
-            assert_eq!(tag(reference), expected, "{reference}");
-        }
     }
 }

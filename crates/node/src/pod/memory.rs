@@ -21,6 +21,7 @@ pub enum FailureKind {
     ImagePull,
     ImageNeverPull,
     InvalidImageName,
+    ImageInspect,
     Config,
     Create,
     Run,
@@ -33,6 +34,7 @@ impl FailureKind {
             FailureKind::ImagePull => "ErrImagePull",
             FailureKind::ImageNeverPull => "ErrImageNeverPull",
             FailureKind::InvalidImageName => "InvalidImageName",
+            FailureKind::ImageInspect => "ImageInspectError",
             FailureKind::Config => "CreateContainerConfigError",
             FailureKind::Create => "CreateContainerError",
             FailureKind::Run => "RunContainerError",
@@ -87,7 +89,9 @@ impl ContainerMemory {
                 if check < pull { NextTry { at: check, may_pull: false } } else { full(pull) }
             }
             FailureKind::ImageNeverPull => NextTry { at: failure.checked.plus(IMAGE_CHECK), may_pull: false },
-            FailureKind::Config | FailureKind::InvalidImageName => full(failure.at.plus(CONFIG_RETRY)),
+            FailureKind::Config | FailureKind::InvalidImageName | FailureKind::ImageInspect => {
+                full(failure.at.plus(CONFIG_RETRY))
+            }
             FailureKind::Create => full(self.crash.until(failure.at).unwrap_or(failure.at)),
             // Such a container has ended and backs off as one that crashed; this is for a runtime that says otherwise.
             FailureKind::Run | FailureKind::PostStart => full(failure.at.plus(backoff::INITIAL)),
@@ -225,6 +229,7 @@ impl Memory {
             FailureKind::Create => container.crash.tried(failure.at, now),
             FailureKind::ImageNeverPull
             | FailureKind::InvalidImageName
+            | FailureKind::ImageInspect
             | FailureKind::Config
             | FailureKind::Run
             | FailureKind::PostStart => {}

@@ -10,6 +10,7 @@ pub mod view;
 
 mod actions;
 mod hooks;
+mod image;
 mod launch;
 mod shared;
 mod termination;

@@ -195,7 +195,8 @@ fn waiting_reason(view: &View<'_>, member: Member<'_>, run: Option<&Run>) -> (St
         let shown = failure.kind != FailureKind::ImagePull || view.now < failure.at.plus(PULL_ERROR_SHOWN);
         if !shown {
             let image = member.container.image.as_deref().unwrap_or("");
-            let message = format!("Back-off pulling image {image:?}: {}", failure.message);
+            let why = failure.kind.reason();
+            let message = format!("Back-off pulling image {image:?}: {why}: {}", failure.message);
             return ("ImagePullBackOff".to_owned(), Some(message));
         }
         return (failure.kind.reason().to_owned(), Some(failure.message.clone()));

@@ -26,7 +26,6 @@ pub fn fields(pod: &Pod) -> Vec<String> {
     // Set by hand, it asks for a token; the default asks nobody.
     note(spec.automount_service_account_token == Some(true), "spec.automountServiceAccountToken");
     note(spec.overhead.as_ref().is_some_and(|list| !list.is_empty()), "spec.overhead");
-    note(spec.image_pull_secrets.as_ref().is_some_and(|list| !list.is_empty()), "spec.imagePullSecrets");
     if let Some(context) = &spec.security_context {
         let strict = context.supplemental_groups_policy.as_deref().is_some_and(|policy| policy != "Merge");
         note(strict, "spec.securityContext.supplementalGroupsPolicy");

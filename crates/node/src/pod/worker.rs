@@ -515,15 +515,18 @@ impl Worker {
     /// What keeps a container from being configured, made or started is told when it changes, not at every try. Images
     /// and hooks tell their own.
     fn tell_failed_launch(&self, name: &str, failed: &super::launch::Failed) {
-        let own = matches!(
-            failed.kind,
-            FailureKind::Config | FailureKind::Create | FailureKind::Run | FailureKind::InvalidImageName
-        );
+        let image = matches!(failed.kind, FailureKind::InvalidImageName | FailureKind::ImageInspect);
+        let own = image || matches!(failed.kind, FailureKind::Config | FailureKind::Create | FailureKind::Run);
         let known = self.memory.container(name).and_then(|container| container.failure.as_ref());
         let told = known.is_some_and(|known| known.kind == failed.kind && known.message == failed.message);
         if own && !told && !self.ending.is_cancelled() {
             let path = spec::member(&self.pod, name).map(|member| member.field_path());
-            self.shared.events.pod(&self.key, path, true, "Failed", format!("Error: {}", failed.message));
+            let mut message = failed.message.as_str();
+            if image {
+                self.shared.events.pod(&self.key, path.clone(), true, "InspectFailed", message.to_owned());
+                message = failed.kind.reason();
+            }
+            self.shared.events.pod(&self.key, path, true, "Failed", format!("Error: {message}"));
         }
     }
 

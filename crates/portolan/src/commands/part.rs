@@ -24,6 +24,7 @@ pub async fn agent(config: &Path) -> Result<ExitCode> {
     let runtime = runtime_libcontainer::Runtime::open(runtime_libcontainer::Config {
         state_dir: config.runtime_dir,
         images,
+        puller: Some(images::registry::RemotePuller::new(config.pull_socket)),
         cgroup_parent: config.cgroup,
         network: network.clone(),
         private_mounts: vec![config.node.memory_dir()],

@@ -157,9 +157,19 @@ impl DataDir {
         self.run().join("api.sock")
     }
 
+    /// Where nodes ask for images to be pulled.
+    pub fn pull_socket(&self) -> PathBuf {
+        self.run().join("pull.sock")
+    }
+
+    /// The directories of all nodes.
+    pub fn nodes(&self) -> PathBuf {
+        self.0.join("nodes")
+    }
+
     /// A node's own directory: its agent's state, its pods' files and logs.
     pub fn node(&self, node: &str) -> PathBuf {
-        self.0.join("nodes").join(node)
+        self.nodes().join(node)
     }
 
     /// Where a node's agent listens for logs and the like.

@@ -7,6 +7,7 @@ mod control_plane;
 mod detach;
 mod fabric;
 mod host_dns;
+pub mod images;
 mod manifests;
 mod network;
 mod nodes;
@@ -28,6 +29,8 @@ use anyhow::{Context, Result, ensure};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use ::images::registry::Puller;
+
 pub use fabric::remove_host_link;
 pub use view::View;
 
@@ -36,6 +39,7 @@ use crate::commands::block_on;
 use crate::system::{DataDir, Lock, Record, clear, sweep_cgroups};
 use control_plane::ControlPlane;
 use fabric::Fabric;
+use images::Images;
 use manifests::{Applied, Manifest};
 use network::Plan;
 use nodes::{Node, Start};
@@ -77,7 +81,7 @@ async fn run(options: &Up, begun: Instant, plan: Plan, manifests: &[Manifest], d
     }
     let mut ends = Ends::new(options.detached)?;
     let (nodes, stop, skipped) = (Vec::new(), CancellationToken::new(), Cell::new(0));
-    let mut system = System { nodes, control: None, fabric: None, stop, skipped, lock };
+    let mut system = System { nodes, images: None, control: None, fabric: None, stop, skipped, lock };
     let lived = tokio::select! {
         lived = system.live(options, begun, &plan, manifests, dir) => lived,
         () = ends.requested() => Ok(()),
@@ -122,6 +126,7 @@ impl Ends {
 /// Everything that runs, in the order in which it has to end.
 struct System {
     nodes: Vec<Node>,
+    images: Option<Images>,
     control: Option<ControlPlane>,
     fabric: Option<Fabric>,
     stop: CancellationToken,
@@ -155,6 +160,8 @@ impl System {
         };
         record.save(dir)?;
         let control = self.control.insert(ControlPlane::start(prepared?, api, dir, plan, fabric, &self.stop).await?);
+        let images = self.images.insert(Images::start(dir, &options.registries, &self.stop)?);
+        let puller = images.puller().clone();
         let client = control.client().clone();
         let names: Vec<String> = (1..=options.nodes).map(|n| format!("node-{n}")).collect();
         base::apply(&client, plan, &names).await?;
@@ -174,7 +181,7 @@ impl System {
         let serve = async {
             nodes_ready(options, &mut following).await;
             let applied = saved.begin(&client).await?.applied;
-            let shown = Shown { options, begun, plan, dir, fabric, applied: &applied, skipped };
+            let shown = Shown { options, begun, plan, dir, fabric, applied: &applied, skipped, puller };
             tokio::select! {
                 followed = shown.follow(&mut following) => followed,
                 watched = saved.follow(&client), if options.watch => watched,
@@ -185,6 +192,7 @@ impl System {
             followed = serve => followed,
             kept = keep(&client, plan) => kept,
             failed = control.failed() => Err(failed),
+            failed = images.failed() => Err(failed),
             ended = first_to_end(nodes) => Err(ended),
         }
     }
@@ -197,6 +205,9 @@ impl System {
             result = result.and(node);
         }
         self.stop.cancel();
+        if let Some(images) = self.images.take() {
+            images.end().await;
+        }
         if let Some(control) = self.control.take() {
             control.end().await;
         }
@@ -241,6 +252,7 @@ struct Shown<'a> {
     fabric: &'a Fabric,
     applied: &'a [Applied],
     skipped: &'a Cell<usize>,
+    puller: Puller,
 }
 
 impl Shown<'_> {
@@ -256,10 +268,13 @@ impl Shown<'_> {
             if missing.is_empty() {
                 missing = ready::refused(&view).await;
             }
-            if (missing.is_empty() && following.complete()) || self.begun.elapsed() > patience {
+            let pulls = images::under_way(&self.puller);
+            // A pull that goes on is no reason to give up.
+            let given_up = self.begun.elapsed() > patience && pulls.is_empty();
+            if (missing.is_empty() && following.complete()) || given_up {
                 break missing;
             }
-            progress.show(&missing);
+            progress.show(&[pulls, missing].concat());
             // A refused connection is no event: look again soon.
             let _ = tokio::time::timeout(ready::AGAIN, following.changed()).await;
         };

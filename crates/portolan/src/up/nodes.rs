@@ -18,6 +18,7 @@ use crate::system::{DataDir, NodeRecord};
 
 /// Where a node sees what is bound into it.
 pub const API_SOCKET: &str = "/run/portolan/api.sock";
+pub const PULL_SOCKET: &str = "/run/portolan/pull.sock";
 pub const KUBELET_DIR: &str = "/run/portolan/kubelet";
 pub const NODE_DIR: &str = "/run/portolan/node";
 /// The image store is `images` in it.
@@ -110,6 +111,7 @@ fn write_config(start: &Start<'_>) -> Result<PathBuf> {
         tmpfs: vec!["/run".into()],
         binds: vec![
             bind(start.dir.api_socket(), API_SOCKET),
+            bind(start.dir.pull_socket(), PULL_SOCKET),
             bind(kubelet, KUBELET_DIR),
             bind(node_dir.clone(), NODE_DIR),
             bind(start.dir.images(), &format!("{IMAGES_PARENT}/images")),

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::network::Plan;
-use super::nodes::{API_SOCKET, EXECUTABLE, IMAGES_PARENT, KUBELET_DIR, NODE_DIR};
+use super::nodes::{API_SOCKET, EXECUTABLE, IMAGES_PARENT, KUBELET_DIR, NODE_DIR, PULL_SOCKET};
 use super::view::DOMAIN;
 
 /// A process of a node: its name, the command that runs it.
@@ -48,6 +48,8 @@ const DNS_TTL: u32 = 5;
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Agent {
     pub api_socket: PathBuf,
+    /// Where the supervisor takes requests to pull.
+    pub pull_socket: PathBuf,
     /// The directory that has the image store in it.
     pub images_parent: PathBuf,
     pub runtime_dir: PathBuf,
@@ -102,6 +104,7 @@ impl Configs {
         });
         let agent = Agent {
             api_socket: API_SOCKET.into(),
+            pull_socket: PULL_SOCKET.into(),
             images_parent: IMAGES_PARENT.into(),
             runtime_dir: node_dir.join(RUNTIME_DIR),
             cgroup: Path::new("/").join(cgroup).join(name),
@@ -153,6 +156,11 @@ pub fn sandbox_pin(node_dir: &Path, pod_uid: &str) -> Result<Option<PathBuf>> {
     let pin = runtime_libcontainer::network_pin(&state, pod_uid).context("cannot read the runtime's records")?;
     let as_node_sees = |pin: PathBuf| Path::new(NODE_DIR).join(pin.strip_prefix(node_dir).unwrap_or(&pin));
     Ok(pin.map(as_node_sees))
+}
+
+/// The containers of a node, with their images.
+pub fn image_users(node_dir: &Path) -> Result<Vec<runtime_libcontainer::ImageUser>> {
+    runtime_libcontainer::image_users(&node_dir.join(RUNTIME_DIR)).context("cannot read the runtime's records")
 }
 
 /// A pod's `/etc/resolv.conf`, as the host sees it.

@@ -85,6 +85,7 @@ impl Lab {
             private_mounts: Vec::new(),
             state_dir: directory.join("state"),
             images,
+            puller: None,
             cgroup_parent: parent_group.join(case),
             network: Arc::clone(&network) as Arc<dyn PodNetwork>,
             executable: std::env::current_exe().unwrap(),

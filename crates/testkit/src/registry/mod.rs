@@ -93,8 +93,7 @@ impl Registry {
     pub fn on(listener: TcpListener) -> Self {
         let address = listener.local_addr().expect("a bound listener");
         listener.set_nonblocking(true).expect("a listener");
-        let state =
-            Arc::new(State { address, shared: Mutex::default(), released: watch::Sender::new(false) });
+        let state = Arc::new(State { address, shared: Mutex::default(), released: watch::Sender::new(false) });
         let (end, ended) = oneshot::channel();
         let serving = state.clone();
         let thread = std::thread::spawn(move || {
@@ -202,7 +201,8 @@ impl State {
             _ => shared.blobs.get(what).map(|blob| ("application/octet-stream".to_owned(), blob.clone())),
         };
         let Some((media_type, content)) = found else { return refuse(StatusCode::NOT_FOUND, "MANIFEST_UNKNOWN") };
-        let mishap = shared.mishaps.get_mut(what).filter(|mishaps| !mishaps.is_empty()).map(|mishaps| mishaps.remove(0));
+        let mishap =
+            shared.mishaps.get_mut(what).filter(|mishaps| !mishaps.is_empty()).map(|mishaps| mishaps.remove(0));
         let answer = self.content(content, range.as_deref(), mishap);
         with(answer, CONTENT_TYPE, &media_type)
     }
@@ -238,7 +238,9 @@ impl State {
                     None => answer,
                 };
             }
-            Some(Mishap::Redirect(to)) => return with(refuse(StatusCode::TEMPORARY_REDIRECT, "ELSEWHERE"), LOCATION, &to),
+            Some(Mishap::Redirect(to)) => {
+                return with(refuse(StatusCode::TEMPORARY_REDIRECT, "ELSEWHERE"), LOCATION, &to);
+            }
             Some(Mishap::Cut(length)) => {
                 body.truncate(length);
                 rest = Rest::Broken;
@@ -252,9 +254,7 @@ impl State {
         }
         let answer = Response::builder().status(status).header(CONTENT_LENGTH, whole);
         let answer = match from {
-            Some(from) => {
-                answer.header(CONTENT_RANGE, format!("bytes {from}-{}/{}", content.len() - 1, content.len()))
-            }
+            Some(from) => answer.header(CONTENT_RANGE, format!("bytes {from}-{}/{}", content.len() - 1, content.len())),
             None => answer,
         };
         answer.body(rest.after(body)).expect("a response")

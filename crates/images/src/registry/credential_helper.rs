@@ -57,6 +57,8 @@ pub(crate) async fn ask(name: &str, registry: &str) -> Result<Option<Credential>
     }
     match serde_json::from_slice::<Answer>(&output.stdout) {
         Ok(answer) => Ok(Some(Credential::of_helper(answer.username, answer.secret))),
-        Err(_) => Err(HelperError::Failed { name: named(), said: "its answer is not the JSON it should be".to_owned() }),
+        Err(_) => {
+            Err(HelperError::Failed { name: named(), said: "its answer is not the JSON it should be".to_owned() })
+        }
     }
 }
