@@ -213,11 +213,22 @@ impl ImageStore {
 
     /// A directory of this process's own, gone with the value.
     fn scratch(&self) -> Result<Scratch, ImageError> {
-        let number = SCRATCH_NUMBER.fetch_add(1, Ordering::Relaxed);
-        let path = self.directory.join(format!(".scratch-{}-{number}", std::process::id()));
-        fs::create_dir(&path).map_err(path_at("make", path.clone()))?;
-        let held = lock_directory(&path, FlockOperation::LockShared).map_err(path_at("lock", path.clone()))?;
-        Ok(Scratch { path, _held: held })
+        loop {
+            let number = SCRATCH_NUMBER.fetch_add(1, Ordering::Relaxed);
+            let path = self.directory.join(format!(".scratch-{}-{number}", std::process::id()));
+            match fs::create_dir(&path) {
+                // Process ids are a namespace's own.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+                made => made.map_err(path_at("make", path.clone()))?,
+            }
+            // Until it is locked, another process may take it for one that a dead process left.
+            match lock_directory(&path, FlockOperation::LockShared) {
+                Ok(held) if path.exists() => return Ok(Scratch { path, _held: held }),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(path_at("lock", path)(error)),
+            }
+        }
     }
 
     /// Deletes downloads that nobody continued for a day.
@@ -236,7 +247,10 @@ impl ImageStore {
     /// Deletes what killed imports left.
     fn sweep_scratch(&self) {
         for (name, path) in entries(&self.directory).unwrap_or_default() {
-            if name.starts_with(".scratch-") && unused(&path) {
+            if !name.starts_with(".scratch-") {
+                continue;
+            }
+            if let Ok(_held) = lock_directory(&path, FlockOperation::NonBlockingLockExclusive) {
                 let _ = fs::remove_dir_all(path);
             }
         }
