@@ -64,7 +64,7 @@ fn manifests(system: &System, registry: &Registry) -> String {
 fn the_service_answers(system: &System, registry: &Registry) {
     let pods = system.api().list(Kind::POD, "app=web");
     assert_eq!(pods.len(), 3);
-    let ip = system.api().get(Kind::SERVICE, "web")["spec"]["clusterIP"].as_str().unwrap().to_owned();
+    let ip = system.api().get(Kind::SERVICE, "web")["spec"]["clusterIP"].as_str().expect("a ClusterIP").to_owned();
     let answered = system.host().spread(&format!("{ip}:80"), 30);
     assert!(answered.keys().all(|name| name.starts_with("web-")), "{answered:?}");
     // Three pods share one pull; what broke off is continued.
@@ -162,17 +162,17 @@ fn an_import_brings_a_waiting_pod_to_life(system: &System, image: &Packed) {
         pod["status"]["containerStatuses"][0]["state"]["waiting"]["reason"] == "ErrImageNeverPull"
     });
     let dropped = system.data_dir().join("images/import/web.tar");
-    std::fs::write(&dropped, archive(image, "imported.example/web:1")).unwrap();
+    std::fs::write(&dropped, archive(image, "imported.example/web:1")).expect("the import folder");
     system.api().until_pod_ready("waits");
     system.api().delete(Kind::POD, "waits");
-    std::fs::remove_file(dropped).unwrap();
+    std::fs::remove_file(dropped).expect("imported files stay");
     system.step("imported");
 }
 
 fn archives_are_loaded_or_named(system: &System, image: &Packed) {
     let file = |name: &str, content: &[u8]| {
         let path = system.scratch().join(name);
-        std::fs::write(&path, content).unwrap();
+        std::fs::write(&path, content).expect("a file of the test");
         path.to_string_lossy().into_owned()
     };
     let good = file("good.tar", &archive(image, "loaded.example/web:1"));
@@ -217,7 +217,7 @@ fn the_commands_work_without_a_system(system: &System, registry: &Registry) {
         1 => Ok(()),
         more => Err(format!("{more} images")),
     });
-    let layers = std::fs::read_dir(system.data_dir().join("images/layers")).unwrap().count();
+    let layers = std::fs::read_dir(system.data_dir().join("images/layers")).expect("the store").count();
     assert_eq!(layers, 1, "layers nobody needs are gone");
     system.step("without a system");
 }
