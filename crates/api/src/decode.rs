@@ -48,7 +48,13 @@ pub enum DecodeError {
     Yaml(#[source] Box<serde_saphyr::Error>),
     /// A value of the wrong JSON type, in Go's words.
     #[error("json: cannot unmarshal {found} into {target} of type {expected}")]
-    Type { found: String, target: String, expected: String },
+    Type {
+        found: String,
+        target: String,
+        expected: String,
+        /// Whether what was expected is a struct.
+        structure: bool,
+    },
     /// A scalar with a text form of its own that doesn't parse (time, quantity, base64).
     #[error("{0}")]
     Scalar(String),
@@ -56,6 +62,36 @@ pub enum DecodeError {
     Strict(Vec<String>),
     #[error(transparent)]
     Proto(#[from] ProtoError),
+}
+
+impl DecodeError {
+    /// What upstream says when the value came from a strategic merge patch: it converts those without JSON in between.
+    pub fn of_conversion(&self) -> String {
+        let DecodeError::Type { found, expected, structure, .. } = self else { return self.to_string() };
+        let from = match found.as_str() {
+            "array" => "slice",
+            "object" => "map",
+            "number" => "int64",
+            number if number.starts_with("number ") => {
+                if number.contains('.') {
+                    "float64"
+                } else {
+                    "int64"
+                }
+            }
+            other => other,
+        };
+        let number = matches!(from, "int64" | "float64");
+        match expected.as_str() {
+            _ if *structure => format!("cannot restore struct from: {from}"),
+            list if list.starts_with("[]") => format!("cannot restore slice from {from}"),
+            map if map.starts_with("map[") => format!("cannot restore map from {from}"),
+            kind @ ("int32" | "int64") if number => format!("cannot convert {from} to {kind}"),
+            kind @ ("int32" | "int64" | "bool") => format!("unrecognized type: {kind}"),
+            text if from == "int64" => format!("cannot convert int64 to {text}"),
+            _ => "unrecognized type: string".to_owned(),
+        }
+    }
 }
 
 /// A JSON body.

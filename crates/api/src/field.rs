@@ -141,6 +141,13 @@ impl Error {
         Error::new(ErrorKind::InternalError, path, Value::Null, detail)
     }
 
+    /// This error with a reason.
+    #[must_use]
+    pub fn because(mut self, detail: impl Into<String>) -> Self {
+        self.detail = detail.into();
+        self
+    }
+
     /// This error with its value printed as `text`.
     #[must_use]
     pub fn printed_as(mut self, text: impl Into<String>) -> Self {

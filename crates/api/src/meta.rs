@@ -102,6 +102,7 @@ pub fn validate(object: &Value, scope: Scope, validate_name: &dyn Fn(&str, bool)
     mistakes.extend(validate_maps(metadata, &path));
     mistakes.extend(validate_finalizers(&metadata["finalizers"], &path.child("finalizers")));
     mistakes.extend(validate_managed_fields(&metadata["managedFields"], &path.child("managedFields")));
+    mistakes.extend(validate_finalizer_names(&finalizers(object), &path.child("finalizers")));
     mistakes
 }
 
@@ -133,6 +134,7 @@ pub fn validate_update(new: &Value, old: &Value) -> Vec<Error> {
         mistakes.extend(validate_finalizers(&metadata["finalizers"], &path.child("finalizers")));
     }
     mistakes.extend(validate_managed_fields(&metadata["managedFields"], &path.child("managedFields")));
+    mistakes.extend(validate_finalizer_names(&finalizers(new), &path.child("finalizers")));
     mistakes
 }
 
@@ -175,7 +177,7 @@ fn validate_owners(owners: &Value, path: &Path) -> Vec<Error> {
     for owner in owners.as_array().into_iter().flatten() {
         let text = |key: &str| owner[key].as_str().unwrap_or_default();
         let version = text("apiVersion").rsplit('/').next().unwrap_or_default();
-        if version.is_empty() {
+        if version.is_empty() || text("apiVersion").matches('/').count() > 1 {
             let at = path.child("apiVersion");
             mistakes.push(Error::invalid(&at, text("apiVersion"), "version must not be empty"));
         }
@@ -186,7 +188,7 @@ fn validate_owners(owners: &Value, path: &Path) -> Vec<Error> {
         }
         if text("apiVersion") == "v1" && text("kind") == "Event" {
             let why = "/v1, Kind=Event is disallowed from being an owner";
-            mistakes.push(Error::invalid(path, owner.clone(), why));
+            mistakes.push(Error::invalid(path, Value::Null, why).printed_as(owner_text(owner)));
         }
         if owner["controller"] == true {
             let this = format!("{}/{}", text("kind"), text("name"));
@@ -196,13 +198,31 @@ fn validate_owners(owners: &Value, path: &Path) -> Vec<Error> {
                         "Only one reference can have Controller set to true. Found \"true\" in references for {first} \
                          and {this}"
                     );
-                    mistakes.push(Error::invalid(path, owners.clone(), why));
+                    let all: Vec<String> = owners.as_array().into_iter().flatten().map(owner_text).collect();
+                    let printed = format!("[{}]", all.join(","));
+                    mistakes.push(Error::invalid(path, Value::Null, why).printed_as(printed));
                 }
                 None => controller = Some(this),
             }
         }
     }
     mistakes
+}
+
+/// An owner reference with its fields in the order in which Go has them.
+fn owner_text(owner: &Value) -> String {
+    let fields = ["apiVersion", "kind", "name", "uid", "controller", "blockOwnerDeletion"];
+    let given = fields.iter().filter(|field| owner.get(**field).is_some());
+    let parts: Vec<String> = given.map(|field| format!("{field:?}:{}", owner[*field])).collect();
+    format!("{{{}}}", parts.join(","))
+}
+
+/// A finalizer without a domain is one that Kubernetes itself knows.
+fn validate_finalizer_names(finalizers: &[&str], path: &Path) -> Vec<Error> {
+    const KNOWN: &[&str] = &["kubernetes", ORPHAN_FINALIZER, FOREGROUND_FINALIZER];
+    let odd = finalizers.iter().enumerate().filter(|(_, name)| !name.contains('/') && !KNOWN.contains(name));
+    let why = "name is neither a standard finalizer name nor is it fully qualified";
+    odd.map(|(index, name)| Error::invalid(&path.index(index), *name, why)).collect()
 }
 
 fn validate_finalizers(finalizers: &Value, path: &Path) -> Vec<Error> {

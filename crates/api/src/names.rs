@@ -83,6 +83,21 @@ pub fn in_range(value: i64, low: i64, high: i64) -> Vec<String> {
     }
 }
 
+/// What is wrong with the name of a sysctl, dots or slashes between its parts.
+pub fn matches_sysctl(name: &str) -> Option<String> {
+    const PATTERN: &str = r"^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$";
+    const MAX: usize = 253;
+    let edge = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let good = |part: &str| {
+        let bytes = part.as_bytes();
+        bytes.first().is_some_and(|b| edge(*b))
+            && bytes.last().is_some_and(|b| edge(*b))
+            && bytes.iter().all(|b| edge(*b) || matches!(b, b'-' | b'_'))
+    };
+    let bad = name.len() > MAX || !name.split(['.', '/']).all(good);
+    bad.then(|| format!("must have at most {MAX} characters and match regex {PATTERN}"))
+}
+
 /// Label keys, finalizers, `appProtocol`: a name with an optional DNS prefix and `/`.
 pub fn qualified_name(name: &str) -> Vec<String> {
     let pattern = pattern_text(KEY_TEXT, KEY, &["MyName", "my.name", "123-abc"]);

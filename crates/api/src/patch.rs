@@ -55,6 +55,7 @@ impl PatchError {
                 Status::request_entity_too_large(&self.to_string())
             }
             PatchError::Operation(_) => Status::unprocessable(&self.to_string()),
+            PatchError::NoMergeKey { .. } => Status::unclassified(self.to_string()),
             _ => Status::bad_request(self.to_string()),
         }
     }
@@ -103,7 +104,7 @@ pub fn strategic(original: &Value, patch: &Value, definition: &'static Definitio
 }
 
 /// A value as Go prints it in messages: `map[a:1 b:[x y]]`.
-fn go_text(value: &Value) -> String {
+pub fn go_text(value: &Value) -> String {
     let joined = |parts: Vec<String>| parts.join(" ");
     match value {
         Value::Null => "<nil>".to_owned(),

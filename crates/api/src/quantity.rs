@@ -45,6 +45,15 @@ impl Quantity {
         div_up(self.nanos, NANO)
     }
 
+    /// Whether it is a number of thousandths.
+    pub fn is_whole_milli(&self) -> bool {
+        self.nanos % 1_000_000 == 0
+    }
+
+    pub fn is_whole(&self) -> bool {
+        self.nanos % NANO == 0
+    }
+
     pub fn is_negative(&self) -> bool {
         self.nanos < 0
     }

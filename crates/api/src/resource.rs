@@ -44,6 +44,13 @@ pub struct Context {
     pub subresource: &'static str,
 }
 
+/// Who makes a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller<'c> {
+    pub user: &'c str,
+    pub groups: &'c [String],
+}
+
 /// One kind as the API serves it.
 pub struct Resource {
     pub group: &'static str,
@@ -87,6 +94,23 @@ impl Resource {
 /// on update: `default`, `prepare_for_update`, `validate_update`, `warnings`. It owns metadata (name, uid, timestamps,
 /// resourceVersion, finalizers, deletion) and validates it by `meta::validate`; strategies see to everything else.
 pub trait Strategy: Send + Sync {
+    /// The kind whose objects these are, where this is only another spelling of them. Everything but `to_stored` and
+    /// `to_served` sees an object as it is stored.
+    fn stored(&self) -> Option<&'static Resource> {
+        None
+    }
+
+    /// From this kind's spelling to the stored one.
+    fn to_stored(&self, _object: &mut Value) {}
+
+    /// And back.
+    fn to_served(&self, _object: &mut Value) {}
+
+    /// Answers an object that is a question and is never stored; false for all others.
+    fn answer(&self, _object: &mut Value, _caller: &Caller<'_>) -> bool {
+        false
+    }
+
     /// Fills in what the API defaults. Idempotent.
     fn default(&self, _object: &mut Value) {}
 
@@ -96,6 +120,11 @@ pub trait Strategy: Send + Sync {
     /// Every mistake in a new object, beyond metadata.
     fn validate(&self, _object: &Value) -> Vec<field::Error> {
         Vec::new()
+    }
+
+    /// Why a new object isn't let in, before it is judged (upstream's admission plugins): 403.
+    fn forbidden(&self, _object: &Value) -> Option<String> {
+        None
     }
 
     /// Restores what this (sub)resource may not change: the status on a plain update, everything else on `status`;
@@ -112,7 +141,7 @@ pub trait Strategy: Send + Sync {
         Vec::new()
     }
 
-    /// The warning that a read or delete of a deprecated kind answers with; `warnings` has it for writes.
+    /// The warning that every answer about a deprecated kind carries.
     fn deprecation(&self) -> Option<&'static str> {
         None
     }
@@ -145,6 +174,11 @@ pub trait Strategy: Send + Sync {
     /// Seconds between a delete and the object's end; 0 deletes at once. `requested` is DeleteOptions'.
     fn grace_period(&self, _object: &Value, _requested: Option<i64>) -> i64 {
         0
+    }
+
+    /// Whether objects end gracefully, so that their deletion shows in them even when it takes no time.
+    fn graceful(&self) -> bool {
+        false
     }
 
     /// The columns of the Table.

@@ -12,11 +12,14 @@ pub fn from_object(object: &Value) -> Value {
     for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
         copy(&mut metadata, &object["metadata"], field);
     }
+    // In a Scale's spec, none is left out.
+    let replicas = int(&object["spec"]["replicas"]);
+    let spec = if replicas == 0 { json!({}) } else { json!({"replicas": replicas}) };
     json!({
         "apiVersion": "autoscaling/v1",
         "kind": "Scale",
         "metadata": metadata,
-        "spec": {"replicas": int(&object["spec"]["replicas"])},
+        "spec": spec,
         "status": {
             "replicas": int(&object["status"]["replicas"]),
             "selector": labels::selector_text(&object["spec"]["selector"]),

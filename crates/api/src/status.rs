@@ -231,6 +231,11 @@ impl Status {
         Status::failure(500, "ServerTimeout", message).about(subject, operation).retry_after(retry_after_seconds)
     }
 
+    /// 500 for what upstream's storage says without a reason.
+    pub fn unclassified(message: impl Into<String>) -> Self {
+        Status::failure(500, "", message)
+    }
+
     pub fn internal(why: impl std::fmt::Display) -> Self {
         let why = why.to_string();
         let mut status = Status::failure(500, "InternalError", format!("Internal error occurred: {why}"));

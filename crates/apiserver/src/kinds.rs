@@ -45,6 +45,7 @@ impl Kinds {
 
 /// `/registry/services/` or `/registry/apps/deployments/`: what every key of a kind starts with.
 pub fn kind_prefix(resource: &Resource) -> String {
+    let resource = resource.strategy.stored().unwrap_or(resource);
     match resource.group {
         "" => format!("/registry/{}/", resource.plural),
         group => format!("/registry/{group}/{}/", resource.plural),

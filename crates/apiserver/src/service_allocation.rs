@@ -71,8 +71,7 @@ impl Allocator {
         let refused = |new: &Value, error| Box::new(refusal(error, text(new, "name")));
         let plan = plan(new, old, &cluster).map_err(|error| refused(new, error))?;
         if scene.dry_run {
-            execute_dry_run(&plan, new, &cluster);
-            return Ok(());
+            return execute_dry_run(&plan, new, &cluster).map_err(|error| refused(new, error));
         }
         let seed = rand::random();
         let mut taken = Taken::default();

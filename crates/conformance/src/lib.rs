@@ -7,9 +7,11 @@ mod alone;
 pub mod api;
 pub mod cases;
 pub mod difference;
+pub mod kubectl;
 mod originals;
 mod ours;
 pub mod step;
+pub mod watch;
 
 pub use alone::enter_own_network;
 pub use originals::{Originals, Program, program};

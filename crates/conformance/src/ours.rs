@@ -28,16 +28,7 @@ pub struct Ours {
 impl Ours {
     /// Starts one, with the objects that every cluster begins with.
     pub async fn start() -> Result<Self> {
-        let config = Config {
-            service_cidrs: vec![SERVICE_CIDR.parse()?],
-            node_port_range: 30000..=32767,
-            // What the original's default/kubernetes says.
-            advertise: SocketAddr::from((ADDRESS, 6443)),
-            cluster_domain: "cluster.local".to_owned(),
-        };
-        let store = Embedded::in_memory(Options::default()).context("opening the store")?;
-        let server = ApiServer::new(Arc::new(store), config, Arc::new(NoNodes))?;
-        server.bootstrap().await.map_err(|status| anyhow!("the first objects: {}", status.message))?;
+        let server = server().await?;
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, PORT)).await.context("listening")?;
         let names = ServerNames { cluster_domain: "cluster.local".to_owned(), ..ServerNames::default() };
         let pki = Pki::in_memory(&names)?;
@@ -49,6 +40,11 @@ impl Ours {
         let (serving, until, tls) = (server.clone(), stop.clone(), server_config(&pki)?);
         tokio::spawn(async move { serving.serve_tls(listener, tls, until).await });
         Ok(Ours { server, directory, _stop: stop.drop_guard() })
+    }
+
+    /// A client of one that isn't served to anybody else.
+    pub async fn in_process() -> Result<kube::Client> {
+        Ok(kube::Client::new(server().await?.service(), "default"))
     }
 
     pub fn server(&self) -> &ApiServer {
@@ -74,6 +70,20 @@ impl Drop for Ours {
         // What is left of a directory for temporary files hurts nobody.
         let _ = fs::remove_dir_all(&self.directory);
     }
+}
+
+async fn server() -> Result<ApiServer> {
+    let config = Config {
+        service_cidrs: vec![SERVICE_CIDR.parse()?],
+        node_port_range: 30000..=32767,
+        // What the original's default/kubernetes says.
+        advertise: SocketAddr::from((ADDRESS, 6443)),
+        cluster_domain: "cluster.local".to_owned(),
+    };
+    let store = Embedded::in_memory(Options::default()).context("opening the store")?;
+    let server = ApiServer::new(Arc::new(store), config, Arc::new(NoNodes))?;
+    server.bootstrap().await.map_err(|status| anyhow!("the first objects: {}", status.message))?;
+    Ok(server)
 }
 
 /// A cluster without nodes.

@@ -61,6 +61,27 @@ impl Step {
         self
     }
 
+    /// The same below another path.
+    pub fn at(mut self, base: &str) -> Self {
+        self.path.insert_str(0, base);
+        self
+    }
+
+    /// Sends one without a body, and answers everything as it came.
+    pub async fn send_unmasked(&self, client: &kube::Client) -> Result<(u16, Value)> {
+        let (code, _, body) =
+            exchange(client, &self.method, &self.path, None, self.accept.as_deref(), Vec::new()).await?;
+        let text = || String::from_utf8_lossy(&body).into_owned().into();
+        Ok((code, serde_json::from_slice(&body).unwrap_or_else(|_| text())))
+    }
+
+    /// The path of the object that a creation makes.
+    pub fn object_path(&self) -> Option<String> {
+        let Content::Json(object) = &self.body else { return None };
+        let collection = self.path.split('?').next()?;
+        (self.method == "POST").then(|| Some(format!("{collection}/{}", object["metadata"]["name"].as_str()?)))?
+    }
+
     /// Sends it.
     pub async fn send(&self, client: &kube::Client) -> Result<Answer> {
         let content = match &self.body {
@@ -149,6 +170,9 @@ pub fn set(object: &mut Value, pointer: &str, value: Value) {
     }
 }
 
+/// How the message about a pod's immutable fields begins.
+const MUTABLE_FIELDS: &str = "pod updates may not change fields other than";
+
 /// Node ports and addresses below these are never handed out unasked; above, they are random.
 const FIRST_RANDOM_NODE_PORT: i64 = 30086;
 
@@ -157,6 +181,12 @@ pub fn mask(value: &mut Value) {
     match value {
         Value::Object(map) => {
             map.remove("managedFields");
+            // The original runs without the plugin that fills these in.
+            for field in ["serviceAccount", "serviceAccountName"] {
+                if map.get(field).is_some_and(|account| account == "default") {
+                    map.remove(field);
+                }
+            }
             let generated = map.get("generateName").and_then(Value::as_str).map(str::to_owned);
             for (key, value) in map.iter_mut() {
                 match key.as_str() {
@@ -170,14 +200,55 @@ pub fn mask(value: &mut Value) {
                     "name" if generated.as_ref().is_some_and(|base| made_from(value, base)) => {
                         *value = "<generated>".into();
                     }
+                    "causes" => {
+                        mask(value);
+                        tell_once(value);
+                    }
                     _ => mask(value),
                 }
             }
         }
         Value::Array(items) => items.iter_mut().for_each(mask),
-        Value::String(text) => *text = masked_text(text),
+        Value::String(text) => *text = masked_text(without_dumps(text)),
         _ => {}
     }
+}
+
+/// The original repeats a cause for each of its functions that looked.
+fn tell_once(causes: &mut Value) {
+    let mut seen: Vec<Value> = Vec::new();
+    if let Some(causes) = causes.as_array_mut() {
+        causes.retain(|cause| {
+            let new = !seen.contains(cause);
+            seen.push(cause.clone());
+            new
+        });
+    }
+}
+
+/// Some messages end in what changed: the original's in lines of its own structs, ours in the names of fields. And a patch
+/// that leads to no object is answered with the whole of what it leads to.
+fn without_dumps(text: &str) -> &str {
+    let text = match text.find(MUTABLE_FIELDS) {
+        Some(at) => text[at..].find('\n').map_or(text, |end| &text[..at + end]),
+        None => text,
+    };
+    match (text.find("Invalid value: \"{"), text.rfind("}\": ")) {
+        (Some(from), Some(to)) if from < to => &text[to + 2..],
+        _ => text,
+    }
+}
+
+/// Revisions that messages tell.
+fn without_revision(mut text: String) -> String {
+    for before in ["ResourceVersion in record (", "ResourceVersion in object meta: "] {
+        if let Some(at) = text.find(before) {
+            let from = at + before.len();
+            let digits = text[from..].bytes().take_while(u8::is_ascii_digit).count();
+            text.replace_range(from..from + digits, "<revision>");
+        }
+    }
+    text
 }
 
 fn random_port(value: &Value) -> bool {
@@ -190,13 +261,6 @@ fn made_from(name: &Value, base: &str) -> bool {
 
 /// Addresses of the range's random part, and uids, inside a text.
 fn masked_text(text: &str) -> String {
-    if let Some(rest) = text.strip_prefix("10.96.")
-        && let Some((third, fourth)) = rest.split_once('.')
-        && third.parse::<u8>().is_ok_and(|third| third > 0)
-        && fourth.parse::<u8>().is_ok()
-    {
-        return "<address>".to_owned();
-    }
     let is_uid = |word: &str| {
         word.len() == 36
             && word
@@ -204,9 +268,23 @@ fn masked_text(text: &str) -> String {
                 .enumerate()
                 .all(|(i, b)| if matches!(i, 8 | 13 | 18 | 23) { b == b'-' } else { b.is_ascii_hexdigit() })
     };
+    // Where the original's storage tells its keys.
+    let text = match (text.find("StorageError: "), text.find("AdditionalErrorMsg: ")) {
+        (Some(from), Some(to)) if from < to => format!("{}{}", &text[..from], &text[to + 20..]),
+        _ => text.to_owned(),
+    };
+    let text = without_revision(text);
     let mut out = String::with_capacity(text.len());
-    let mut rest = text;
+    let mut rest = text.as_str();
     while let Some(first) = rest.chars().next() {
+        if let Some(after) = rest.strip_prefix("10.96.").filter(|_| !out.ends_with(|c: char| c.is_ascii_digit()))
+            && let Some(end) = after.find(|c: char| !c.is_ascii_digit() && c != '.').or(Some(after.len()))
+            && after[..end].split('.').next().is_some_and(|third| third.parse::<u8>().is_ok_and(|third| third > 0))
+        {
+            out.push_str("<address>");
+            rest = &after[end..];
+            continue;
+        }
         match rest.get(..36) {
             Some(word) if is_uid(word) => {
                 out.push_str("<uid>");

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::core::pod::{Whose, default_spec, validate_spec};
+use crate::core::pod::{Whose, default_spec, spec_warnings, validate_spec};
 use crate::field::{self, Path};
 use crate::labels;
 use crate::names;
@@ -32,7 +32,14 @@ pub(super) fn validate(spec: &Value, path: &Path) -> Vec<field::Error> {
     if absent(selector) {
         errors.push(field::Error::required(&selector_path, ""));
     } else {
-        errors.extend(labels::validate_selector(selector, &selector_path));
+        let mistakes = labels::validate_selector(selector, &selector_path);
+        let broken = !mistakes.is_empty();
+        errors.extend(mistakes);
+        if broken {
+            let printed = selector_printed(selector);
+            errors
+                .push(field::Error::invalid(&selector_path, Value::Null, "invalid label selector").printed_as(printed));
+        }
         if unset(&selector["matchLabels"]) && unset(&selector["matchExpressions"]) {
             let what = "empty selector is invalid for deployment";
             errors.push(field::Error::invalid(&selector_path, selector.clone(), what));
@@ -48,7 +55,23 @@ pub(super) fn validate_selector_change(new: &Value, old: &Value) -> Vec<field::E
     if same(new, old) {
         return Vec::new();
     }
-    vec![field::Error::invalid(&Path::new("spec").child("selector"), new.clone(), "field is immutable")]
+    let path = Path::new("spec").child("selector");
+    vec![field::Error::invalid(&path, Value::Null, "field is immutable").printed_as(selector_printed(new))]
+}
+
+/// A LabelSelector with its fields in the order in which Go has them.
+fn selector_printed(selector: &Value) -> String {
+    if absent(selector) {
+        return "null".to_owned();
+    }
+    let mut parts = Vec::new();
+    if !unset(&selector["matchLabels"]) {
+        parts.push(format!("\"matchLabels\":{}", selector["matchLabels"]));
+    }
+    if !unset(&selector["matchExpressions"]) {
+        parts.push(format!("\"matchExpressions\":{}", selector["matchExpressions"]));
+    }
+    format!("{{{}}}", parts.join(","))
 }
 
 /// Mistakes in the counts of a status. None may exceed `replicas`; fewer may be available than ready.
@@ -82,11 +105,22 @@ pub(super) fn name_warnings(object: &Value) -> Vec<String> {
     )]
 }
 
+/// What probably isn't meant in the template, when it is new or changed.
+pub(super) fn template_warnings(new: &Value, old: Option<&Value>) -> Vec<String> {
+    let template = &new["spec"]["template"];
+    if old.is_some_and(|old| *template == old["spec"]["template"]) {
+        return Vec::new();
+    }
+    spec_warnings(&template["spec"], &Path::new("spec").child("template").child("spec"))
+}
+
 fn validate_template(spec: &Value, path: &Path) -> Vec<field::Error> {
     let (template, selector) = (&spec["template"], &spec["selector"]);
     let (metadata, pod) = (&template["metadata"], &template["spec"]);
     let mut errors = Vec::new();
-    if !unset(selector) && !labels::selects(selector, &metadata["labels"]) {
+    // One that is broken selects everything, for upstream.
+    let parses = labels::validate_selector(selector, &Path::default()).is_empty();
+    if parses && !labels::selects(selector, &metadata["labels"]) {
         let what = "`selector` does not match template `labels`";
         errors.push(field::Error::invalid(&path.child("metadata").child("labels"), metadata["labels"].clone(), what));
     }

@@ -14,7 +14,7 @@ pub(super) fn conform(object: &mut Value, definition: &'static Definition) -> Re
     let mut walk = Walk { path: Vec::new(), owner: definition, unknown: Vec::new() };
     match object {
         Value::Object(fields) => walk.message(fields, definition)?,
-        other => return Err(walk.mistyped(other, definition.go_name().to_owned())),
+        other => return Err(walk.mistyped(other, definition.go_name().to_owned(), true)),
     }
     Ok(walk.unknown)
 }
@@ -76,7 +76,7 @@ impl Walk {
             Kind::Map(element) => self.map(value, element, field),
             Kind::Message(name) => match (value, crate::schema::definition(name)) {
                 (Value::Object(fields), Some(definition)) => self.message(fields, definition),
-                (other, _) => Err(self.mistyped(other, kind.go_type(None))),
+                (other, _) => Err(self.mistyped(other, kind.go_type(None), true)),
             },
             scalar => self.scalar(value, scalar, field),
         }
@@ -84,7 +84,7 @@ impl Walk {
 
     fn list(&mut self, value: &mut Value, element: &'static Kind, field: &'static Field) -> Result<(), DecodeError> {
         let Value::Array(elements) = value else {
-            return Err(self.mistyped(value, field.go_type()));
+            return Err(self.mistyped(value, field.go_type(), false));
         };
         for (index, value) in elements.iter_mut().enumerate() {
             if value.is_null() {
@@ -99,7 +99,7 @@ impl Walk {
 
     fn map(&mut self, value: &mut Value, element: &'static Kind, field: &'static Field) -> Result<(), DecodeError> {
         let Value::Object(entries) = value else {
-            return Err(self.mistyped(value, field.go_type()));
+            return Err(self.mistyped(value, field.go_type(), false));
         };
         for (key, value) in entries.iter_mut() {
             if value.is_null() {
@@ -128,7 +128,7 @@ impl Walk {
             }
             (Kind::FieldsV1, Value::Object(_)) => return Ok(()),
             (Kind::Int32 | Kind::Int64 | Kind::IntOrString, Value::Number(n)) => {
-                return Err(self.unmarshal(format!("number {n}"), read_as(kind, field)));
+                return Err(self.unmarshal(format!("number {n}"), read_as(kind, field), false));
             }
             (Kind::Quantity, Value::String(text)) => quantity(text)?,
             (Kind::Quantity, other) => quantity(&other.to_string())?,
@@ -137,7 +137,7 @@ impl Walk {
                 crate::time::canonical_micro(text).map_err(DecodeError::Scalar)?
             }
             (Kind::Bytes, Value::String(text)) => base64_text(text)?,
-            (_, other) => return Err(self.mistyped(other, read_as(kind, field))),
+            (_, other) => return Err(self.mistyped(other, read_as(kind, field), false)),
         };
         *value = Value::String(canonical);
         Ok(())
@@ -179,7 +179,7 @@ impl Walk {
         text + name
     }
 
-    fn mistyped(&self, found: &Value, expected: String) -> DecodeError {
+    fn mistyped(&self, found: &Value, expected: String, structure: bool) -> DecodeError {
         let found = match found {
             Value::Null => "null",
             Value::Bool(_) => "bool",
@@ -188,11 +188,11 @@ impl Walk {
             Value::Array(_) => "array",
             Value::Object(_) => "object",
         };
-        self.unmarshal(found.to_owned(), expected)
+        self.unmarshal(found.to_owned(), expected, structure)
     }
 
     /// Go names the innermost struct, and the path of field names from the root.
-    fn unmarshal(&self, found: String, expected: String) -> DecodeError {
+    fn unmarshal(&self, found: String, expected: String, structure: bool) -> DecodeError {
         let mut target = format!("Go struct field {}", self.owner.short_name());
         for segment in &self.path {
             if let Segment::Field(field) = segment {
@@ -205,7 +205,7 @@ impl Walk {
         if self.path.is_empty() {
             target = "Go value".to_owned();
         }
-        DecodeError::Type { found, target, expected }
+        DecodeError::Type { found, target, expected, structure }
     }
 }
 

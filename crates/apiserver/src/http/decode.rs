@@ -3,6 +3,7 @@
 //! Not responsible for formats or schemas (`api::decode`), nor for what an object says.
 
 use api::decode::{self, DecodeError, Decoded, Mode};
+use api::field::{self, Path};
 use api::schema::{self, Definition};
 use api::status::Status;
 use http::HeaderMap;
@@ -56,14 +57,51 @@ pub fn object(headers: &HeaderMap, body: &[u8], expected: Expected, mode: Mode) 
     Ok(decoded)
 }
 
-/// A value that a patch made, as an object of the kind.
-pub fn value(object: Value, expected: Expected, mode: Mode) -> Answer<Decoded> {
-    let mut decoded = decode::value(object, expected.schema()?, mode).map_err(|error| refused(expected, &error))?;
-    identify(&mut decoded.object, expected)?;
+/// A value that a patch made, as an object of the kind. `shown` is what upstream repeats of a patch that makes none.
+pub fn value(object: Value, expected: Expected, mode: Mode, shown: &dyn Fn(&Value) -> Shown) -> Answer<Decoded> {
+    let shown = shown(&object);
+    let refused = |error: DecodeError| {
+        let why = if shown.converted { error.of_conversion() } else { error.to_string() };
+        invalid(shown.text.as_str(), &why)
+    };
+    let mut decoded = decode::value(object, expected.schema()?, mode).map_err(refused)?;
+    let named = identify(&mut decoded.object, expected);
+    named.map_err(|status| invalid(shown.text.as_str(), &status.message))?;
     Ok(decoded)
 }
 
+/// A patch that leads to no object.
+fn invalid(shown: &str, why: &str) -> Box<Status> {
+    Box::new(Status::invalid("", "", "", &[field::Error::invalid(&Path::new("patch"), shown, why)]))
+}
+
+/// What is said of a body of another kind.
+fn mistaken(found: &str, expected: Expected) -> String {
+    let Expected { group, version, kind, .. } = expected;
+    // The package of upstream's internal types.
+    let package = if group.is_empty() { "core" } else { group.split('.').next().unwrap_or_default() };
+    let why = match api::find_kind(group, version, found) {
+        Some(_) => format!("converting ({version}.{found}) to ({package}.{kind}): unknown conversion"),
+        None => format!("no kind {found:?} is registered for version {:?}", expected.api_version()),
+    };
+    format!("{found} in version {version:?} cannot be handled as a {kind}: {why}")
+}
+
+/// What is repeated of a patch that leads to no object.
+pub struct Shown {
+    pub text: String,
+    /// Whether it was converted without JSON in between, which has other words for mistakes.
+    pub converted: bool,
+}
+
 fn refused(expected: Expected, error: &DecodeError) -> Box<Status> {
+    if matches!(error, DecodeError::Json(_) | DecodeError::Yaml(_)) {
+        // Of a text with a drawing the first line says it all.
+        let (kind, error) = (expected.kind, error.to_string());
+        let why = error.lines().next().unwrap_or_default();
+        let why = format!("the object provided is unrecognized (must be of type {kind}): {why}");
+        return Box::new(Status::bad_request(why));
+    }
     Box::new(Status::cannot_handle(expected.kind, expected.version, error))
 }
 
@@ -79,11 +117,7 @@ fn identify(object: &mut Value, expected: Expected) -> Answer<()> {
         return Err(Box::new(Status::bad_request(why)));
     }
     if !found_kind.is_empty() && found_kind != expected.kind {
-        let why = format!(
-            "{found_kind} in version {:?} cannot be handled as a {}: converting ({found_kind}) to ({}): unknown conversion",
-            expected.version, expected.kind, expected.kind
-        );
-        return Err(Box::new(Status::bad_request(why)));
+        return Err(Box::new(Status::bad_request(mistaken(&found_kind, expected))));
     }
     if !object.is_object() {
         return Err(Box::new(Status::bad_request("the object provided is unrecognized (must be of type Object)")));

@@ -42,6 +42,7 @@ pub struct ObjectRequest<'a> {
     pub verb: Verb,
     pub query: &'a Query,
     pub headers: &'a HeaderMap,
+    pub caller: api::Caller<'a>,
     pub ending: CancellationToken,
 }
 
@@ -60,25 +61,45 @@ impl ObjectRequest<'_> {
         if !shape || !allowed.contains(&self.verb.text()) {
             return Err(Box::new(Status::method_not_allowed()));
         }
-        match self.verb {
+        let mut warnings: Vec<String> =
+            self.target.resource.strategy.deprecation().map(str::to_owned).into_iter().collect();
+        let answered = match self.verb {
             Verb::Get => self.get().await,
             Verb::List => self.list().await,
             Verb::Watch => self.watch().await,
-            Verb::Create => self.create(body::read(body).await?).await,
-            Verb::Update => self.update(body::read(body).await?).await,
-            Verb::Patch => self.patch(body::read(body).await?).await,
-            Verb::Delete => self.delete(body::read(body).await?).await,
-            Verb::DeleteCollection => self.delete_collection(body::read(body).await?).await,
-        }
+            Verb::Create => self.write("CreateOptions", body, &mut warnings).await,
+            Verb::Update => self.write("UpdateOptions", body, &mut warnings).await,
+            Verb::Patch => self.write("PatchOptions", body, &mut warnings).await,
+            Verb::Delete | Verb::DeleteCollection => self.write("DeleteOptions", body, &mut warnings).await,
+        };
+        // Who is refused is warned as well.
+        let mut response = answered.unwrap_or_else(|status| respond::status(&status));
+        respond::warn(response.headers_mut(), &warnings);
+        Ok(response)
+    }
+
+    /// A request that changes something; `options` is what upstream calls its parameters.
+    async fn write(&self, options: &str, body: Body, warnings: &mut Vec<String>) -> Answer<Response<Body>> {
+        let mut scene = self.scene(options)?;
+        let body = body::read(body).await?;
+        let answered = match self.verb {
+            Verb::Create => self.create(&mut scene, body).await,
+            Verb::Update => self.update(&mut scene, body).await,
+            Verb::Patch => self.patch(&mut scene, body).await,
+            Verb::DeleteCollection => self.delete_collection(&mut scene, body).await,
+            _ => self.delete(&mut scene, body).await,
+        };
+        warnings.append(&mut scene.warnings);
+        answered
     }
 
     async fn get(&self) -> Answer<Response<Body>> {
         match self.target.subresource {
             "log" => logs::log(self.dialer, &self.registry.get(self.target, None).await?, self.query).await,
-            "scale" => self.object(StatusCode::OK, self.registry.scale(&self.scene("")?).await?, Vec::new()),
+            "scale" => self.object(StatusCode::OK, self.registry.scale(&self.scene("")?).await?),
             _ => {
                 let object = self.registry.get(self.target, self.query.text("resourceVersion")).await?;
-                self.object(StatusCode::OK, object, Vec::new())
+                self.object(StatusCode::OK, object)
             }
         }
     }
@@ -104,57 +125,71 @@ impl ObjectRequest<'_> {
         Ok(response)
     }
 
-    async fn create(&self, body: Bytes) -> Answer<Response<Body>> {
-        let mut scene = self.scene("CreateOptions")?;
+    async fn create(&self, scene: &mut Scene<'_>, body: Bytes) -> Answer<Response<Body>> {
         let decoded = decode::object(self.headers, &body, self.expected(), self.mode()?)?;
         scene.warnings = decoded.problems;
+        let strategy = self.target.resource.strategy;
         match self.target.subresource {
             "" => {
-                let created = self.registry.create(&mut scene, decoded.object).await?;
-                self.object(StatusCode::CREATED, created, scene.warnings)
+                let mut object = decoded.object;
+                if strategy.answer(&mut object, &self.caller) {
+                    return self.object(StatusCode::CREATED, object);
+                }
+                strategy.to_stored(&mut object);
+                let created = self.registry.create(scene, object).await?;
+                self.object(StatusCode::CREATED, created)
             }
             "binding" => {
-                self.registry.bind(&scene, &decoded.object).await?;
+                self.registry.bind(scene, &decoded.object).await?;
                 Ok(respond::json(StatusCode::CREATED, &done(StatusCode::CREATED)))
             }
             _ => Err(Box::new(Status::method_not_allowed())),
         }
     }
 
-    async fn update(&self, body: Bytes) -> Answer<Response<Body>> {
-        let mut scene = self.scene("UpdateOptions")?;
+    async fn update(&self, scene: &mut Scene<'_>, body: Bytes) -> Answer<Response<Body>> {
         let decoded = decode::object(self.headers, &body, self.expected(), self.mode()?)?;
         scene.warnings = decoded.problems;
         let (object, created) = match self.target.subresource {
             "scale" => {
                 let wanted = decoded.object;
-                (self.registry.rescale(&mut scene, &|_| Ok((wanted.clone(), Vec::new()))).await?, false)
+                (self.registry.rescale(scene, &|_| Ok((wanted.clone(), Vec::new()))).await?, false)
             }
-            _ => self.registry.update(&mut scene, decoded.object).await?,
+            _ => {
+                let mut object = decoded.object;
+                self.target.resource.strategy.to_stored(&mut object);
+                self.registry.update(scene, object).await?
+            }
         };
         let code = if created { StatusCode::CREATED } else { StatusCode::OK };
-        self.object(code, object, scene.warnings)
+        self.object(code, object)
     }
 
-    async fn patch(&self, body: Bytes) -> Answer<Response<Body>> {
-        let mut scene = self.scene("PatchOptions")?;
+    async fn patch(&self, scene: &mut Scene<'_>, body: Bytes) -> Answer<Response<Body>> {
         let patch = Patch::parse(decode::media_type(self.headers), &body)?;
         let (expected, mode) = (self.expected(), self.mode()?);
-        let make = |object: &Value| patch.apply(object, expected, mode);
-        let object = match self.target.subresource {
-            "scale" => self.registry.rescale(&mut scene, &make).await?,
-            _ => self.registry.change(&mut scene, &make).await?,
+        let strategy = self.target.resource.strategy;
+        let make = |object: &Value| {
+            let mut served = object.clone();
+            strategy.to_served(&mut served);
+            let (mut patched, warnings) = patch.apply(&served, expected, mode)?;
+            strategy.to_stored(&mut patched);
+            Ok((patched, warnings))
         };
-        self.object(StatusCode::OK, object, scene.warnings)
+        let object = match self.target.subresource {
+            "scale" => self.registry.rescale(scene, &make).await?,
+            _ => self.registry.patch(scene, &make).await?,
+        };
+        self.object(StatusCode::OK, object)
     }
 
-    async fn delete(&self, body: Bytes) -> Answer<Response<Body>> {
-        let (scene, options) = self.deletion(&body)?;
+    async fn delete(&self, scene: &mut Scene<'_>, body: Bytes) -> Answer<Response<Body>> {
+        let options = self.deletion(scene, &body)?;
         let name = scene.name()?.to_owned();
-        match self.registry.delete(&scene, &name, &options).await? {
-            Deleted::Going(object) => self.object(StatusCode::OK, object, Vec::new()),
+        match self.registry.delete(scene, &name, &options).await? {
+            Deleted::Going(object) => self.object(StatusCode::OK, object),
             Deleted::Gone(object) if RETURNED.contains(&self.target.resource.plural) => {
-                self.object(StatusCode::OK, object, Vec::new())
+                self.object(StatusCode::OK, object)
             }
             Deleted::Gone(object) => {
                 let uid = object["metadata"]["uid"].as_str().unwrap_or_default();
@@ -164,17 +199,16 @@ impl ObjectRequest<'_> {
         }
     }
 
-    async fn delete_collection(&self, body: Bytes) -> Answer<Response<Body>> {
-        let (scene, options) = self.deletion(&body)?;
+    async fn delete_collection(&self, scene: &mut Scene<'_>, body: Bytes) -> Answer<Response<Body>> {
+        let options = self.deletion(scene, &body)?;
         let selection = ListOptions::parse(self.query, self.target.resource, false)?;
-        let deleted = self.registry.delete_collection(&scene, &selection, &options).await?;
+        let deleted = self.registry.delete_collection(scene, &selection, &options).await?;
         let list = self.renderer()?.list(&deleted);
         Ok(respond::maybe_gzip(self.headers, StatusCode::OK, "application/json", list))
     }
 
     /// DeleteOptions are the body's, else the parameters'.
-    fn deletion(&self, body: &[u8]) -> Answer<(Scene<'_>, DeleteOptions)> {
-        let mut scene = self.scene("DeleteOptions")?;
+    fn deletion(&self, scene: &mut Scene<'_>, body: &[u8]) -> Answer<DeleteOptions> {
         let value = if body.is_empty() {
             self.delete_parameters()?
         } else {
@@ -190,7 +224,7 @@ impl ObjectRequest<'_> {
             let texts: Vec<&str> = values.iter().filter_map(Value::as_str).collect();
             scene.dry_run = dry_run(&texts, "DeleteOptions")?;
         }
-        Ok((scene, DeleteOptions::parse(&value)?))
+        DeleteOptions::parse(&value)
     }
 
     fn delete_parameters(&self) -> Answer<Value> {
@@ -228,7 +262,7 @@ impl ObjectRequest<'_> {
             Some("Ignore") => Ok(Mode::Ignore),
             Some("Strict") => Ok(Mode::Strict),
             Some(other) => {
-                let supported = &["Ignore", "Strict", "Warn"];
+                let supported = &["", "Ignore", "Strict", "Warn"];
                 let mistake = field::Error::not_supported(&Path::new("fieldValidation"), other, supported);
                 Err(Box::new(Status::invalid("meta.k8s.io", "CreateOptions", "", &[mistake])))
             }
@@ -260,7 +294,7 @@ impl ObjectRequest<'_> {
         Ok(Renderer { resource: self.target.resource, form, include, now: Timestamp::now() })
     }
 
-    fn object(&self, code: StatusCode, object: Value, warnings: Vec<String>) -> Answer<Response<Body>> {
+    fn object(&self, code: StatusCode, object: Value) -> Answer<Response<Body>> {
         // A Scale has no columns of its own.
         let shown = match self.target.subresource {
             "" | "status" => self.renderer()?.object(object),
@@ -270,9 +304,7 @@ impl ObjectRequest<'_> {
             true => serde_json::to_vec_pretty(&shown).unwrap_or_default(),
             false => shown.to_string().into_bytes(),
         };
-        let mut response = respond::maybe_gzip(self.headers, code, "application/json", content);
-        respond::warn(response.headers_mut(), &warnings);
-        Ok(response)
+        Ok(respond::maybe_gzip(self.headers, code, "application/json", content))
     }
 }
 
@@ -284,8 +316,8 @@ pub fn not_acceptable() -> Status {
 fn dry_run(values: &[&str], options: &str) -> Answer<bool> {
     match values.iter().find(|value| **value != "All") {
         None => Ok(!values.is_empty()),
-        Some(other) => {
-            let mistake = field::Error::not_supported(&Path::new("dryRun"), *other, &["All"]);
+        Some(_) => {
+            let mistake = field::Error::not_supported(&Path::new("dryRun"), values.to_vec(), &["All"]);
             Err(Box::new(Status::invalid("meta.k8s.io", options, "", &[mistake])))
         }
     }

@@ -45,13 +45,18 @@ impl Renderer {
     /// One object.
     pub fn object(&self, object: Value) -> Value {
         match self.form {
-            Form::Object => object,
+            Form::Object => self.served(object),
             Form::Metadata => partial(&object),
             Form::Table(version) => {
                 let metadata = json!({"resourceVersion": object["metadata"]["resourceVersion"]});
                 self.table(version, metadata, true, std::slice::from_ref(&object))
             }
         }
+    }
+
+    fn served(&self, mut object: Value) -> Value {
+        self.resource.strategy.to_served(&mut object);
+        object
     }
 
     /// A list, as the bytes of its JSON.
@@ -73,7 +78,12 @@ impl Renderer {
             }
             Form::Object => {
                 let kind = format!("{}List", self.resource.kind);
-                joined(&kind, &self.resource.api_version(), &metadata, listed.items.iter().cloned())
+                joined(
+                    &kind,
+                    &self.resource.api_version(),
+                    &metadata,
+                    listed.items.iter().map(|item| self.served(item.clone())),
+                )
             }
         }
     }
@@ -130,7 +140,7 @@ impl Renderer {
                 match self.include {
                     Include::Nothing => {}
                     Include::Metadata => row["object"] = partial(object),
-                    Include::Object => row["object"] = object.clone(),
+                    Include::Object => row["object"] = self.served(object.clone()),
                 }
                 row
             })

@@ -92,6 +92,10 @@ async fn dispatch(
             verb,
             query,
             headers: &parts.headers,
+            caller: api::Caller {
+                user: caller.identity.as_ref().map_or("", |identity| identity.user.as_str()),
+                groups: caller.identity.as_ref().map_or(&[], |identity| identity.groups.as_slice()),
+            },
             ending: caller.ending.clone(),
         };
         return object.answer(body).await;

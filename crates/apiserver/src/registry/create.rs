@@ -4,7 +4,7 @@ use api::status::Status;
 use serde_json::Value;
 use store::Compare;
 
-use super::metadata::{generated_name, metadata, place, stamp, text};
+use super::metadata::{generated_name, merge_owners, metadata, place, stamp, text};
 use super::{Answer, Changes, RETRIES, Registry, Scene, Written, exhausted, set_revision};
 
 /// How many generated names are tried before giving up (KEP-4420).
@@ -14,8 +14,10 @@ impl Registry {
     /// Stores a new object and answers it as stored.
     pub async fn create(&self, scene: &mut Scene<'_>, mut object: Value) -> Answer<Value> {
         place(scene, &mut object)?;
-        if !text(&object, "resourceVersion").is_empty() {
-            return Err(Box::new(Status::bad_request("resourceVersion should not be set on objects to be created")));
+        // What is no number is none, as upstream reads it.
+        let set = text(&object, "resourceVersion").parse::<u64>().is_ok_and(|revision| revision != 0);
+        if set {
+            return Err(Box::new(Status::unclassified("resourceVersion should not be set on objects to be created")));
         }
         let base = text(&object, "generateName").to_owned();
         let given = text(&object, "name").to_owned();
@@ -38,6 +40,8 @@ impl Registry {
     /// `None` when the name is taken.
     async fn insert(&self, scene: &mut Scene<'_>, mut object: Value) -> Answer<Option<Value>> {
         stamp(scene, &mut object);
+        let merged = merge_owners(&mut object, "");
+        scene.warnings.extend(merged);
         scene.resource().strategy.default(&mut object);
         let name = text(&object, "name").to_owned();
         let key = scene.key(&name);
@@ -46,6 +50,9 @@ impl Registry {
             let mut changes = Changes::default();
             // Before the object itself is judged: in a namespace that isn't there nothing is valid.
             self.admit_to_namespace(scene, &name, &mut changes).await?;
+            if let Some(why) = scene.resource().strategy.forbidden(&object) {
+                return Err(Box::new(Status::forbidden(scene.subject(), &name, &why)));
+            }
             self.allocator.allocate(self, scene, None, &mut object, &mut changes).await?;
             let warnings = prepare(scene, &mut object)?;
             if self.read(&key).await?.is_some() {

@@ -54,8 +54,10 @@ impl DeleteOptions {
             (Some("Orphan"), _) | (None, Some(true)) => Some(Propagation::Orphan),
             (None, None) => None,
             (Some(other), _) => {
-                let why = "must be one of `Foreground`, `Background`, `Orphan` or nil";
-                return Err(invalid("propagationPolicy", other.into(), why));
+                let supported = &["Foreground", "Background", "Orphan", "nil"];
+                let path = api::field::Path::new("propagationPolicy");
+                let mistake = api::field::Error::not_supported(&path, other, supported);
+                return Err(Box::new(Status::invalid("meta.k8s.io", "DeleteOptions", "", &[mistake])));
             }
         };
         Ok(DeleteOptions {
@@ -86,7 +88,8 @@ impl Registry {
                 return Err(Box::new(Status::not_found(scene.subject(), name)));
             };
             preconditions(scene, name, options, &old.object)?;
-            if let Some(going) = marked(scene, options, &old.object) {
+            let (going, held) = marked(scene, options, &old.object);
+            if held {
                 if same(&going, &old.object) {
                     return Ok(Deleted::Going(old.object));
                 }
@@ -94,7 +97,9 @@ impl Registry {
                     return Ok(Deleted::Going(written));
                 }
             } else if scene.dry_run || self.remove(scene, &key, &old).await? {
-                return Ok(Deleted::Gone(old.object));
+                // The last state of what ends gracefully says that it ends.
+                let graceful = scene.resource().strategy.graceful();
+                return Ok(Deleted::Gone(if graceful { going } else { old.object }));
             }
         }
         Err(exhausted(scene, "delete"))
@@ -150,16 +155,27 @@ fn preconditions(scene: &Scene<'_>, name: &str, options: &DeleteOptions, object:
         if let Some(wanted) = wanted
             && wanted != found
         {
-            let why =
-                format!("Precondition failed: {title} in precondition: {wanted}, {title} in object meta: {found}");
-            return Err(Box::new(Status::conflict(scene.subject(), name, &why)));
+            let resource = scene.resource();
+            let since = if title == "UID" { "deleted and then recreated" } else { "modified" };
+            let why = format!(
+                "the {title} in the precondition ({wanted}) does not match the {title} in record ({found}). The object might \
+                 have been {since}"
+            );
+            if resource.group.is_empty() && resource.plural == "namespaces" {
+                let why =
+                    format!("Precondition failed: {title} in precondition: {wanted}, {title} in object meta: {found}");
+                return Err(Box::new(Status::conflict(scene.subject(), name, &why)));
+            }
+            // Upstream names the kind here, not the resource.
+            let subject = api::status::GroupResource::new(resource.group, resource.kind);
+            return Err(Box::new(Status::conflict(subject, name, &why)));
         }
     }
     Ok(())
 }
 
-/// The object as it is while it is going; `None` when nothing holds it.
-fn marked(scene: &Scene<'_>, options: &DeleteOptions, object: &Value) -> Option<Value> {
+/// The object as it is while it is going, and whether something holds it.
+fn marked(scene: &Scene<'_>, options: &DeleteOptions, object: &Value) -> (Value, bool) {
     let resource = scene.resource();
     let mut going = object.clone();
     set_propagation(&mut going, options.propagation);
@@ -173,22 +189,21 @@ fn marked(scene: &Scene<'_>, options: &DeleteOptions, object: &Value) -> Option<
         Some((end, left)) => (minus(end, left), left),
         None => (scene.now, grace),
     };
-    if grace == 0 && !held {
-        return None;
-    }
     let generation = object["metadata"]["generation"].as_i64().unwrap_or(0);
     let already = deletion(object).is_some();
     let metadata = metadata(&mut going);
     let end = from.saturating_add(SignedDuration::from_secs(grace)).unwrap_or(from);
     metadata.insert("deletionTimestamp".to_owned(), time(end).into());
-    metadata.insert("deletionGracePeriodSeconds".to_owned(), grace.into());
+    if !namespace {
+        metadata.insert("deletionGracePeriodSeconds".to_owned(), grace.into());
+    }
     if generation > 0 && !already {
         metadata.insert("generation".to_owned(), (generation + 1).into());
     }
     if namespace {
         api::tree::child_map(&mut going, "status").insert("phase".to_owned(), "Terminating".into());
     }
-    Some(going)
+    (going, grace != 0 || held)
 }
 
 /// When an object that is going will end, and how long that was from the request for it.

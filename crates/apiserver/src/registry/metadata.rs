@@ -16,16 +16,10 @@ const BASE_MAX: usize = 63 - RANDOM;
 const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 
 /// What only the server sets; whatever a client sends there is replaced by the old object's.
-const KEPT: &[&str] = &[
-    "name",
-    "namespace",
-    "uid",
-    "resourceVersion",
-    "creationTimestamp",
-    "deletionTimestamp",
-    "deletionGracePeriodSeconds",
-    "generation",
-];
+const KEPT: &[&str] = &["name", "namespace", "resourceVersion", "creationTimestamp", "generation"];
+
+/// What only the server sets and a client may leave out; a different value is a mistake.
+const FILLED_IN: &[&str] = &["uid", "deletionTimestamp", "deletionGracePeriodSeconds"];
 
 /// The metadata of an object, made if it isn't there.
 pub fn metadata(object: &mut Value) -> &mut Map<String, Value> {
@@ -46,10 +40,9 @@ pub fn place(scene: &Scene<'_>, object: &mut Value) -> Answer<()> {
             Ok(())
         }
         Some(namespace) if namespace == given => Ok(()),
-        Some(namespace) => Err(Box::new(Status::bad_request(format!(
-            "the namespace of the provided object does not match the namespace sent on the request: the namespace of \
-             the provided object is {given:?}, the request's {namespace:?}"
-        )))),
+        Some(_) => Err(Box::new(Status::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ))),
         None => {
             metadata(object).remove("namespace");
             Ok(())
@@ -60,14 +53,8 @@ pub fn place(scene: &Scene<'_>, object: &mut Value) -> Answer<()> {
 /// Gives a new object what only the server gives.
 pub fn stamp(scene: &Scene<'_>, object: &mut Value) {
     let metadata = metadata(object);
-    let server_set = [
-        "resourceVersion",
-        "selfLink",
-        "deletionTimestamp",
-        "deletionGracePeriodSeconds",
-        "generation",
-        "managedFields",
-    ];
+    let server_set =
+        ["resourceVersion", "selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "managedFields"];
     server_set.iter().for_each(|field| drop(metadata.remove(*field)));
     metadata.insert("uid".to_owned(), uid().into());
     metadata.insert("creationTimestamp".to_owned(), time(scene.now).into());
@@ -82,8 +69,39 @@ pub fn carry_over(new: &mut Value, old: &Value) {
             None => drop(metadata.remove(*field)),
         }
     }
+    for field in FILLED_IN {
+        if metadata.get(*field).is_none_or(|value| value.is_null() || value == "")
+            && let Some(value) = old["metadata"].get(*field)
+        {
+            metadata.insert((*field).to_owned(), value.clone());
+        }
+    }
     metadata.remove("selfLink");
     metadata.remove("managedFields");
+}
+
+/// Several references to one owner become one; answers what to say about it (`when` they were found, in upstream's words).
+pub fn merge_owners(object: &mut Value, when: &str) -> Option<String> {
+    let owners = object.pointer_mut("/metadata/ownerReferences")?.as_array_mut()?;
+    let (mut seen, mut twice): (Vec<Value>, Vec<String>) = (Vec::new(), Vec::new());
+    owners.retain(|owner| {
+        if !seen.contains(owner) {
+            seen.push(owner.clone());
+            return true;
+        }
+        let uid = owner["uid"].as_str().unwrap_or_default().to_owned();
+        if !twice.contains(&uid) {
+            twice.push(uid);
+        }
+        false
+    });
+    (!twice.is_empty()).then(|| {
+        format!(
+            ".metadata.ownerReferences contains duplicate entries{when}; API server dedups owner references in 1.20+, and \
+             may reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: {}",
+            twice.join(", ")
+        )
+    })
 }
 
 /// A name of its own for an object with a generateName.

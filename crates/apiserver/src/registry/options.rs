@@ -83,13 +83,12 @@ impl Selection {
                 other => resource.strategy.field_labels().contains(&other),
             };
             if !known {
-                let why = format!(
-                    "Unable to find {:?} that match label selector {:?}, field selector {:?}: field label not supported: {}",
-                    format!("{}/{}, Resource={}", resource.group, resource.version, resource.plural),
-                    query.text("labelSelector").unwrap_or_default(),
-                    query.text("fieldSelector").unwrap_or_default(),
-                    term.label
-                );
+                let why = if resource.strategy.field_labels().is_empty() {
+                    let known = "only \"metadata.name\", \"metadata.namespace\"";
+                    format!("{:?} is not a known field selector: {known}", term.label)
+                } else {
+                    format!("field label not supported: {}", term.label)
+                };
                 return Err(Box::new(Status::bad_request(why)));
             }
         }

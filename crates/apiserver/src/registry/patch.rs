@@ -9,7 +9,7 @@ use api::status::Status;
 use serde_json::Value;
 
 use super::Answer;
-use crate::http::decode::{self, Expected};
+use crate::http::decode::{self, Expected, Shown};
 
 /// The format of a patch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +64,11 @@ impl Patch {
             PatchKind::Strategic => patch::strategic(original, &self.value, schema),
         };
         let patched = patched.map_err(|error| Box::new(error.status()))?;
-        let decoded = decode::value(patched, expected, mode)?;
+        let shown = |patched: &Value| match self.kind {
+            PatchKind::Strategic => Shown { text: patch::go_text(&self.value), converted: true },
+            PatchKind::Json | PatchKind::Merge => Shown { text: patched.to_string(), converted: false },
+        };
+        let decoded = decode::value(patched, expected, mode, &shown)?;
         Ok((decoded.object, decoded.problems))
     }
 }

@@ -5,7 +5,7 @@ use api::status::Status;
 use serde_json::Value;
 use store::{Compare, Op};
 
-use super::metadata::{carry_over, finalizers, metadata, place, same, text};
+use super::metadata::{carry_over, finalizers, merge_owners, metadata, place, same, text};
 use super::{Answer, Changes, RETRIES, Registry, Scene, Stored, Written, exhausted, set_revision};
 
 /// What a change makes of the object it finds, and the warnings about it. Called again when a race was lost.
@@ -16,15 +16,10 @@ impl Registry {
     pub async fn update(&self, scene: &mut Scene<'_>, object: Value) -> Answer<(Value, bool)> {
         let name = scene.name()?.to_owned();
         let mut object = object;
-        place(scene, &mut object)?;
-        match text(&object, "name") {
-            "" => drop(metadata(&mut object).insert("name".to_owned(), name.clone().into())),
-            given if given != name => {
-                let why = format!("the name of the object ({given}) does not match the name on the URL ({name})");
-                return Err(Box::new(Status::bad_request(why)));
-            }
-            _ => {}
-        }
+        identify(scene, &mut object)?;
+        let merged = merge_owners(&mut object, "");
+        scene.warnings.extend(merged);
+        let subject = scene.subject();
         if self.creates_on_update(scene, &name).await? {
             metadata(&mut object).remove("resourceVersion");
             return Ok((self.create(scene, object).await?, true));
@@ -33,8 +28,30 @@ impl Registry {
         if text(&object, "resourceVersion").is_empty() && !strategy.allow_unconditional_update() {
             return Err(Box::new(must_be_specified(scene, &name)));
         }
-        let updated = self.change(scene, &|_| Ok((object.clone(), Vec::new()))).await?;
+        let uid = text(&object, "uid").to_owned();
+        let updated = self
+            .change(scene, &|old| {
+                let old_uid = text(old, "uid");
+                if !uid.is_empty() && uid != old_uid {
+                    let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {old_uid}");
+                    return Err(Box::new(Status::conflict(subject, &name, &why)));
+                }
+                Ok((object.clone(), Vec::new()))
+            })
+            .await?;
         Ok((updated, false))
+    }
+
+    /// PATCH: `make` is the patch.
+    pub async fn patch(&self, scene: &mut Scene<'_>, make: Make<'_>) -> Answer<Value> {
+        let target = scene.target;
+        let bounds = Scene { target, now: scene.now, dry_run: scene.dry_run, warnings: Vec::new() };
+        self.change(scene, &|old| {
+            let (mut new, warnings) = make(old)?;
+            identify(&bounds, &mut new)?;
+            Ok((new, warnings))
+        })
+        .await
     }
 
     async fn creates_on_update(&self, scene: &Scene<'_>, name: &str) -> Answer<bool> {
@@ -46,17 +63,21 @@ impl Registry {
     pub async fn change(&self, scene: &mut Scene<'_>, make: Make<'_>) -> Answer<Value> {
         let name = scene.name()?.to_owned();
         let key = scene.key(&name);
+        let told = scene.warnings.len();
         for _ in 0..RETRIES {
             let Some(old) = self.read(&key).await? else {
                 return Err(Box::new(Status::not_found(scene.subject(), &name)));
             };
             let (mut new, warnings) = make(&old.object)?;
-            preconditions(scene, &name, &new, &old.object)?;
+            scene.warnings.truncate(told);
+            scene.warnings.extend(warnings);
+            revision_matches(scene, &name, &new, &old.object)?;
             let mut changes = Changes::default();
             carry_over(&mut new, &old.object);
+            scene.warnings.extend(merge_owners(&mut new, " after mutating admission happens"));
             scene.resource().strategy.default(&mut new);
             self.allocator.allocate(self, scene, Some(&old.object), &mut new, &mut changes).await?;
-            let warnings = [warnings, revise(scene, &name, &mut new, &old.object)?].concat();
+            let warnings = revise(scene, &name, &mut new, &old.object)?;
             if let Some(done) = self.replace(scene, &old, new, changes).await? {
                 scene.warnings.extend(warnings);
                 return Ok(done);
@@ -103,14 +124,26 @@ impl Registry {
     }
 }
 
-/// The revision and uid in the new object, where given, must be the old one's.
-fn preconditions(scene: &Scene<'_>, name: &str, new: &Value, old: &Value) -> Answer<()> {
-    let (uid, old_uid) = (text(new, "uid"), text(old, "uid"));
-    if !uid.is_empty() && uid != old_uid {
-        let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {old_uid}");
-        return Err(Box::new(Status::conflict(scene.subject(), name, &why)));
+/// An object that changes has the name and the namespace of its path.
+pub(super) fn identify(scene: &Scene<'_>, object: &mut Value) -> Answer<()> {
+    place(scene, object)?;
+    let (name, given) = (scene.name()?, text(object, "name"));
+    if given == name {
+        return Ok(());
     }
+    Err(Box::new(Status::bad_request(match given {
+        "" => format!("the name of the object ({name} based on URL) was undeterminable: name must be provided"),
+        given => format!("the name of the object ({given}) does not match the name on the URL ({name})"),
+    })))
+}
+
+/// The revision in the new object, where given, must be the old one's.
+fn revision_matches(scene: &Scene<'_>, name: &str, new: &Value, old: &Value) -> Answer<()> {
     let revision = text(new, "resourceVersion");
+    if !revision.is_empty() && revision.parse::<u64>().is_err() {
+        let why = format!("strconv.ParseUint: parsing {}: invalid syntax", field::quoted(revision));
+        return Err(Box::new(Status::unclassified(why)));
+    }
     if !revision.is_empty() && revision != "0" && revision != text(old, "resourceVersion") {
         return Err(Box::new(Status::modified(scene.subject(), name)));
     }

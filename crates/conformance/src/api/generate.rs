@@ -226,7 +226,12 @@ fn patch(form: &str, edits: Vec<Edit>) -> (&'static str, Value) {
         // An index has no place in a merge patch: the list goes whole.
         match pointer.split_once("/0/") {
             Some((list, field)) => {
-                let mut item = json!({"name": "c", "port": 80});
+                // By what lists are merged.
+                let mut item = match list {
+                    "/spec/containers" | "/spec/template/spec/containers" => json!({"name": "c"}),
+                    "/spec/ports" => json!({"port": 80}),
+                    _ => json!({}),
+                };
                 set(&mut item, &format!("/{field}"), value);
                 set(&mut body, list, json!([item]));
             }

@@ -44,7 +44,7 @@ pub struct Options {
 }
 
 /// Flags of the original that make it comparable: we have no ServiceAccounts of pods yet.
-const FLAGS: &[&str] = &["--disable-admission-plugins=ServiceAccount"];
+const FLAGS: &[&str] = &["--disable-admission-plugins=ServiceAccount", "--allow-privileged=true"];
 
 /// Plays every case on both; answers whether they agree.
 pub async fn run(options: &Options, originals: &Originals) -> Result<bool> {

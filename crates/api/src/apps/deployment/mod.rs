@@ -79,7 +79,9 @@ impl Strategy for Deployment {
     }
 
     fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
-        if old.is_none() { template::name_warnings(new) } else { Vec::new() }
+        let mut warnings = if old.is_none() { template::name_warnings(new) } else { Vec::new() };
+        warnings.extend(template::template_warnings(new, old));
+        warnings
     }
 
     fn columns(&self) -> &'static [Column] {

@@ -34,7 +34,7 @@ pub(super) fn validate_status(new: &Value, old: &Value) -> Vec<field::Error> {
     errors.extend(non_negative(status, "unavailableReplicas", &path));
     errors.extend(non_negative(status, "collisionCount", &path));
     let (count, before) = (&status["collisionCount"], &old["status"]["collisionCount"]);
-    if int(count) < int(before) || absent(count) && !absent(before) {
+    if !absent(before) && (absent(count) || int(count) < int(before)) {
         errors.push(field::Error::invalid(&path.child("collisionCount"), int(count), "cannot be decremented"));
     }
     errors
@@ -117,7 +117,13 @@ mod tests {
         let cases: [(Value, &[&str]); 16] = [
             (json!({}), &[]),
             (json!({"replicas": -1}), &["spec.replicas: Invalid value: -1: must be greater than or equal to 0"]),
-            (json!({"selector": null}), &["spec.selector: Required value"]),
+            (
+                json!({"selector": null}),
+                &[
+                    "spec.selector: Required value",
+                    "spec.template.metadata.labels: Invalid value: {\"app\":\"web\"}: `selector` does not match template `labels`",
+                ],
+            ),
             (json!({"selector": {}}), &["spec.selector: Invalid value: {}: empty selector is invalid for deployment"]),
             (
                 template(json!({"app": "db"}), pod.clone()),

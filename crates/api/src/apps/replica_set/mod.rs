@@ -130,7 +130,13 @@ mod tests {
                 json!({"minReadySeconds": -1}),
                 &["spec.minReadySeconds: Invalid value: -1: must be greater than or equal to 0"],
             ),
-            (json!({"selector": null}), &["spec.selector: Required value"]),
+            (
+                json!({"selector": null}),
+                &[
+                    "spec.selector: Required value",
+                    "spec.template.metadata.labels: Invalid value: {\"app\":\"web\"}: `selector` does not match template `labels`",
+                ],
+            ),
             (
                 json!({"selector": {"matchLabels": {"app": "db"}}}),
                 &[

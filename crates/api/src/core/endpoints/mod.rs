@@ -57,7 +57,7 @@ impl Strategy for Endpoints {
     }
 
     fn warnings(&self, new: &Value, _old: Option<&Value>) -> Vec<String> {
-        let mut warnings = vec![DEPRECATED.to_owned()];
+        let mut warnings = Vec::new();
         if text(&new["metadata"]["labels"][MANAGED_BY_LABEL]) == CONTROLLER {
             return warnings;
         }

@@ -13,6 +13,17 @@ pub(super) fn admit(pod: &mut Value) {
     // The name of the field before v1, still filled in for old clients.
     let account = text(&spec["serviceAccountName"]).to_owned();
     put(spec, "serviceAccount", account);
+    tolerate(pod);
+    let spec = child_mut(pod, "spec");
+    fill(spec, "preemptionPolicy", "PreemptLowerPriority");
+    if spec["priority"].is_null() {
+        *child_mut(spec, "priority") = priority(spec).into();
+    }
+}
+
+/// Adds the tolerations that every Pod has, also when an update left them out.
+pub(super) fn tolerate(pod: &mut Value) {
+    let spec = child_mut(pod, "spec");
     for taint in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
         if !tolerated(&spec["tolerations"], taint) {
             let toleration = json!({
@@ -23,10 +34,26 @@ pub(super) fn admit(pod: &mut Value) {
             *child_mut(spec, "tolerations") = all.into();
         }
     }
-    fill(spec, "preemptionPolicy", "PreemptLowerPriority");
-    if spec["priority"].is_null() {
-        *child_mut(spec, "priority") = 0.into();
+}
+
+/// What the Pod's class makes of it; every cluster has the two classes of the system.
+fn priority(spec: &Value) -> i64 {
+    match text(&spec["priorityClassName"]) {
+        "system-cluster-critical" => 2_000_000_000,
+        "system-node-critical" => 2_000_001_000,
+        _ => 0,
     }
+}
+
+/// Why a Pod isn't let in at all.
+pub(super) fn forbidden(pod: &Value) -> Option<String> {
+    let (given, computed) = (&pod["spec"]["priority"], priority(&pod["spec"]));
+    (given.is_i64() && *given != computed).then(|| {
+        format!(
+            "the integer value of priority ({given}) must not be provided in pod spec; priority admission controller \
+             computed {computed} from the given PriorityClass name"
+        )
+    })
 }
 
 fn tolerated(tolerations: &Value, taint: &str) -> bool {

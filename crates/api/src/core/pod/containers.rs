@@ -5,14 +5,16 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::handlers::{validate_lifecycle, validate_probes};
+use super::security::one_of;
 use super::volumes::validate_mounts;
+use super::{resources, security};
 use crate::core::service::validate_protocol;
 use crate::field::{self, Path};
 use crate::names;
-use crate::quantity::Quantity;
 use crate::tree::{absent, entries, int, list, text};
 
 const PULL_POLICIES: &[&str] = &["Always", "IfNotPresent", "Never"];
+const RESTART_POLICIES: &[&str] = &["Always", "Never", "OnFailure"];
 const FIELD_PATHS: &[&str] = &[
     "metadata.name",
     "metadata.namespace",
@@ -43,6 +45,7 @@ pub(super) fn validate(spec: &Value, volumes: &BTreeSet<&str>, path: &Path) -> V
         }
         errors.extend(validate_lifecycle(container, grace, &path));
         errors.extend(validate_probes(container, grace, &path));
+        errors.extend(one_of(container, "restartPolicy", RESTART_POLICIES, &path));
     }
     errors.extend(validate_host_ports(containers, &containers_path));
     for (i, container) in list(&spec["initContainers"]).iter().enumerate() {
@@ -59,13 +62,9 @@ pub(super) fn validate(spec: &Value, volumes: &BTreeSet<&str>, path: &Path) -> V
 
 /// Init containers are over before a probe or a hook could matter, unless they are sidecars.
 fn validate_init(container: &Value, grace: i64, path: &Path) -> Vec<field::Error> {
-    let policy = &container["restartPolicy"];
-    let mut errors = Vec::new();
-    if !absent(policy) && !["Always", "Never", "OnFailure"].contains(&text(policy)) {
-        let path = path.child("restartPolicy");
-        errors.push(field::Error::not_supported(&path, policy.clone(), &["Always", "Never", "OnFailure"]));
-    }
-    if text(policy) == "Always" {
+    let mut errors: Vec<field::Error> =
+        one_of(container, "restartPolicy", RESTART_POLICIES, path).into_iter().collect();
+    if text(&container["restartPolicy"]) == "Always" {
         errors.extend(validate_lifecycle(container, grace, path));
         errors.extend(validate_probes(container, grace, path));
         return errors;
@@ -97,7 +96,9 @@ fn validate_common(container: &Value, volumes: &BTreeSet<&str>, path: &Path) -> 
     errors.extend(validate_env_from(container, &path.child("envFrom")));
     errors.extend(validate_mounts(container, volumes, path));
     errors.extend(choice(container, "imagePullPolicy", PULL_POLICIES, path));
-    errors.extend(validate_resources(&container["resources"], &path.child("resources")));
+    errors.extend(resources::validate(&container["resources"], &path.child("resources")));
+    errors.extend(validate_resize_policy(container, &path.child("resizePolicy")));
+    errors.extend(security::validate_container(container, path));
     errors
 }
 
@@ -109,6 +110,19 @@ pub(super) fn choice(value: &Value, field: &str, choices: &[&str], path: &Path) 
         chosen if choices.contains(&chosen) => None,
         chosen => Some(field::Error::not_supported(&path, chosen, choices)),
     }
+}
+
+fn validate_resize_policy(container: &Value, path: &Path) -> Vec<field::Error> {
+    let (resources, policies) = (&["cpu", "memory"], &["NotRequired", "RestartContainer"]);
+    let mut errors = Vec::new();
+    for policy in list(&container["resizePolicy"]) {
+        for (field, choices) in [("resourceName", resources), ("restartPolicy", policies)] {
+            if !choices.contains(&text(&policy[field])) {
+                errors.push(field::Error::not_supported(path, policy[field].clone(), choices));
+            }
+        }
+    }
+    errors
 }
 
 fn validate_ports(container: &Value, path: &Path) -> Vec<field::Error> {
@@ -259,37 +273,4 @@ fn validate_env_from(container: &Value, path: &Path) -> Vec<field::Error> {
         }
     }
     errors
-}
-
-fn validate_resources(resources: &Value, path: &Path) -> Vec<field::Error> {
-    let mut errors = Vec::new();
-    for kind in ["limits", "requests"] {
-        for (name, value) in entries(&resources[kind]) {
-            let path = path.child(kind).key(name);
-            match amount(value) {
-                None => errors.push(field::Error::invalid(&path, value.clone(), "must be a quantity")),
-                Some(amount) if amount.is_negative() => {
-                    errors.push(field::Error::invalid(&path, value.clone(), "must be greater than or equal to 0"));
-                }
-                Some(_) => {}
-            }
-        }
-    }
-    for (name, value) in entries(&resources["requests"]) {
-        let limit = &resources["limits"][name];
-        let (Some(request), Some(most)) = (amount(value), amount(limit)) else { continue };
-        let overcommitted = !name.contains('/') && !name.starts_with("hugepages-");
-        let relation = match request > most {
-            _ if !overcommitted && request != most => "equal to",
-            true => "less than or equal to",
-            false => continue,
-        };
-        let what = format!("must be {relation} {name} limit of {}", text(limit));
-        errors.push(field::Error::invalid(&path.child("requests"), value.clone(), what));
-    }
-    errors
-}
-
-fn amount(quantity: &Value) -> Option<Quantity> {
-    text(quantity).parse().ok()
 }

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::quantity::Quantity;
 use crate::tree::{
     absent, child_map, child_mut, elements_mut, entries, fill, fill_absent, flag, has_key, int, map_mut, text, unset,
 };
@@ -54,6 +55,9 @@ fn default_container(container: &mut Value, host_network: bool) {
     fill(container, "terminationMessagePath", "/dev/termination-log");
     fill(container, "terminationMessagePolicy", "File");
     child_map(container, "resources");
+    for kind in ["limits", "requests"] {
+        round_up(child_mut(container, "resources"), kind);
+    }
     for port in elements_mut(container, "ports") {
         fill(port, "protocol", "TCP");
         if host_network {
@@ -76,6 +80,16 @@ fn default_container(container: &mut Value, host_network: bool) {
     for hook in ["postStart", "preStop"] {
         if let Some(hook) = container.get_mut("lifecycle").and_then(|lifecycle| lifecycle.get_mut(hook)) {
             default_handler(hook);
+        }
+    }
+}
+
+/// No resource is counted in less than thousandths.
+fn round_up(resources: &mut Value, kind: &str) {
+    for amount in resources.get_mut(kind).and_then(Value::as_object_mut).into_iter().flat_map(|map| map.values_mut()) {
+        let exact: Option<Quantity> = text(amount).parse().ok();
+        if let Some(exact) = exact.filter(|exact| !exact.is_whole_milli()) {
+            *amount = format!("{}m", exact.milli()).into();
         }
     }
 }
@@ -108,6 +122,10 @@ fn default_volume(volume: &mut Value) {
         if let Some(source) = volume.get_mut(source).filter(|source| source.is_object()) {
             fill_absent(source, "defaultMode", FILE_MODE);
         }
+    }
+    if let Some(image) = volume.get_mut("image").filter(|source| source.is_object()) {
+        let policy = if is_latest(text(&image["reference"])) { "Always" } else { "IfNotPresent" };
+        fill(image, "pullPolicy", policy);
     }
     if let Some(host_path) = volume.get_mut("hostPath").filter(|source| source.is_object()) {
         fill_absent(host_path, "type", "");
@@ -150,7 +168,7 @@ fn request_limits(container: &mut Value) {
 
 /// Whether an image reference means a tag that moves: `latest`, said or meant.
 fn is_latest(image: &str) -> bool {
-    if image.contains('@') {
+    if image.contains('@') || image.contains(char::is_whitespace) {
         return false;
     }
     let name = image.rsplit('/').next().unwrap_or(image);

@@ -7,16 +7,21 @@ mod containers;
 mod defaults;
 mod dns;
 mod handlers;
+mod placement;
 mod qos;
+mod resources;
+mod security;
 mod table;
 mod update;
 mod validation;
 mod volumes;
+mod warnings;
 
 use serde_json::{Value, json};
 
 pub(crate) use defaults::apply_to_spec as default_spec;
 pub(crate) use validation::{Whose, validate_spec};
+pub(crate) use warnings::of_spec as spec_warnings;
 
 use crate::address::ip_warnings;
 use crate::field::{self, Path};
@@ -56,6 +61,7 @@ impl Strategy for Pod {
     /// Also does what upstream's admission plugins do (ServiceAccount, DefaultTolerationSeconds).
     fn prepare_for_create(&self, context: &Context, object: &mut Value) {
         first_generation(object);
+        drop_stop_signals(object);
         admission::admit(object);
         let class = qos::class(object);
         map_mut(object).insert("status".to_owned(), json!({"phase": "Pending", "qosClass": class}));
@@ -67,6 +73,10 @@ impl Strategy for Pod {
             });
             child_map(object, "status").insert("conditions".to_owned(), json!([condition]));
         }
+    }
+
+    fn forbidden(&self, object: &Value) -> Option<String> {
+        admission::forbidden(object)
     }
 
     fn validate(&self, object: &Value) -> Vec<field::Error> {
@@ -84,9 +94,12 @@ impl Strategy for Pod {
                 put(child_mut(new, "status"), "qosClass", old["status"]["qosClass"].clone());
             }
             keep_observed_generations(new, old);
+            pair_addresses(new);
             return;
         }
         copy(new, old, "status");
+        drop_stop_signals(new);
+        admission::tolerate(new);
         let changed = !same(&new["spec"], &old["spec"]);
         next_generation(new, old, changed);
     }
@@ -110,7 +123,7 @@ impl Strategy for Pod {
                         mistakes.join(" ")
                     )
                 });
-                unfit.into_iter().collect()
+                unfit.into_iter().chain(spec_warnings(&new["spec"], &Path::new("spec"))).collect()
             }
             Some(old) => status_warnings(new, old),
         }
@@ -150,12 +163,43 @@ impl Strategy for Pod {
         if period < 0 { 1 } else { period }
     }
 
+    fn graceful(&self) -> bool {
+        true
+    }
+
     fn columns(&self) -> &'static [Column] {
         table::COLUMNS
     }
 
     fn cells(&self, object: &Value, now: jiff::Timestamp) -> Vec<Value> {
         table::cells(object, now)
+    }
+}
+
+/// `lifecycle.stopSignal` is behind a gate that is closed in the version we emulate (KEP-4960).
+fn drop_stop_signals(pod: &mut Value) {
+    let spec = child_mut(pod, "spec");
+    for list_name in ["containers", "initContainers"] {
+        for container in elements_mut(spec, list_name) {
+            let Some(lifecycle) = container.get_mut("lifecycle").filter(|lifecycle| lifecycle.is_object()) else {
+                continue;
+            };
+            let dropped = lifecycle.as_object_mut().and_then(|fields| fields.remove("stopSignal"));
+            if dropped.is_some() && *lifecycle == json!({}) {
+                map_mut(container).remove("lifecycle");
+            }
+        }
+    }
+}
+
+/// The first of the addresses is also the one that older clients read.
+fn pair_addresses(pod: &mut Value) {
+    let status = child_mut(pod, "status");
+    let (one, first) = (text(&status["podIP"]).to_owned(), text(&status["podIPs"][0]["ip"]).to_owned());
+    if !first.is_empty() {
+        put(status, "podIP", first);
+    } else if !one.is_empty() {
+        put(status, "podIPs", json!([{"ip": one}]));
     }
 }
 

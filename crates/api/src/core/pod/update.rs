@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::validation::{Whose, validate_spec, validate_tolerations};
+use crate::address::{IpFamily, parse_ip, validate_legacy_ip};
 use crate::field::{self, Path};
 use crate::names;
 use crate::tree::{absent, child_mut, copy, elements_mut, entries, int, list, same, text, unset};
@@ -55,10 +56,33 @@ pub(super) fn validate_status(new: &Value, old: &Value) -> Vec<field::Error> {
         }
     }
     let (class, class_before) = (text(&status["qosClass"]), text(&before["qosClass"]));
+    errors.extend(validate_addresses(status, &path));
+    let nominated = text(&status["nominatedNodeName"]);
+    if !nominated.is_empty() {
+        let (path, mistakes) = (path.child("nominatedNodeName"), names::dns_subdomain(nominated, false));
+        errors.extend(mistakes.into_iter().map(|what| field::Error::invalid(&path, nominated, what)));
+    }
     if class != class_before {
         errors.push(field::Error::invalid(&path.child("qosClass"), class, "field is immutable"));
     }
     errors.extend(validate_transitions(old, new, &path.child("containerStatuses")));
+    errors
+}
+
+/// A pod has one address of each family at most.
+fn validate_addresses(status: &Value, path: &Path) -> Vec<field::Error> {
+    let path = path.child("podIPs");
+    let ips: Vec<&str> = list(&status["podIPs"]).iter().map(|ip| text(&ip["ip"])).collect();
+    let mut errors: Vec<field::Error> =
+        ips.iter().enumerate().flat_map(|(i, ip)| validate_legacy_ip(&path.index(i), ip, &[])).collect();
+    let families: Vec<IpFamily> = ips.iter().filter_map(|ip| parse_ip(ip)).map(IpFamily::of).collect();
+    let twice = families.len() > 1 && (families.len() > 2 || families[0] == families[1]);
+    if errors.is_empty() && twice {
+        let printed: Vec<String> = ips.iter().map(|ip| format!("{{\"IP\":{ip:?}}}")).collect();
+        let what = "may specify no more than one IP for each IP family";
+        let printed = format!("[{}]", printed.join(","));
+        errors.push(field::Error::invalid(&path, Value::Null, what).printed_as(printed));
+    }
     errors
 }
 
@@ -128,8 +152,11 @@ fn validate_added_tolerations(spec: &Value, before: &Value, path: &Path) -> Vec<
 
 fn validate_removed_gates(spec: &Value, before: &Value, path: &Path) -> Vec<field::Error> {
     let old: Vec<&str> = list(&before["schedulingGates"]).iter().map(|gate| text(&gate["name"])).collect();
-    let now = list(&spec["schedulingGates"]).iter().map(|gate| text(&gate["name"])).enumerate();
-    now.filter(|(_, name)| !old.contains(name))
+    let now: Vec<&str> = list(&spec["schedulingGates"]).iter().map(|gate| text(&gate["name"])).collect();
+    let added = now.iter().enumerate().filter(|(_, name)| !old.contains(name));
+    // Of one name several times, the last is told.
+    added
+        .filter(|(i, name)| !now[i + 1..].contains(name))
         .map(|(i, name)| {
             let what = format!("only deletion is allowed, but found new scheduling gate '{name}'");
             field::Error::forbidden(&path.index(i).child("name"), what)
@@ -159,7 +186,7 @@ fn immutable_changes(spec: &Value, before: &Value) -> Vec<String> {
     let mut changed: Vec<String> = entries(&munged)
         .chain(entries(before))
         .map(|(field, _)| field)
-        .filter(|field| !same(&munged[*field], &before[*field]))
+        .filter(|field| munged[*field] != before[*field])
         .map(|field| format!("spec.{field}"))
         .collect();
     changed.sort_unstable();

@@ -3,7 +3,8 @@
 use serde_json::Value;
 
 use super::containers::{self, choice};
-use super::{dns, volumes};
+use super::security::one_of;
+use super::{dns, placement, security, volumes};
 use crate::address::validate_legacy_ip;
 use crate::field::{self, Path};
 use crate::labels;
@@ -54,8 +55,16 @@ pub(crate) fn validate_spec(spec: &Value, whose: Whose, path: &Path) -> Vec<fiel
         let path = path.child("activeDeadlineSeconds");
         errors.extend(mistakes.into_iter().map(|what| field::Error::invalid(&path, deadline.clone(), what)));
     }
+    errors.extend(security::validate_pod(spec, path));
+    errors.extend(placement::validate_affinity(spec, path));
     errors.extend(validate_tolerations(&spec["tolerations"], &path.child("tolerations")));
     errors.extend(validate_host_aliases(spec, &path.child("hostAliases")));
+    errors.extend(one_of(spec, "preemptionPolicy", &["PreemptLowerPriority", "Never"], path));
+    errors.extend(placement::validate_spread(spec, path));
+    let system = &spec["os"]["name"];
+    if !absent(&spec["os"]) && !["linux", "windows"].contains(&text(system)) {
+        errors.push(field::Error::not_supported(&path.child("os"), text(system), &["linux", "windows"]));
+    }
     errors
 }
 

@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
+use super::security::one_of;
 use crate::field::{self, Path};
 use crate::names;
-use crate::tree::{absent, entries, int, list, text, unset};
+use crate::tree::{absent, entries, flag, int, list, text, unset};
 
 const MODE: &str = "must be a number between 0 and 0777 (octal), both inclusive";
 const HOST_PATH_TYPES: &[&str] =
@@ -57,6 +58,10 @@ pub(super) fn validate_mounts(container: &Value, volumes: &BTreeSet<&str>, path:
         if !points.insert(point) {
             errors.push(field::Error::invalid(&path.child("mountPath"), point, "must be unique"));
         }
+        let propagations = &["Bidirectional", "HostToContainer", "None"];
+        // Upstream leaves the mount's index out of these paths.
+        errors.extend(one_of(mount, "mountPropagation", propagations, &mounts_path));
+        errors.extend(validate_recursion(mount, &mounts_path.child("recursiveReadOnly")));
         for field in ["subPath", "subPathExpr"] {
             let sub_path = text(&mount[field]);
             if field == "subPathExpr" && !sub_path.is_empty() && !text(&mount["subPath"]).is_empty() {
@@ -72,9 +77,27 @@ pub(super) fn validate_mounts(container: &Value, volumes: &BTreeSet<&str>, path:
     errors
 }
 
+fn validate_recursion(mount: &Value, path: &Path) -> Option<field::Error> {
+    let wanted = &mount["recursiveReadOnly"];
+    let choices = &["Disabled", "IfPossible", "Enabled"];
+    match text(wanted) {
+        _ if absent(wanted) => None,
+        "Disabled" => None,
+        "IfPossible" | "Enabled" if !flag(&mount["readOnly"]) => {
+            Some(field::Error::forbidden(path, "may only be specified when readOnly is true"))
+        }
+        "IfPossible" | "Enabled" => None,
+        _ => Some(field::Error::not_supported(path, wanted.clone(), choices)),
+    }
+}
+
 fn validate_source(volume: &Value, path: &Path) -> Vec<field::Error> {
-    let sources: Vec<(&str, &Value)> =
+    // Among several, the ones that upstream looks at first.
+    const FIRST: &[&str] =
+        &["emptyDir", "hostPath", "gitRepo", "gcePersistentDisk", "awsElasticBlockStore", "secret", "nfs"];
+    let mut sources: Vec<(&str, &Value)> =
         entries(volume).filter(|(field, value)| *field != "name" && !absent(value)).collect();
+    sources.sort_by_key(|(field, _)| FIRST.iter().position(|first| first == field).unwrap_or(FIRST.len()));
     let mut errors = Vec::new();
     if sources.is_empty() {
         errors.push(field::Error::required(path, "must specify a volume type"));
@@ -86,6 +109,7 @@ fn validate_source(volume: &Value, path: &Path) -> Vec<field::Error> {
             continue;
         }
         errors.extend(match source {
+            "emptyDir" => validate_empty_dir(value, &path).into_iter().collect(),
             "hostPath" => validate_host_path(value, &path),
             "secret" => validate_files(value, "secretName", &path),
             "configMap" => validate_files(value, "name", &path),
@@ -96,6 +120,13 @@ fn validate_source(volume: &Value, path: &Path) -> Vec<field::Error> {
         });
     }
     errors
+}
+
+fn validate_empty_dir(source: &Value, path: &Path) -> Option<field::Error> {
+    let limit = &source["sizeLimit"];
+    let negative = !absent(limit) && text(limit).starts_with('-');
+    let what = "SizeLimit field must be a valid resource quantity";
+    negative.then(|| field::Error::forbidden(&path.child("sizeLimit"), what))
 }
 
 fn required(value: &Value, field: &str, path: &Path) -> Option<field::Error> {
@@ -137,7 +168,7 @@ fn validate_mode(source: &Value, path: &Path) -> Option<field::Error> {
     bad.then(|| field::Error::invalid(&path.child("defaultMode"), mode.clone(), MODE))
 }
 
-fn validate_descending(target: &str, path: &Path) -> Vec<field::Error> {
+pub(super) fn validate_descending(target: &str, path: &Path) -> Vec<field::Error> {
     let mut errors = Vec::new();
     if target.starts_with('/') {
         errors.push(field::Error::invalid(path, target, "must be a relative path"));

@@ -137,6 +137,7 @@ pub fn plan(new: &mut Value, old: Option<&Value>, cluster: &Cluster) -> Result<A
     }
     normalise::pair_cluster_ips(new, old);
     families::assign(new, old, &cluster.families()).map_err(AllocationError::Invalid)?;
+    refuse_impossible_ports(new, cluster)?;
     let mut plan = AllocationPlan::default();
     match old {
         None => {
@@ -150,6 +151,22 @@ pub fn plan(new: &mut Value, old: Option<&Value>, cluster: &Cluster) -> Result<A
     }
     plan_health_check(&mut plan, new, old);
     Ok(plan)
+}
+
+/// Node ports that are no ports at all.
+fn refuse_impossible_ports(service: &Value, cluster: &Cluster) -> Result<(), AllocationError> {
+    let ports = list(&service["spec"]["ports"]).iter().enumerate();
+    let mut impossible = ports.filter(|(_, port)| u16::try_from(int(&port["nodePort"])).is_err());
+    match impossible.next() {
+        Some((i, port)) if has_node_ports(service) => {
+            let refusal =
+                PortRefusal::NotInRange { first: *cluster.node_ports.start(), last: *cluster.node_ports.end() };
+            let path = Path::new("spec").child("ports").index(i).child("nodePort");
+            let mistake = field::Error::invalid(&path, port["nodePort"].clone(), refusal.to_string());
+            Err(AllocationError::Invalid(vec![mistake]))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// What a deleted Service gives back.
@@ -195,10 +212,14 @@ pub fn execute(
 }
 
 /// Fills in what a dry run shows instead of real allocations: each range's base address and a port beyond the range.
-pub fn execute_dry_run(plan: &AllocationPlan, service: &mut Value, cluster: &Cluster) {
+/// Addresses that are asked for must be in a range.
+pub fn execute_dry_run(plan: &AllocationPlan, service: &mut Value, cluster: &Cluster) -> Result<(), AllocationError> {
     const FIRST_PLACEHOLDER: u16 = 32_769;
     reserve_places(plan, service);
     for need in &plan.cluster_ips {
+        if need.explicit.is_some() {
+            choose_address(need, service, cluster, &NothingTaken, 0)?;
+        }
         let base = cluster.service_cidrs.iter().map(IpNet::network).find(|base| IpFamily::of(*base) == need.family);
         if let Some(address) = need.explicit.or(base) {
             write_cluster_ip(service, need.index, address);
@@ -218,6 +239,20 @@ pub fn execute_dry_run(plan: &AllocationPlan, service: &mut Value, cluster: &Clu
     }
     if let Some(need) = plan.health_check {
         write_health_check(service, need.explicit.unwrap_or(next));
+    }
+    Ok(())
+}
+
+/// To a dry run everything is free.
+struct NothingTaken;
+
+impl Occupancy for NothingTaken {
+    fn address_free(&self, _address: IpAddr) -> bool {
+        true
+    }
+
+    fn port_free(&self, _port: u16) -> bool {
+        true
     }
 }
 

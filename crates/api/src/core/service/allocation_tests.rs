@@ -241,7 +241,7 @@ fn dry_runs_show_placeholders() {
     let cluster = cluster(&["10.0.0.0/24"]);
     let mut new = service(json!({"type": "NodePort", "ports": [{"port": 80}, {"port": 81, "nodePort": 30001}]}));
     let plan = plan(&mut new, None, &cluster).expect("planned");
-    execute_dry_run(&plan, &mut new, &cluster);
+    execute_dry_run(&plan, &mut new, &cluster).expect("addresses in range");
     assert_eq!(new["spec"]["clusterIP"], "10.0.0.0");
     assert_eq!(node_ports(&new), [32769, 30001]);
 }

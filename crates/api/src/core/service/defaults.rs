@@ -30,7 +30,6 @@ fn drop_unset(spec: &mut Value) {
         "clusterIP",
         "clusterIPs",
         "ipFamilies",
-        "ipFamilyPolicy",
         "healthCheckNodePort",
         "externalIPs",
         "externalName",

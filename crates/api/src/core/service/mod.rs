@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use crate::field;
 use crate::names;
 use crate::resource::{ALL_VERBS, Column, Context, Resource, Scope, Strategy, Subresource};
-use crate::tree::{child_map, copy, map_mut, text};
+use crate::tree::{child_map, child_mut, copy, map_mut, remove, text};
 
 pub static RESOURCE: Resource = Resource {
     group: "",
@@ -45,6 +45,10 @@ impl Strategy for Service {
 
     fn prepare_for_create(&self, _context: &Context, object: &mut Value) {
         map_mut(object).insert("status".to_owned(), json!({"loadBalancer": {}}));
+        // There are no endpoints inside that a policy could choose from.
+        if shape::is_external_name(object) && !text(&object["spec"]["internalTrafficPolicy"]).is_empty() {
+            remove(child_mut(object, "spec"), "internalTrafficPolicy");
+        }
     }
 
     fn validate(&self, object: &Value) -> Vec<field::Error> {

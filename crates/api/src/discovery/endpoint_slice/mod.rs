@@ -11,7 +11,7 @@ use crate::field::{self, Path};
 use crate::resource::{ALL_VERBS, Column, Context, Resource, Scope, Strategy};
 use crate::table::{AGE, NAME, age};
 use crate::tree::{
-    absent, elements_mut, fill_absent, first_generation, list, next_generation, put, remove, same,
+    absent, elements_mut, fill_absent, first_generation, list, map_mut, next_generation, put, remove, same,
     same_but_metadata_and_status, text, texts,
 };
 
@@ -46,6 +46,12 @@ impl Strategy for EndpointSlice {
         for port in elements_mut(object, "ports") {
             fill_absent(port, "name", "");
             fill_absent(port, "protocol", "TCP");
+        }
+        // Neither list has `omitempty`, and upstream's storage knows no empty ones.
+        for field in ["endpoints", "ports"] {
+            if list(&object[field]).is_empty() && object.is_object() {
+                map_mut(object).insert(field.to_owned(), Value::Null);
+            }
         }
     }
 

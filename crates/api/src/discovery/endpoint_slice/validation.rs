@@ -9,7 +9,7 @@ use crate::core::service::{PROTOCOLS, validate_app_protocol};
 use crate::field::{self, Path};
 use crate::labels;
 use crate::names;
-use crate::tree::{absent, entries, list, same, text, texts};
+use crate::tree::{absent, entries, list, text, texts};
 
 const MAX_ENDPOINTS: usize = 1000;
 const MAX_ADDRESSES: usize = 100;
@@ -29,7 +29,7 @@ pub(super) fn validate(slice: &Value, old: Option<&Value>) -> Vec<field::Error> 
     }
     errors.extend(validate_ports(slice));
     let endpoints = validate_endpoints(slice, kind);
-    if !old.is_some_and(|old| same(&slice["endpoints"], &old["endpoints"])) {
+    if !old.is_some_and(|old| slice["endpoints"] == old["endpoints"]) {
         errors.extend(endpoints);
     }
     errors
