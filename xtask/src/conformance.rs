@@ -19,11 +19,6 @@ const COMPARISONS: &[Comparison] = &[
         peers: &["etcd", "kube-apiserver"],
     },
     Comparison {
-        name: "watch",
-        about: "lists and watches of the real kube-apiserver and of ours: events and their order",
-        peers: &["etcd", "kube-apiserver"],
-    },
-    Comparison {
         name: "endpoints",
         about: "random histories of Services, Pods and Nodes against the real kube-controller-manager: endpoints, writes",
         peers: &["etcd", "kube-apiserver", "kube-controller-manager"],

@@ -11,7 +11,6 @@ pub mod kubectl;
 mod originals;
 mod ours;
 pub mod step;
-pub mod watch;
 
 pub use alone::enter_own_network;
 pub use originals::{Originals, Program, program};

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use conformance::{Originals, api, enter_own_network, kubectl, watch};
+use conformance::{Originals, api, enter_own_network, kubectl};
 
 #[derive(Parser)]
 #[command(name = "conformance", about = "Sends the same to the originals and to ours, and lists what differs.")]
@@ -27,8 +27,6 @@ enum Command {
     Endpoints(endpoints::Options),
     /// Deployments and ReplicaSets through rollouts: the same objects as kube-controller-manager leaves.
     Deployments(deployments::Options),
-    /// Lists and watches: pages, events and their order.
-    Watch,
     /// Scripted commands of the kubectls in PORTOLAN_TEST_KUBECTLS (a list like PATH): what they print.
     Kubectl(kubectl::Options),
 }
@@ -46,10 +44,6 @@ fn main() -> Result<ExitCode> {
         }
         Command::Deployments(options) => {
             side_by_side(deployments::setup(), async |contest| deployments::run(contest, options).await)?
-        }
-        Command::Watch => {
-            let originals = Originals::start(&[])?;
-            runtime()?.block_on(watch::run(&originals))?
         }
         Command::Kubectl(options) => {
             let originals = Originals::start(api::flags())?;

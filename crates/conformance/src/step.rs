@@ -61,20 +61,6 @@ impl Step {
         self
     }
 
-    /// The same below another path.
-    pub fn at(mut self, base: &str) -> Self {
-        self.path.insert_str(0, base);
-        self
-    }
-
-    /// Sends one without a body, and answers everything as it came.
-    pub async fn send_unmasked(&self, client: &kube::Client) -> Result<(u16, Value)> {
-        let (code, _, body) =
-            exchange(client, &self.method, &self.path, None, self.accept.as_deref(), Vec::new()).await?;
-        let text = || String::from_utf8_lossy(&body).into_owned().into();
-        Ok((code, serde_json::from_slice(&body).unwrap_or_else(|_| text())))
-    }
-
     /// The path of the object that a creation makes.
     pub fn object_path(&self) -> Option<String> {
         let Content::Json(object) = &self.body else { return None };
