@@ -1,7 +1,6 @@
 //! The originals as processes: kube-apiserver with its etcd, and kube-proxy. Not responsible for building them: `cargo
 //! xtask peers` does.
 
-use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
@@ -47,18 +46,17 @@ impl RealApi {
         })?;
         let names =
             ServerNames { addresses: Vec::new(), names: Vec::new(), cluster_domain: "cluster.local".to_owned() };
-        let keys = scratch.path().join("keys");
-        fs::create_dir_all(&keys).context("cannot make a directory")?;
-        Pki::open(&keys, &names).context("cannot make keys")?;
-        let key = |file: &str| keys.join(file).display().to_string();
+        let server = Pki::in_memory(&names).context("cannot make keys")?.server;
+        let certificate = scratch.file("server.crt", &server.certificate);
+        let key = scratch.file("server.key", &server.key);
         let tokens = scratch.file("tokens.csv", "bench,bench,bench,system:masters\n");
         let mut command = Command::new(program);
         command
             .args(["--etcd-servers=http://127.0.0.1:2379", "--secure-port=6443", "--advertise-address=192.0.2.1"])
             .args(["--service-cluster-ip-range=10.96.0.0/12", "--service-account-issuer=https://bench"])
             .args(["--authorization-mode=Node,RBAC"])
-            .arg(format!("--service-account-key-file={}", key("server.crt")))
-            .arg(format!("--service-account-signing-key-file={}", key("server.key")))
+            .arg(format!("--service-account-key-file={}", certificate.display()))
+            .arg(format!("--service-account-signing-key-file={}", key.display()))
             .arg(format!("--token-auth-file={}", tokens.display()))
             .arg(format!("--cert-dir={}", scratch.path().join("certificates").display()));
         let server = Process::start(&namespace, command, &scratch.path().join("apiserver.log"))?;
