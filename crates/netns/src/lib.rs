@@ -11,8 +11,10 @@ mod links;
 mod namespace;
 mod routes;
 pub mod sysctl;
+mod tun;
 
 pub use error::Error;
 pub use links::{LinkName, Links};
 pub use namespace::NetNs;
 pub use routes::{Route, RouteKind};
+pub use tun::Tun;

@@ -1,14 +1,16 @@
 //! Links, addresses and routes of one namespace, by route netlink.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
 
 use futures::TryStreamExt;
 use ipnet::IpNet;
-use rtnetlink::packet_route::address::AddressHeaderFlags;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags};
 use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
+use rtnetlink::packet_route::rule::RuleAction;
 use rtnetlink::{Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use tokio::task::JoinHandle;
 
@@ -164,6 +166,13 @@ impl Links {
         }
     }
 
+    /// Sends packets with a mark by way of a table of their own, in one family.
+    pub async fn add_mark_rule(&self, v6: bool, mark: u32, table: u8) -> Result<(), Error> {
+        let request = self.handle.rule().add().fw_mark(mark).table_id(table.into()).action(RuleAction::ToTable);
+        let added = if v6 { request.v6().execute().await } else { request.v4().execute().await };
+        added.map_err(|source| failed("add the rule for mark", &mark.to_string(), source))
+    }
+
     async fn route_message(&self, route: &Route) -> Result<RouteMessage, Error> {
         let device = match &route.device {
             Some(name) => Some(self.index(name).await?),
@@ -175,13 +184,7 @@ impl Links {
     /// Destinations of the main table's routes in both families, with the device's name where there is one. Without
     /// the default routes.
     pub async fn routes(&self) -> Result<Vec<(IpNet, Option<String>)>, Error> {
-        let mut names = std::collections::HashMap::new();
-        let links = self.handle.link().get().execute().try_collect::<Vec<_>>().await;
-        for link in links.map_err(|source| failed("list", "links", source))? {
-            if let Some(name) = name_of(&link) {
-                names.insert(link.header.index, name);
-            }
-        }
+        let names = self.names_by_index().await?;
         let mut found = Vec::new();
         let v4 = RouteMessageBuilder::<std::net::Ipv4Addr>::new().build();
         let v6 = RouteMessageBuilder::<std::net::Ipv6Addr>::new().build();
@@ -197,6 +200,28 @@ impl Links {
             }
         }
         Ok(found)
+    }
+
+    /// The addresses of all links in both families, with the link's name.
+    pub async fn addresses(&self) -> Result<Vec<(IpNet, Option<String>)>, Error> {
+        let names = self.names_by_index().await?;
+        let addresses = self.handle.address().get().execute().try_collect::<Vec<_>>().await;
+        let mut found = Vec::new();
+        for message in addresses.map_err(|source| failed("list", "addresses", source))? {
+            let address = message.attributes.iter().find_map(|a| match a {
+                AddressAttribute::Address(address) => Some(*address),
+                _ => None,
+            });
+            let net = address.and_then(|address| IpNet::new(address, message.header.prefix_len).ok());
+            found.extend(net.map(|net| (net, names.get(&message.header.index).cloned())));
+        }
+        Ok(found)
+    }
+
+    async fn names_by_index(&self) -> Result<HashMap<u32, String>, Error> {
+        let links = self.handle.link().get().execute().try_collect::<Vec<_>>().await;
+        let links = links.map_err(|source| failed("list", "links", source))?;
+        Ok(links.iter().filter_map(|link| Some((link.header.index, name_of(link)?))).collect())
     }
 
     async fn index(&self, name: &str) -> Result<u32, Error> {

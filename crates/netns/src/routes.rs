@@ -15,9 +15,14 @@ pub enum RouteKind {
     Unicast,
     /// Answers with ICMP unreachable.
     Unreachable,
+    /// Takes them in, as if the destination were an address of this namespace.
+    Local,
 }
 
-/// A route in the main table.
+/// The main table.
+const MAIN: u8 = 254;
+
+/// A route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     pub to: IpNet,
@@ -28,23 +33,44 @@ pub struct Route {
     /// The gateway is on the link although no address of ours covers it.
     pub onlink: bool,
     pub kind: RouteKind,
+    /// The kernel's number of the routing table.
+    pub table: u8,
 }
 
 impl Route {
     /// Straight onto a link.
     pub fn direct(to: IpNet, device: &str) -> Self {
         let kind = RouteKind::Unicast;
-        Route { to, via: None, device: Some(device.to_owned()), source: None, onlink: false, kind }
+        Route { to, via: None, device: Some(device.to_owned()), source: None, onlink: false, kind, table: MAIN }
     }
 
     /// Through a gateway.
     pub fn via(to: IpNet, gateway: IpAddr) -> Self {
-        Route { to, via: Some(gateway), device: None, source: None, onlink: false, kind: RouteKind::Unicast }
+        Route {
+            to,
+            via: Some(gateway),
+            device: None,
+            source: None,
+            onlink: false,
+            kind: RouteKind::Unicast,
+            table: MAIN,
+        }
     }
 
     /// Nowhere, and senders are told so.
     pub fn unreachable(to: IpNet) -> Self {
-        Route { to, via: None, device: None, source: None, onlink: false, kind: RouteKind::Unreachable }
+        Route { to, via: None, device: None, source: None, onlink: false, kind: RouteKind::Unreachable, table: MAIN }
+    }
+
+    /// Here, whatever the address.
+    pub fn local(to: IpNet) -> Self {
+        Route { kind: RouteKind::Local, ..Route::direct(to, "lo") }
+    }
+
+    /// The same route in another table than the main one.
+    pub fn in_table(mut self, table: u8) -> Self {
+        self.table = table;
+        self
     }
 
     /// The same route bound to a device.
@@ -84,9 +110,12 @@ impl Route {
         if self.onlink {
             builder = builder.onlink();
         }
-        if self.kind == RouteKind::Unreachable {
-            builder = builder.kind(RouteType::Unreachable);
+        match self.kind {
+            RouteKind::Unicast => {}
+            RouteKind::Unreachable => builder = builder.kind(RouteType::Unreachable),
+            RouteKind::Local => builder = builder.kind(RouteType::Local).scope(RouteScope::Host),
         }
+        builder = builder.table_id(self.table.into());
         Ok(builder.build())
     }
 }

@@ -250,6 +250,11 @@ pub enum Expr {
         proto: Option<Reg>,
         flags: NatFlags,
     },
+    /// Hands the packet to a transparent socket on a port here, its addresses unchanged.
+    Tproxy {
+        family: L3,
+        port: Reg,
+    },
     Reject(Reject),
     Dynset {
         set: String,

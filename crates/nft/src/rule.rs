@@ -280,6 +280,32 @@ impl Rule {
         self.push(Expr::Redirect { proto: Some(proto), flags: NatFlags::default() })
     }
 
+    /// `tproxy to :PORT`: to the transparent socket that listens there.
+    pub fn tproxy(mut self, family: L3, port: u16) -> Self {
+        let port = self.load(&[Load::Constant(Value::port(port))], 0);
+        self.push(Expr::Tproxy { family, port })
+    }
+
+    /// `tcp flags & (fin | syn | rst | ack) == syn`: asks for a connection.
+    pub fn tcp_syn(self) -> Self {
+        const FLAGS: u32 = 13;
+        let dreg = Reg::ZERO;
+        let (mask, syn) = (Value::new([0x17]), Value::new([0x02]));
+        self.l4proto(6)
+            .push(Expr::Payload { dreg, base: PayloadBase::Transport, offset: FLAGS, len: 1 })
+            .push(Expr::Bitwise { sreg: dreg, dreg, mask, xor: Value::new([0]) })
+            .push(Expr::Cmp { sreg: dreg, op: CmpOp::Eq, data: syn })
+    }
+
+    /// `icmp type` or `icmpv6 type`.
+    pub fn icmp_type(self, family: L3, kind: u8) -> Self {
+        let dreg = Reg::ZERO;
+        let proto = if family == L3::V4 { 1 } else { 58 };
+        self.l4proto(proto)
+            .push(Expr::Payload { dreg, base: PayloadBase::Transport, offset: 0, len: 1 })
+            .push(Expr::Cmp { sreg: dreg, op: CmpOp::Eq, data: Value::new([kind]) })
+    }
+
     /// `update @SET { KEY timeout T : DATA }`
     pub fn update(self, set: impl Into<String>, key: &[Load], data: &[Load], timeout: Option<Duration>) -> Self {
         self.dynset(DynsetOp::Update, set, key, data, timeout)

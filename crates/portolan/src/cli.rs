@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use images::Reference;
 use images::registry::Mirror;
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use crate::help;
 use crate::system::default_data_dir;
@@ -97,15 +97,23 @@ pub struct Up {
     /// How the nodes' proxies make Services work.
     #[arg(long, value_enum, default_value_t = ProxyMode::Nftables)]
     pub proxy_mode: ProxyMode,
-    /// Pod addresses; every node gets a /24 of it.
-    #[arg(long, value_name = "CIDR", default_value = "10.244.0.0/16")]
-    pub pod_cidr: Ipv4Net,
+    /// Give nodes, pods and Services IPv6 addresses as well. Each of the CIDRs can have an IPv6 one after a comma.
+    #[arg(long)]
+    pub dual_stack: bool,
+    /// Pod addresses; every node gets a /24 of it (of IPv6 a /64).
+    #[arg(long, value_name = "CIDR[,CIDR]", value_delimiter = ',', default_value = "10.244.0.0/16")]
+    pub pod_cidr: Vec<IpNet>,
     /// Service addresses.
-    #[arg(long, value_name = "CIDR", default_value = "10.96.0.0/16")]
-    pub service_cidr: Ipv4Net,
+    #[arg(long, value_name = "CIDR[,CIDR]", value_delimiter = ',', default_value = "10.96.0.0/16")]
+    pub service_cidr: Vec<IpNet>,
     /// The network that joins this machine and the nodes.
-    #[arg(long, value_name = "CIDR", default_value = "172.30.0.0/24")]
-    pub fabric_cidr: Ipv4Net,
+    #[arg(long, value_name = "CIDR[,CIDR]", value_delimiter = ',', default_value = "172.30.0.0/24")]
+    pub fabric_cidr: Vec<IpNet>,
+    /// How pods reach what is outside: relayed from this machine's own network with nothing changed on it, translated
+    /// by this machine's kernel (own nftables table, forwarding), or not at all. [default: relay, where this machine's
+    /// kernel can]
+    #[arg(long, value_enum)]
+    pub egress: Option<Egress>,
     /// The port of 127.0.0.1 that the API is served on.
     #[arg(long, value_name = "PORT", default_value_t = 6443, value_parser = clap::value_parser!(u16).range(1..))]
     pub api_port: u16,
@@ -128,6 +136,13 @@ pub struct Up {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ProxyMode {
     Nftables,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Egress {
+    Relay,
+    Nat,
+    None,
 }
 
 #[derive(Args)]

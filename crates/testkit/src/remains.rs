@@ -8,6 +8,9 @@ use netns::NetNs;
 
 use crate::run;
 
+/// A test's own link to a network outside.
+pub const UPLINK: &str = "uplink";
+
 /// A line for each thing that is still there of the system on a data directory.
 pub fn find(host: &NetNs, data_dir: &Path, cgroup: Option<&str>) -> Vec<String> {
     let mut found = processes(data_dir);
@@ -15,13 +18,25 @@ pub fn find(host: &NetNs, data_dir: &Path, cgroup: Option<&str>) -> Vec<String> 
     let below = data_dir.to_string_lossy();
     found.extend(mounts.lines().filter(|m| m.contains(&*below)).map(|m| format!("mount {m}")));
     found.extend(cgroup.into_iter().flat_map(cgroups).map(|c| format!("cgroup {}", c.display())));
-    found.extend(said(host, &["ip", "-oneline", "link"]).lines().filter(|l| !l.contains(": lo:")).map(str::to_owned));
+    found.extend(
+        said(host, &["ip", "-oneline", "link"])
+            .lines()
+            .filter(|l| !l.contains(": lo:") && !l.contains(UPLINK))
+            .map(str::to_owned),
+    );
     for listing in [
         vec!["ip", "-4", "route", "show", "table", "main"],
         vec!["ip", "-oneline", "-4", "address", "show", "scope", "global"],
+        vec!["ip", "-6", "route", "show", "table", "main"],
+        vec!["ip", "-oneline", "-6", "address", "show", "scope", "global"],
         vec!["nft", "list", "ruleset"],
     ] {
-        found.extend(said(host, &listing).lines().map(|line| format!("{}: {line}", listing.join(" "))));
+        found.extend(
+            said(host, &listing)
+                .lines()
+                .filter(|l| !l.contains(UPLINK))
+                .map(|line| format!("{}: {line}", listing.join(" "))),
+        );
     }
     let run = data_dir.join("run");
     if run.exists() {

@@ -3,6 +3,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
@@ -12,6 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
+use crate::remains::UPLINK;
 use crate::{Api, Net, Ran, Running, Temporary, remains, run};
 
 /// A machine, and perhaps a system on it.
@@ -169,6 +171,34 @@ impl System {
         let mut command = Command::new(words[0]);
         command.args(&words[1..]);
         run(self.host.namespace(), command)
+    }
+
+    /// Joins the host to a network outside by a link `uplink`. What is on it is the test's and doesn't count as left.
+    #[track_caller]
+    pub fn uplink(&self, here: &[&str], there: &[&str]) -> Net {
+        let outside = Net::new(NetNs::new().expect("a network namespace needs CAP_SYS_ADMIN"));
+        let words = |line: &str| -> Vec<String> { line.split(' ').map(str::to_owned).collect() };
+        let on = |net: &Net, line: &str| {
+            let mut command = Command::new("ip");
+            command.args(words(line));
+            run(net.namespace(), command).ok()
+        };
+        // The veth is made outside and its end moved here, named by a process that is here.
+        on(&self.host, &format!("link add {UPLINK} type veth peer name far"));
+        let mut command = Command::new("ip");
+        let fd = outside.namespace().as_fd().as_raw_fd();
+        let path = format!("/proc/{}/fd/{fd}", std::process::id());
+        command.args(["link", "set", "far", "netns", &path]);
+        run(self.host.namespace(), command).ok();
+        for (net, link, addresses) in [(&self.host, UPLINK, here), (&outside, "far", there)] {
+            for address in addresses {
+                let nodad = if address.contains(':') { " nodad" } else { "" };
+                on(net, &format!("address add {address} dev {link}{nodad}"));
+            }
+            on(net, &format!("link set {link} up"));
+        }
+        on(&outside, "link set lo up");
+        outside
     }
 
     pub fn host(&self) -> &Net {

@@ -65,6 +65,10 @@ fn check(family: Family, state: &State, registers: &mut Registers, expr: &Expr) 
             addr.map_or(Ok(()), |reg| registers.read(reg, l3.addr_len() as usize))?;
             proto.map_or(Ok(()), |reg| registers.read(reg, 2))
         }
+        Expr::Tproxy { family: l3, port } => match (family, l3) {
+            (Family::Ip, crate::L3::V4) | (Family::Ip6, crate::L3::V6) | (Family::Inet, _) => registers.read(*port, 2),
+            _ => Err(Reason::Unsupported),
+        },
         Expr::Masquerade { proto, .. } | Expr::Redirect { proto, .. } => {
             proto.map_or(Ok(()), |reg| registers.read(reg, 2))
         }

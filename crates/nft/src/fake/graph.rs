@@ -76,6 +76,7 @@ fn check_place(base: &Base, expr: &Expr) -> Result<(), Reason> {
         }
         Expr::Nat { kind: NatKind::Source, .. } => (true, &[Hook::Postrouting, Hook::Input]),
         Expr::Masquerade { .. } => (true, &[Hook::Postrouting]),
+        Expr::Tproxy { .. } => (false, &[Hook::Prerouting]),
         Expr::Reject(_) => (false, &[Hook::Input, Hook::Forward, Hook::Output, Hook::Prerouting]),
         _ => return Ok(()),
     };

@@ -54,6 +54,9 @@ fn part(registers: &mut Registers, expr: &Expr) -> Option<String> {
         Expr::Nat { kind, family, addr, proto, flags } => nat(registers, *kind, *family, *addr, *proto, *flags),
         Expr::Masquerade { proto, flags } => with_port(registers, "masquerade", *proto, *flags),
         Expr::Redirect { proto, flags } => with_port(registers, "redirect", *proto, *flags),
+        Expr::Tproxy { family, port } => {
+            format!("tproxy {} to :{}", family.name(), port_text(&registers.take(*port)))
+        }
         Expr::Reject(how) => reject(*how),
         Expr::Dynset { set, op, key, data, timeout } => {
             let verb = match op {

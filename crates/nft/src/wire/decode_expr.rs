@@ -43,6 +43,7 @@ fn known(family: Family, name: &str, a: &Attributes<'_>) -> Result<Option<Expr>,
             let (proto, flags) = ports_and_flags(a, 1, 2, 3)?;
             Ok(Some(Expr::Redirect { proto, flags }))
         }
+        "tproxy" => tproxy(a),
         "reject" => reject(family, a),
         "dynset" => dynset(a),
         "fib" => fib(a),
@@ -153,6 +154,19 @@ fn nat(a: &Attributes<'_>) -> Result<Option<Expr>, ParseError> {
         return Ok(None);
     }
     Ok(Some(Expr::Nat { kind, family, addr, proto, flags }))
+}
+
+fn tproxy(a: &Attributes<'_>) -> Result<Option<Expr>, ParseError> {
+    let family = match number(a, 1)? {
+        2 => L3::V4,
+        10 => L3::V6,
+        _ => return Ok(None),
+    };
+    // To another address than the packet's own is nothing we write.
+    if optional_reg(a, 2)?.is_some() {
+        return Ok(None);
+    }
+    Ok(Some(Expr::Tproxy { family, port: reg(a, 3)? }))
 }
 
 fn ports_and_flags(a: &Attributes<'_>, min: u16, max: u16, flags: u16) -> Result<(Option<Reg>, NatFlags), ParseError> {

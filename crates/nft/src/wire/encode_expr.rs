@@ -35,6 +35,7 @@ fn name(expr: &Expr) -> &str {
         Expr::Nat { .. } => "nat",
         Expr::Masquerade { .. } => "masq",
         Expr::Redirect { .. } => "redir",
+        Expr::Tproxy { .. } => "tproxy",
         Expr::Reject(_) => "reject",
         Expr::Dynset { .. } => "dynset",
         Expr::Fib { .. } => "fib",
@@ -179,6 +180,10 @@ fn translate(m: &mut Builder, expr: &Expr) {
                 reg(m, 1, *proto);
             }
             nat_flags(m, 3, *flags);
+        }
+        Expr::Tproxy { family, port } => {
+            m.be32(1, l3_number(*family));
+            reg(m, 3, *port);
         }
         other => statement(m, other),
     }

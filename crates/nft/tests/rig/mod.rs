@@ -184,6 +184,7 @@ fn zoo_rules(tx: &mut Transaction) {
         tx.add_rule("forward", rule);
     }
     tx.add_rule("raw", Rule::new().l4proto(17).notrack());
+    tx.add_rule("raw", Rule::new().l4proto(17).tproxy(L3::V4, 1).accept());
     tx.add_rule("pre", Rule::new().l4proto(6).dnat("10.0.0.9:8080".parse().unwrap()));
     tx.add_rule("pre", Rule::new().l4proto(6).redirect(8080));
     let three = [Load::Saddr(L3::V4), Load::Daddr(L3::V4), Load::L4Proto];

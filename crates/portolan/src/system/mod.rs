@@ -4,6 +4,8 @@
 
 mod cgroups;
 mod data_dir;
+pub mod forwarding;
+mod host_table;
 mod owner;
 mod port_holder;
 mod record;
@@ -12,6 +14,7 @@ mod socket_path;
 
 pub use cgroups::sweep as sweep_cgroups;
 pub use data_dir::{DataDir, Lock};
+pub use host_table::HostTable;
 pub use owner::{Owner, default_data_dir};
 pub use port_holder::PortHolder;
 pub use record::{NodeRecord, Record};

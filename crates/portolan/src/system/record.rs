@@ -6,7 +6,7 @@ use std::io;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use super::DataDir;
+use super::{DataDir, HostTable};
 
 /// The supervisor and its nodes. Process ids are the host's.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -15,6 +15,9 @@ pub struct Record {
     pub supervisor: i32,
     /// The host's end of the link into the fabric.
     pub host_link: String,
+    /// What lets pods out by the host's kernel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_table: Option<HostTable>,
     /// Cgroup of every container, below the root of each hierarchy.
     pub cgroup: String,
     pub nodes: Vec<NodeRecord>,

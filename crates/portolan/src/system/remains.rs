@@ -5,10 +5,11 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use netns::NetNs;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use super::{DataDir, Record, cgroups};
+use super::{DataDir, Record, cgroups, forwarding};
 use crate::up::remove_host_link;
 
 /// How long a node may take to end by itself before it is killed.
@@ -28,6 +29,10 @@ pub async fn clear(dir: &DataDir, record: &Record) -> Result<()> {
         }
     }
     remove_host_link(&record.host_link).await.context("cannot remove the host's link")?;
+    if let Some(table) = &record.host_table {
+        table.remove()?;
+        forwarding::give_back(&NetNs::current()?, dir)?;
+    }
     cgroups::sweep(&record.cgroup).await?;
     Record::forget(dir)
 }

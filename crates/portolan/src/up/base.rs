@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Node, Pod, Service, ServiceSpec};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -13,7 +13,7 @@ use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 
 use super::fabric::Fabric;
-use super::network::Plan;
+use super::network::{Plan, SERVICE_FLAG};
 use super::ready;
 use super::view::View;
 
@@ -24,8 +24,10 @@ pub async fn keep(client: &Client, plan: &Plan) -> Result<()> {
 
 /// Applies it all.
 pub async fn apply(client: &Client, plan: &Plan, nodes: &[String]) -> Result<()> {
+    same_addresses(client, plan).await?;
     dns_service(client, plan).await?;
     forget_other_nodes(client, nodes).await?;
+    forget_other_ranges(client, plan).await?;
     forget_readiness(client).await
 }
 
@@ -41,12 +43,13 @@ async fn dns_service(client: &Client, plan: &Plan) -> Result<()> {
         }
         let repairing = "cannot put Service kube-system/kube-dns right";
         let (there, wanted) = (found.spec.unwrap_or_default(), ours.spec.clone().unwrap_or_default());
-        if there.cluster_ip == wanted.cluster_ip {
+        if there.cluster_ips == wanted.cluster_ips {
             let right = Patch::Merge(json!({"spec": {"ports": wanted.ports, "selector": null}}));
             api.patch("kube-dns", &PatchParams::default(), &right).await.context(repairing)?;
             return Ok(());
         }
-        // Its address can't be changed, and is what every pod's resolv.conf says.
+        // Its addresses can't be changed, and are what every pod's resolv.conf says. One more or one less is a system
+        // that has got another IP family, or has no longer.
         let deleted = api.delete("kube-dns", &DeleteParams::default()).await;
         deleted.context(repairing)?;
     }
@@ -62,10 +65,11 @@ fn sound(found: &Service, ours: &Service) -> bool {
         ports.map(|port| (port.name.clone(), port.port, port.protocol.clone())).collect()
     };
     let selects = found.selector.as_ref().is_some_and(|selector| !selector.is_empty());
-    found.cluster_ip == ours.cluster_ip && !selects && ports(ours).is_subset(&ports(found))
+    found.cluster_ips == ours.cluster_ips && !selects && ports(ours).is_subset(&ports(found))
 }
 
 fn wanted_dns_service(plan: &Plan) -> Result<Service> {
+    let addresses: Vec<String> = plan.cluster_dns().iter().map(ToString::to_string).collect();
     let service = json!({
         "apiVersion": "v1",
         "kind": "Service",
@@ -75,7 +79,9 @@ fn wanted_dns_service(plan: &Plan) -> Result<Service> {
             "labels": {"k8s-app": "kube-dns", "kubernetes.io/name": "CoreDNS", "kubernetes.io/cluster-service": "true"},
         },
         "spec": {
-            "clusterIP": plan.cluster_dns(),
+            "clusterIP": addresses.first(),
+            "clusterIPs": addresses,
+            "ipFamilyPolicy": if addresses.len() > 1 { "RequireDualStack" } else { "SingleStack" },
             // A node's pods ask the node's own server while it's ready.
             "trafficDistribution": "PreferSameNode",
             "ports": [
@@ -108,6 +114,38 @@ async fn forget_other_nodes(client: &Client, nodes: &[String]) -> Result<()> {
             let namespace = pod.namespace().unwrap_or_default();
             let deleted = Api::<Pod>::namespaced(client.clone(), &namespace).delete(&pod.name_any(), &at_once).await;
             deleted.with_context(|| format!("cannot delete pod {namespace}/{}", pod.name_any()))?;
+        }
+    }
+    Ok(())
+}
+
+/// The objects' addresses are kept with them: under another range they would lead nowhere.
+async fn same_addresses(client: &Client, plan: &Plan) -> Result<()> {
+    let api = Api::<Service>::namespaced(client.clone(), "default");
+    let known = api.get_opt("kubernetes").await.context("cannot read Service default/kubernetes")?;
+    let known = known.and_then(|service| service.spec).and_then(|spec| spec.cluster_ip);
+    let expected = plan.first_services().first().map(ToString::to_string);
+    if let (Some(known), Some(expected)) = (known, expected) {
+        ensure!(
+            known == expected,
+            "the Services in this data directory have addresses of another {SERVICE_FLAG} (default/kubernetes has \
+             {known}, not {expected}): start with that one, or choose another --data-dir"
+        );
+    }
+    Ok(())
+}
+
+/// A node keeps its pods' range for as long as it exists: where that is none of ours any more, or of one IP family in a
+/// system of two, it begins anew. Its pods stay bound to it and get new addresses.
+async fn forget_other_ranges(client: &Client, plan: &Plan) -> Result<()> {
+    let api = Api::<Node>::all(client.clone());
+    let ours = plan.pods();
+    for node in api.list(&ListParams::default()).await.context("cannot list nodes")? {
+        let ranges = node::network::pod_cidrs(&node);
+        let fits = ranges.len() == ours.len() && ours.iter().zip(&ranges).all(|(ours, range)| ours.contains(range));
+        if !ranges.is_empty() && !fits {
+            let name = node.name_any();
+            api.delete(&name, &DeleteParams::default()).await.with_context(|| format!("cannot delete node {name}"))?;
         }
     }
     Ok(())
@@ -147,24 +185,23 @@ async fn forget_readiness(client: &Client) -> Result<()> {
 
 /// The host's and the fabric's routes to the pods of each node.
 #[derive(Default)]
-pub struct PodRoutes(BTreeMap<String, IpNet>);
+pub struct PodRoutes(BTreeMap<String, Vec<IpNet>>);
 
 impl PodRoutes {
     /// Adds what is new.
     pub async fn follow(&mut self, view: &View, plan: &Plan, fabric: &Fabric) -> Result<()> {
         for node in &view.nodes {
             let name = node.name_any();
-            let pods = node.spec.as_ref().and_then(|s| s.pod_cidr.as_deref()).and_then(|c| c.parse::<IpNet>().ok());
-            let Some(pods) = pods else { continue };
-            if self.0.get(&name) == Some(&pods) {
+            let pods = node::network::pod_cidrs(node);
+            if pods.is_empty() || self.0.get(&name) == Some(&pods) {
                 continue;
             }
             let address = node.status.as_ref().and_then(|s| s.addresses.as_ref());
             let address = address.into_iter().flatten().find(|a| a.type_ == "InternalIP").map(|a| a.address.clone());
-            let Some(index) = (0..100).find(|n| address.as_deref() == Some(plan.node(*n).to_string().as_str())) else {
-                continue;
-            };
-            fabric.route_pods(pods, index).await?;
+            let Some(index) = address.and_then(|a| a.parse().ok()).and_then(|a| plan.node_of(a)) else { continue };
+            for pods in &pods {
+                fabric.route_pods(*pods, index).await?;
+            }
             self.0.insert(name, pods);
         }
         Ok(())

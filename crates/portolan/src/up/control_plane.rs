@@ -34,8 +34,9 @@ pub struct Prepared {
 /// Opens the store and the certificates, and puts in what every cluster begins with.
 pub async fn prepare(dir: &DataDir, plan: &Plan) -> Result<Prepared> {
     let (database, certificates, advertise) = (dir.database(), dir.pki(), plan.fabric_address());
+    let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
     let names = ServerNames {
-        addresses: vec![IpAddr::V4(Ipv4Addr::LOCALHOST), advertise, plan.host(), first_service_address(plan)],
+        addresses: [vec![loopback], plan.fabric_addresses(), plan.hosts(), plan.first_services()].concat(),
         names: vec!["localhost".to_owned()],
         cluster_domain: DOMAIN.to_owned(),
     };
@@ -46,7 +47,7 @@ pub async fn prepare(dir: &DataDir, plan: &Plan) -> Result<Prepared> {
     });
     let (store, pki) = opening.await.context("opening the store")??;
     let config = Config {
-        service_cidrs: vec![plan.services.into()],
+        service_cidrs: plan.services(),
         node_port_range: NODE_PORTS,
         advertise: SocketAddr::new(advertise, PORT),
         cluster_domain: DOMAIN.to_owned(),
@@ -55,11 +56,6 @@ pub async fn prepare(dir: &DataDir, plan: &Plan) -> Result<Prepared> {
     let server = ApiServer::new(Arc::new(store), config, dialer).context("cannot make the API server")?;
     server.bootstrap().await.map_err(|status| anyhow!("cannot put in the first objects: {}", status.message))?;
     Ok(Prepared { server, pki })
-}
-
-/// `default/kubernetes` gets the first address of the range.
-fn first_service_address(plan: &Plan) -> IpAddr {
-    IpAddr::V4((u32::from(plan.services.network()) + 1).into())
 }
 
 /// Takes the host's port of the API, or says who has it.
@@ -113,7 +109,7 @@ impl ControlPlane {
         let pods = pods.and_then(TcpListener::from_std).context("cannot serve the API in the fabric")?;
         let socket = SocketPath::new(&dir.api_socket()).context("the API's socket")?;
         let local = UnixListener::bind(socket.as_path()).context("cannot serve the API on its socket")?;
-        let relay = Relay::bind(fabric.namespace(), plan.fabric_address())?;
+        let relay = plan.resolver().map(|at| Relay::bind(fabric.namespace(), at)).transpose()?;
 
         let tls = apiserver::server_config(&pki).context("the API's certificate")?;
         let kubeconfig = pki.kubeconfig("portolan", &format!("https://{on_host}"));
@@ -138,14 +134,17 @@ impl ControlPlane {
             keep(&kept, &until).await;
             Ok(())
         });
-        let until = stop.clone();
-        tasks.spawn(async move {
-            relay.run(until).await;
-            Ok(())
-        });
+        if let Some(relay) = relay {
+            let until = stop.clone();
+            tasks.spawn(async move {
+                relay.run(until).await;
+                Ok(())
+            });
+        }
         let client = Client::new(server.service(), "default");
         let config = controllers::Config {
-            cluster_cidr_v4: Some(plan.pods),
+            cluster_cidr_v4: Some(plan.pods_v4()),
+            cluster_cidr_v6: plan.pods_v6(),
             root_ca: pki.ca().to_owned(),
             ..controllers::Config::default()
         };

@@ -4,7 +4,7 @@
 //! say to each other. The namespace has no name: it lives while the supervisor holds it, and takes every link with it.
 
 use anyhow::{Context, Result};
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use netns::{LinkName, Links, NetNs, Route, sysctl};
 
 use super::network::Plan;
@@ -21,28 +21,49 @@ pub struct Fabric {
 const HOST_PORT: &str = "host";
 
 impl Fabric {
-    /// Builds the namespace, its bridge and the host's link; checks first that the plan's networks are free.
+    /// Builds the namespace, its bridge and the host's link.
     pub async fn build(plan: &Plan) -> Result<Self> {
         let host_namespace = NetNs::current()?;
         let host = Links::of(&host_namespace)?;
-        plan.check_host(&host).await?;
         let namespace = NetNs::new()?;
         let inside = Links::of(&namespace)?;
         let bridge = bridge()?;
         inside.loopback_up().await?;
         inside.add_bridge(&bridge).await?;
-        inside.add_address(&bridge, plan.in_fabric(plan.fabric_address())?).await?;
+        for address in plan.fabric_addresses() {
+            inside.add_address(&bridge, plan.in_fabric(address)?).await?;
+        }
         inside.up(&bridge).await?;
+        // A pod's address that no node has is nobody's, and not outside.
+        for pods in plan.pods() {
+            inside.add_route(&Route::unreachable(pods)).await?;
+        }
         sysctl::set(&namespace, "net.ipv4.ip_forward", "0")?;
+        sysctl::set(&namespace, "net.ipv4.conf.fabric.send_redirects", "0")?;
 
-        let host_link = free_name(&host).await?;
         let port = LinkName::new(HOST_PORT)?;
-        inside.add_veth(&port, &host_link, &host_namespace).await.context("cannot join the host to the fabric")?;
+        let host_link = join_host(&inside, &port, &host, &host_namespace).await?;
         inside.enslave(&port, &bridge).await?;
         inside.up(&port).await?;
-        host.add_address(&host_link, plan.in_fabric(plan.host())?).await?;
+        for address in plan.hosts() {
+            host.add_address(&host_link, plan.in_fabric(address)?).await?;
+        }
         host.up(&host_link).await?;
-        Ok(Fabric { namespace, inside, host, host_link, plan: plan.clone() })
+        let fabric = Fabric { namespace, inside, host, host_link, plan: plan.clone() };
+        fabric.spare_the_bridge()?;
+        Ok(fabric)
+    }
+
+    /// Keeps br_netfilter from running the fabric's rules on what the bridge takes in, before it's known where that goes:
+    /// a packet handed to a transparent socket then would be taken from it again. The module may be loaded at any time,
+    /// and is switched on in every namespace when it is.
+    pub fn spare_the_bridge(&self) -> Result<()> {
+        for name in ["net.bridge.bridge-nf-call-iptables", "net.bridge.bridge-nf-call-ip6tables"] {
+            if sysctl::get(&self.namespace, name).is_ok_and(|value| value != "0") {
+                sysctl::set(&self.namespace, name, "0")?;
+            }
+        }
+        Ok(())
     }
 
     pub fn namespace(&self) -> &NetNs {
@@ -61,8 +82,15 @@ impl Fabric {
         self.inside.enslave(&port, &bridge()?).await?;
         self.inside.up(&port).await?;
         links.loopback_up().await?;
-        links.add_address(&eth0, self.plan.in_fabric(self.plan.node(index))?).await?;
+        for address in self.plan.node(index) {
+            links.add_address(&eth0, self.plan.in_fabric(address)?).await?;
+        }
         links.up(&eth0).await?;
+        for gateway in self.plan.way_out() {
+            let everything =
+                if gateway.is_ipv4() { IpNet::V4(Ipv4Net::default()) } else { IpNet::V6(Ipv6Net::default()) };
+            links.add_route(&Route::via(everything, gateway)).await?;
+        }
         // What the host sends to a ClusterIP leaves by the link it came in on. A redirect would lead the host past the
         // node's proxy, and uses up the allowance of ICMP errors (icmp(7), icmp_ratelimit) that rejections need.
         sysctl::set(node, "net.ipv4.conf.eth0.send_redirects", "0")?;
@@ -71,7 +99,10 @@ impl Fabric {
 
     /// Sends what the host and the fabric say to ClusterIPs by way of a node, whose proxy translates it.
     pub async fn route_services(&self, index: u32) -> Result<()> {
-        self.route(self.plan.services.into(), index).await
+        for services in self.plan.services() {
+            self.route(services, index).await?;
+        }
+        Ok(())
     }
 
     /// Sends what the host and the fabric say to a node's pods to that node.
@@ -80,7 +111,8 @@ impl Fabric {
     }
 
     async fn route(&self, to: IpNet, index: u32) -> Result<()> {
-        let gateway = self.plan.node(index);
+        let gateway = self.plan.node(index).into_iter().find(|node| node.is_ipv4() == to.addr().is_ipv4());
+        let gateway = gateway.with_context(|| format!("node {index} has no address of the family of {to}"))?;
         self.host.add_route(&Route::via(to, gateway).on(self.host_link.as_str())).await?;
         self.inside.add_route(&Route::via(to, gateway)).await?;
         Ok(())
@@ -102,9 +134,17 @@ fn bridge() -> Result<LinkName> {
     Ok(LinkName::new("fabric")?)
 }
 
-/// `portolan0`, or the next number when another system has it.
-async fn free_name(host: &Links) -> Result<LinkName> {
-    let taken = host.names().await?;
-    let free = (0..).map(|n| format!("portolan{n}")).find(|name| !taken.contains(name));
-    Ok(LinkName::new(&free.unwrap_or_default())?)
+/// The host's end is `portolan0`, or has the next number when another system has that one.
+async fn join_host(inside: &Links, port: &LinkName, host: &Links, namespace: &NetNs) -> Result<LinkName> {
+    loop {
+        let taken = host.names().await?;
+        let free = (0..).map(|n| format!("portolan{n}")).find(|name| !taken.contains(name));
+        let name = LinkName::new(&free.unwrap_or_default())?;
+        match inside.add_veth(port, &name, namespace).await {
+            Ok(()) => return Ok(name),
+            // Another system that starts at the same time was quicker.
+            Err(error) if error.exists() => {}
+            Err(error) => return Err(error).context("cannot join the host to the fabric"),
+        }
+    }
 }

@@ -27,7 +27,7 @@ pub fn check(plan: &Plan) -> Result<()> {
     let by_hand = format!(
         "Without it, tell your resolver to ask {} about {DOMAIN} (dnsmasq: `server=/{DOMAIN}/{0}`), or leave --host-dns out: \
          `portolan run` knows the names in any case",
-        plan.node(0)
+        plan.node_v4(0)
     );
     if !resolved_runs_here() {
         bail!("--host-dns needs systemd-resolved, and none runs in this network namespace. {by_hand}");
@@ -41,8 +41,8 @@ pub fn check(plan: &Plan) -> Result<()> {
 
 /// Tells systemd-resolved about the link. `nodes` is how many there are; each has a DNS server.
 pub async fn set(link: &LinkName, plan: &Plan, nodes: u32) -> Result<()> {
-    let servers: Vec<String> = (0..nodes.min(SERVERS)).map(|index| plan.node(index).to_string()).collect();
-    let reverse = [plan.pods, plan.services].into_iter().flat_map(reverse_zones);
+    let servers: Vec<String> = (0..nodes.min(SERVERS)).map(|index| plan.node_v4(index).to_string()).collect();
+    let reverse = [plan.pods_v4(), plan.services_v4()].into_iter().flat_map(reverse_zones);
     // With `~` a domain leads questions to the link, and isn't added to names that are typed without one.
     let domains: Vec<String> = std::iter::once(DOMAIN.to_owned()).chain(reverse).map(|d| format!("~{d}")).collect();
     let words = |word: &str| vec![word.to_owned()];

@@ -3,6 +3,7 @@
 //! This file is the order of things. Each thing is in a file of its own.
 
 mod base;
+mod clash;
 mod control_plane;
 mod detach;
 mod fabric;
@@ -20,6 +21,7 @@ mod saved;
 pub mod table;
 mod three_way;
 mod view;
+mod way_out;
 
 use std::cell::Cell;
 use std::process::ExitCode;
@@ -46,6 +48,7 @@ use nodes::{Node, Start};
 use progress::Progress;
 use saved::Saved;
 use view::Following;
+use way_out::WayOut;
 
 /// How often what must be there is looked for; as often as kube-apiserver looks for `default/kubernetes`.
 const KEEP: Duration = Duration::from_secs(10);
@@ -57,7 +60,7 @@ const LEFT_OUT: u8 = 3;
 pub fn start(options: &Up) -> Result<ExitCode> {
     let begun = Instant::now();
     privilege::check()?;
-    let plan = Plan::new(options.pod_cidr, options.service_cidr, options.fabric_cidr, options.nodes)?;
+    let plan = Plan::new(options)?;
     let of_stdin = options.files.iter().any(|file| file.as_os_str() == manifests::STDIN);
     ensure!(!(of_stdin && options.watch), "--watch follows files, and standard input (-f -) is none");
     if options.host_dns {
@@ -66,6 +69,9 @@ pub fn start(options: &Up) -> Result<ExitCode> {
     let detaches = options.detach && !options.detached;
     // Read before anything is made: a mistake in a file should cost nothing. Standard input can be read once only.
     let manifests = if detaches && of_stdin { Vec::new() } else { manifests::read(&options.files)? };
+    if !options.system.data_dir.exists() {
+        block_on(plan.check_here())?;
+    }
     let dir = DataDir::create(&options.system.data_dir)?;
     if detaches {
         return detach::start(&dir, of_stdin);
@@ -79,9 +85,10 @@ async fn run(options: &Up, begun: Instant, plan: Plan, manifests: &[Manifest], d
         progress::tell(&format!("clearing away what process {} left", record.supervisor));
         clear(dir, &record).await?;
     }
+    plan.check_here().await?;
     let mut ends = Ends::new(options.detached)?;
     let (nodes, stop, skipped) = (Vec::new(), CancellationToken::new(), Cell::new(0));
-    let mut system = System { nodes, images: None, control: None, fabric: None, stop, skipped, lock };
+    let mut system = System { nodes, images: None, control: None, way_out: None, fabric: None, stop, skipped, lock };
     let lived = tokio::select! {
         lived = system.live(options, begun, &plan, manifests, dir) => lived,
         () = ends.requested() => Ok(()),
@@ -128,6 +135,7 @@ struct System {
     nodes: Vec<Node>,
     images: Option<Images>,
     control: Option<ControlPlane>,
+    way_out: Option<WayOut>,
     fabric: Option<Fabric>,
     stop: CancellationToken,
     /// How many objects of the manifests were left out.
@@ -155,10 +163,13 @@ impl System {
         let mut record = Record {
             supervisor: i32::try_from(std::process::id()).context("our process id")?,
             host_link: fabric.host_link().as_str().to_owned(),
+            host_table: None,
             cgroup: format!("portolan/{}", dir.id()),
             nodes: Vec::new(),
         };
         record.save(dir)?;
+        let way_out = WayOut::open(options.egress, plan, fabric, dir, &mut record, &self.stop).await?;
+        self.way_out = Some(way_out);
         let control = self.control.insert(ControlPlane::start(prepared?, api, dir, plan, fabric, &self.stop).await?);
         let images = self.images.insert(Images::start(dir, &options.registries, &self.stop)?);
         let puller = images.puller().clone();
@@ -190,7 +201,7 @@ impl System {
         let nodes = &mut self.nodes;
         tokio::select! {
             followed = serve => followed,
-            kept = keep(&client, plan) => kept,
+            kept = keep(&client, plan, fabric) => kept,
             failed = control.failed() => Err(failed),
             failed = images.failed() => Err(failed),
             ended = first_to_end(nodes) => Err(ended),
@@ -211,6 +222,9 @@ impl System {
         if let Some(control) = self.control.take() {
             control.end().await;
         }
+        if let Some(way_out) = self.way_out.take() {
+            result = result.and(way_out.close(dir).await);
+        }
         if let Some(fabric) = self.fabric.take() {
             result = result.and(fabric.tear_down().await);
         }
@@ -221,12 +235,13 @@ impl System {
     }
 }
 
-/// Puts back what every system has when somebody deletes it. Returns only with an error.
-async fn keep(client: &kube::Client, plan: &Plan) -> Result<()> {
+/// Puts back what every system has when somebody deletes or changes it. Returns only with an error.
+async fn keep(client: &kube::Client, plan: &Plan, fabric: &Fabric) -> Result<()> {
     let mut turns = tokio::time::interval(KEEP);
     loop {
         turns.tick().await;
         base::keep(client, plan).await?;
+        fabric.spare_the_bridge()?;
     }
 }
 

@@ -1,10 +1,9 @@
 //! The processes of a node and how each is configured.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::network::Plan;
@@ -88,13 +87,15 @@ pub struct Configs {
 impl Configs {
     pub fn new(plan: &Plan, name: &str, index: u32, cgroup: &str) -> Self {
         let node_dir = Path::new(NODE_DIR);
-        let address = plan.node(index);
-        let services: IpNet = plan.services.into();
-        let mut node = node::Config::new(name, vec![address], node_dir.join(AGENT_DIR));
+        let addresses = plan.node(index);
+        // What only the node itself asks for needs one address alone: the primary family's.
+        let address = addresses.first().copied().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        let cluster_dns = plan.cluster_dns().into_iter().next().into_iter().collect::<Vec<_>>();
+        let mut node = node::Config::new(name, addresses.clone(), node_dir.join(AGENT_DIR));
         node.cluster_domain = DOMAIN.to_owned();
-        node.cluster_dns = vec![plan.cluster_dns()];
-        node.service_cidrs = vec![services];
-        node.gateways = vec![plan.fabric_address()];
+        node.cluster_dns.clone_from(&cluster_dns);
+        node.service_cidrs = plan.services();
+        node.gateways = plan.fabric_addresses();
         node.kubelet_listener = Path::new(KUBELET_DIR).join(KUBELET_SOCKET);
         node.resolv_conf = node_dir.join(RESOLV_CONF);
         node.dns = Some(node::DnsConfig {
@@ -112,11 +113,11 @@ impl Configs {
             node,
         };
         let dns = dns::Config {
-            listen: vec![SocketAddr::new(address, DNS_PORT)],
+            listen: addresses.iter().map(|address| SocketAddr::new(*address, DNS_PORT)).collect(),
             zone: DOMAIN.to_owned(),
-            reverse: vec![plan.pods.into(), services],
+            reverse: [plan.pods(), plan.services()].concat(),
             ttl: DNS_TTL,
-            upstreams: vec![SocketAddr::new(plan.fabric_address(), DNS_PORT)],
+            upstreams: plan.resolver().map(|resolver| SocketAddr::new(resolver, DNS_PORT)).into_iter().collect(),
             ready: Some(SocketAddr::new(address, DNS_READY)),
             metrics: Some(SocketAddr::new(address, DNS_METRICS)),
         };
@@ -126,8 +127,8 @@ impl Configs {
             dns: Dns { api_socket: API_SOCKET.into(), dns },
             resolv_conf: format!("nameserver {}\n", plan.fabric_address()),
             cluster_resolv_conf: format!(
-                "nameserver {}\nsearch default.svc.{DOMAIN} svc.{DOMAIN} {DOMAIN}\noptions ndots:5\n",
-                plan.cluster_dns()
+                "{}search default.svc.{DOMAIN} svc.{DOMAIN} {DOMAIN}\noptions ndots:5\n",
+                cluster_dns.iter().map(|address| format!("nameserver {address}\n")).collect::<String>()
             ),
         }
     }
