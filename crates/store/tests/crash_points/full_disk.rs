@@ -1,20 +1,30 @@
 //! A file system that is really full, and one that is really read-only: a tmpfs in a mount namespace of the test's own.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use store::{Embedded, Error, Obstacle, Op, OpenError, Outcome, Revision, Store, Txn};
 
 use crate::{Scratch, open, runtime};
 
+/// Unmounts when dropped: the directory below it can't be removed before.
+struct SmallDisk(PathBuf);
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
+    }
+}
+
 /// Mounts a small tmpfs that only this thread, and those it starts, can see.
-fn small_disk(directory: &Path) {
+fn small_disk(directory: &Path) -> SmallDisk {
     unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace needs CAP_SYS_ADMIN: run the tests as root");
     let none = None::<&str>;
     mount(none, "/", none, MsFlags::MS_PRIVATE | MsFlags::MS_REC, none).unwrap();
     mount(Some("tmpfs"), directory, Some("tmpfs"), MsFlags::empty(), Some("size=2m")).unwrap();
+    SmallDisk(directory.to_owned())
 }
 
 async fn put(store: &Embedded, n: usize) -> Result<Outcome, Error> {
@@ -26,7 +36,7 @@ async fn put(store: &Embedded, n: usize) -> Result<Outcome, Error> {
 fn a_full_disk_is_named_and_writing_goes_on_when_there_is_room() {
     let scratch = Scratch::new("full");
     let directory = scratch.directory("small");
-    small_disk(&directory);
+    let _disk = small_disk(&directory);
     let store = open(&directory).unwrap();
     let ballast = directory.join("ballast");
     runtime().block_on(async {
@@ -66,7 +76,7 @@ fn a_full_disk_is_named_and_writing_goes_on_when_there_is_room() {
 fn a_read_only_disk_is_named_when_the_store_is_opened() {
     let scratch = Scratch::new("readonly");
     let directory = scratch.directory("small");
-    small_disk(&directory);
+    let _disk = small_disk(&directory);
     drop(open(&directory).unwrap());
     let none = None::<&str>;
     mount(none, &directory, none, MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY, none).unwrap();
