@@ -183,7 +183,7 @@ fn mistakes_are_named_and_cost_nothing() {
     system.on_host(&["ip", "route", "add", "blackhole", "10.96.5.0/24"]).ok();
     says(&system, &["up"], &["10.96.5.0/24", "--service-cidr"]);
     system.on_host(&["ip", "route", "del", "blackhole", "10.96.5.0/24"]).ok();
-    says(&system, &["run", "--", "true"], &["nothing runs on", "portolan up --data-dir"]);
+    says(&system, &["run", "--", "true"], &["there is no data directory"]);
     system.assert_nothing_left();
 
     let invalid = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {ports: [{port: 0}]}\n";
@@ -197,6 +197,7 @@ fn mistakes_are_named_and_cost_nothing() {
                    0: must be between 1 and 65535, inclusive]\nnothing was applied";
     assert!(said.contains(refusal), "the API's own words, and no more:\n{said}");
     system.assert_nothing_left();
+    says(&system, &["run", "--", "true"], &["nothing runs on", "portolan up --data-dir"]);
     system.step("before anything runs");
 
     let said = system.portolan(&["up", "--detach", "-f", &sound]);
