@@ -94,8 +94,9 @@ impl Side {
     /// Exit code and both outputs, masked.
     fn run(&self, kubectl: &Path, line: &str) -> Result<String> {
         let mut command = Command::new(kubectl);
+        let words = shlex::split(line).with_context(|| format!("a quote is open in {line:?}"))?;
         command
-            .args(words(line).into_iter().map(|word| {
+            .args(words.into_iter().map(|word| {
                 if word == "NS" {
                     self.namespace.clone()
                 } else {
@@ -111,21 +112,6 @@ impl Side {
         let code = output.status.code().unwrap_or(-1);
         Ok(format!("[{code}] {}\n{}", text(&output.stdout), text(&output.stderr)))
     }
-}
-
-/// Words of a command line; quotes keep spaces together.
-fn words(line: &str) -> Vec<String> {
-    let mut words = vec![String::new()];
-    let mut quoted = false;
-    for c in line.chars() {
-        match c {
-            '\'' => quoted = !quoted,
-            ' ' if !quoted => words.push(String::new()),
-            c => words.last_mut().into_iter().for_each(|word| word.push(c)),
-        }
-    }
-    words.retain(|word| !word.is_empty());
-    words
 }
 
 /// Ages, times, uids, revisions, random addresses and ports, and how wide columns are.

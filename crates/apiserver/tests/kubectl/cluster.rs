@@ -113,7 +113,7 @@ impl Kubectl {
     fn command(&self, line: &str) -> Command {
         let mut command = Command::new(&self.program);
         command
-            .args(words(line))
+            .args(shlex::split(line).unwrap())
             .current_dir(&self.directory)
             .env("HOME", &self.directory)
             .env("KUBECONFIG", self.directory.join("kubeconfig"))
@@ -145,19 +145,4 @@ impl Kubectl {
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         (child, lines)
     }
-}
-
-/// Words of a command line; quotes keep spaces together.
-fn words(line: &str) -> Vec<String> {
-    let mut words = vec![String::new()];
-    let mut quoted = false;
-    for c in line.chars() {
-        match c {
-            '\'' => quoted = !quoted,
-            ' ' if !quoted => words.push(String::new()),
-            c => words.last_mut().unwrap().push(c),
-        }
-    }
-    words.retain(|word| !word.is_empty());
-    words
 }

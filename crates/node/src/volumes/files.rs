@@ -287,6 +287,15 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
+    const FACTS: Facts<'_> = Facts {
+        node_name: "n1",
+        node_ips: &[],
+        pod_ips: &[],
+        services: &[],
+        node_cpu_millis: 1,
+        node_memory_bytes: 1 << 30,
+    };
+
     fn run(volume: Value) -> Result<VolumeSource, VolumeError> {
         let pod = spec::testing::pod(json!({"volumes": [volume], "containers": [{"name": "m"}]}));
         let map = json!({"data": {"a": "1", "b": "2"}, "binaryData": {"c": "/w=="}});
@@ -294,15 +303,7 @@ mod tests {
             config_maps: [("map".to_owned(), Some(serde_json::from_value(map).unwrap()))].into(),
             secrets: [("s".to_owned(), Some(serde_json::from_value(json!({"data": {"k": "AQ=="}})).unwrap()))].into(),
         };
-        let facts = Facts {
-            node_name: "n1",
-            node_ips: &[],
-            pod_ips: &[],
-            services: &[],
-            node_cpu_millis: 1,
-            node_memory_bytes: 1,
-        };
-        plan(&pod, &sources, &facts).map(|mut plans| plans.remove(0).source)
+        plan(&pod, &sources, &FACTS).map(|mut plans| plans.remove(0).source)
     }
 
     fn files(source: VolumeSource) -> Vec<(String, Vec<u8>, u32)> {
@@ -332,15 +333,7 @@ mod tests {
             let limits = limit.map_or(json!({}), |limit| json!({"limits": {"memory": limit}}));
             let pod = spec::testing::pod(json!({"volumes": [{"name": "v", "emptyDir": volume}],
                 "containers": [{"name": "m", "resources": limits}]}));
-            let facts = Facts {
-                node_name: "n1",
-                node_ips: &[],
-                pod_ips: &[],
-                services: &[],
-                node_cpu_millis: 1,
-                node_memory_bytes: 1 << 30,
-            };
-            match plan(&pod, &Sources::default(), &facts).unwrap().remove(0).source {
+            match plan(&pod, &Sources::default(), &FACTS).unwrap().remove(0).source {
                 VolumeSource::Memory { size } => size,
                 other => panic!("{other:?}"),
             }
