@@ -64,7 +64,8 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
     let (mut created, mut moved, mut headless) = (Kind::default(), Kind::default(), Kind::default());
     for change in 0..options.changes {
         let number = options.services + change;
-        let (name, address) = (format!("new-{change}"), Ipv4Addr::new(10, 96, 200, u8::try_from(change % 250)? + 1));
+        // From the lower band, which no address is allocated from while others are free (KEP-3070).
+        let (name, address) = (format!("new-{change}"), Ipv4Addr::new(10, 96, 0, u8::try_from(change % 230)? + 20));
         let qualified = |name: &str| format!("{name}.default.svc.cluster.local");
         // A new Service: its address in the kernel, its name in the DNS.
         let expected = Expected { rule: Some(address), name: Some((qualified(&name), address)) };
