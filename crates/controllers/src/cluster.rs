@@ -46,8 +46,7 @@ pub struct Cluster {
     /// Only those called [`ROOT_CA`].
     pub root_cas: Objects<ConfigMap>,
     readiness: Readiness,
-    informers: Vec<(&'static str, Task)>,
-    synced: Vec<Synced>,
+    watches: Watches,
     drivers: Vec<(&'static str, Drive)>,
 }
 
@@ -72,8 +71,7 @@ impl Cluster {
             config: Arc::new(config),
             recorder,
             readiness,
-            informers: watches.informers,
-            synced: watches.synced,
+            watches,
             drivers: Vec::new(),
         }
     }
@@ -105,22 +103,15 @@ impl Cluster {
         K: Resource + Clone + serde::de::DeserializeOwned + std::fmt::Debug + Send + Sync + 'static,
         K::DynamicType: Clone,
     {
-        let cache = informer.cache();
-        self.informers.push((name, Box::new(move |token| Box::pin(informer.run(token)))));
-        let waiting = cache.clone();
-        self.synced.push(Arc::new(move || {
-            let cache = waiting.clone();
-            Box::pin(async move { cache.synced().await })
-        }));
-        cache
+        self.watches.watch(name, informer)
     }
 
     /// Spawns every watch and driver.
     pub fn spawn(self, tasks: &mut Tasks) {
-        for (name, run) in self.informers {
+        for (name, run) in self.watches.informers {
             tasks.spawn(format!("watch {name}"), run(tasks.token()));
         }
-        let waits = self.synced;
+        let waits = self.watches.synced;
         let synced: Synced = Arc::new(move || {
             let waits = waits.clone();
             Box::pin(async move {
@@ -154,6 +145,15 @@ impl Watches {
         K: Resource<DynamicType = ()> + Clone + serde::de::DeserializeOwned + serde::Serialize,
         K: std::fmt::Debug + Send + Sync + 'static,
     {
+        let client = self.client.clone();
+        Objects::new(client, self.watch(name, informer), MANAGER)
+    }
+
+    fn watch<K>(&mut self, name: &'static str, informer: Informer<K>) -> Arc<Cache<K>>
+    where
+        K: Resource + Clone + serde::de::DeserializeOwned + std::fmt::Debug + Send + Sync + 'static,
+        K::DynamicType: Clone,
+    {
         let cache = informer.cache();
         self.informers.push((name, Box::new(move |token| Box::pin(informer.run(token)))));
         let waiting = cache.clone();
@@ -161,7 +161,7 @@ impl Watches {
             let cache = waiting.clone();
             Box::pin(async move { cache.synced().await })
         }));
-        Objects::new(self.client.clone(), cache, MANAGER)
+        cache
     }
 }
 

@@ -1,6 +1,8 @@
 //! Who owns what: controller references, adoption and release. Not responsible for deleting what nobody owns
 //! (`garbage`).
 
+/// The reference by which one object controls another.
+pub use endpointslice::labels::controller_of as reference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use serde_json::{Value, json};
 
@@ -16,18 +18,6 @@ pub fn controller_name<'a>(metadata: &'a ObjectMeta, kind: &str) -> Option<&'a s
 
 pub fn is_controlled_by(metadata: &ObjectMeta, uid: &str) -> bool {
     controller(metadata).is_some_and(|reference| reference.uid == uid)
-}
-
-/// The reference by which `owner` controls what it makes.
-pub fn reference(owner: &ObjectMeta, api_version: &str, kind: &str) -> OwnerReference {
-    OwnerReference {
-        api_version: api_version.to_owned(),
-        kind: kind.to_owned(),
-        name: owner.name.clone().unwrap_or_default(),
-        uid: owner.uid.clone().unwrap_or_default(),
-        controller: Some(true),
-        block_owner_deletion: Some(true),
-    }
 }
 
 /// The merge patch that makes `owner` the controller of an object. The uid is a precondition.

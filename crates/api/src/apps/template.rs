@@ -6,9 +6,21 @@ use crate::core::pod::{Whose, default_spec, spec_warnings, validate_spec};
 use crate::field::{self, Path};
 use crate::labels;
 use crate::names;
+use crate::resource::Column;
+use crate::table::containers;
 use crate::tree::{absent, child_mut, fill_absent, int, list, same, text, unset};
 
 const NEGATIVE: &str = "must be greater than or equal to 0";
+
+pub(super) const CONTAINERS: Column = Column::text("Containers", "The containers of the template.").wide();
+pub(super) const IMAGES: Column = Column::text("Images", "Their images.").wide();
+pub(super) const SELECTOR: Column = Column::text("Selector", "The labels of the pods that are its own.").wide();
+
+/// The cells of [`CONTAINERS`], [`IMAGES`] and [`SELECTOR`].
+pub(super) fn cells(spec: &Value) -> [Value; 3] {
+    let (names, images) = containers(&spec["template"]["spec"]["containers"]);
+    [names.into(), images.into(), labels::selector_text(&spec["selector"]).into()]
+}
 
 /// One replica, of a pod with everything defaulted.
 pub(super) fn default(object: &mut Value) {

@@ -6,9 +6,8 @@ use serde_json::{Value, json};
 
 use super::template;
 use crate::field;
-use crate::labels::selector_text;
 use crate::resource::{ALL_VERBS, Column, Context, Resource, Scope, Strategy, Subresource};
-use crate::table::{AGE, NAME, age, containers};
+use crate::table::{AGE, NAME, age};
 use crate::tree::{
     child_mut, copy, fill, fill_absent, first_generation, int, map_mut, next_generation, same,
     same_but_metadata_and_status, text,
@@ -92,25 +91,25 @@ impl Strategy for Deployment {
                 Column::text("Up-to-date", "How many replicas have the present template."),
                 Column::text("Available", "How many replicas have been ready for long enough."),
                 AGE,
-                Column::text("Containers", "The containers of the template.").wide(),
-                Column::text("Images", "Their images.").wide(),
-                Column::text("Selector", "The labels of the pods that are its own.").wide(),
+                template::CONTAINERS,
+                template::IMAGES,
+                template::SELECTOR,
             ]
         }
     }
 
     fn cells(&self, object: &Value, now: jiff::Timestamp) -> Vec<Value> {
         let (spec, status) = (&object["spec"], &object["status"]);
-        let (names, images) = containers(&spec["template"]["spec"]["containers"]);
+        let [containers, images, selector] = template::cells(spec);
         vec![
             object["metadata"]["name"].clone(),
             format!("{}/{}", int(&status["readyReplicas"]), int(&spec["replicas"])).into(),
             int(&status["updatedReplicas"]).into(),
             int(&status["availableReplicas"]).into(),
             age(object, now).into(),
-            names.into(),
-            images.into(),
-            selector_text(&spec["selector"]).into(),
+            containers,
+            images,
+            selector,
         ]
     }
 }

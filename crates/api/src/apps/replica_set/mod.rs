@@ -4,9 +4,8 @@ use serde_json::{Value, json};
 
 use super::template::{self, non_negative};
 use crate::field::{self, Path};
-use crate::labels::selector_text;
 use crate::resource::{ALL_VERBS, Column, Context, Resource, Scope, Strategy, Subresource};
-use crate::table::{AGE, NAME, age, containers};
+use crate::table::{AGE, NAME, age};
 use crate::tree::{copy, first_generation, int, map_mut, next_generation, same_but_metadata_and_status};
 
 pub static RESOURCE: Resource = Resource {
@@ -80,25 +79,25 @@ impl Strategy for ReplicaSet {
                 Column::integer("Current", "How many there are."),
                 Column::integer("Ready", "How many of them are ready."),
                 AGE,
-                Column::text("Containers", "The containers of the template.").wide(),
-                Column::text("Images", "Their images.").wide(),
-                Column::text("Selector", "The labels of the pods that are its own.").wide(),
+                template::CONTAINERS,
+                template::IMAGES,
+                template::SELECTOR,
             ]
         }
     }
 
     fn cells(&self, object: &Value, now: jiff::Timestamp) -> Vec<Value> {
         let (spec, status) = (&object["spec"], &object["status"]);
-        let (names, images) = containers(&spec["template"]["spec"]["containers"]);
+        let [containers, images, selector] = template::cells(spec);
         vec![
             object["metadata"]["name"].clone(),
             int(&spec["replicas"]).into(),
             int(&status["replicas"]).into(),
             int(&status["readyReplicas"]).into(),
             age(object, now).into(),
-            names.into(),
-            images.into(),
-            selector_text(&spec["selector"]).into(),
+            containers,
+            images,
+            selector,
         ]
     }
 }
