@@ -8,6 +8,7 @@ mod message;
 mod name;
 mod objects;
 mod records;
+pub mod relay;
 mod view;
 pub mod wire;
 

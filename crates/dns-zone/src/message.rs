@@ -88,6 +88,10 @@ impl Query {
             return Err(reply(Rcode::FormErr));
         }
         let (name, at) = name_at(message, HEADER).map_err(malformed)?;
+        // Before the first name there is only the header to point into, which isn't the same in a response.
+        if name.as_wire().len() + 1 != at - HEADER {
+            return Err(reply(Rcode::FormErr));
+        }
         let (rr_type, class) = (u16_at(message, at).map_err(malformed)?, u16_at(message, at + 2).map_err(malformed)?);
         let mut opts = wire::records(message).map_err(malformed)?;
         opts.retain(|r| r.section == 2 && r.rr_type == RrType::OPT.0);

@@ -290,6 +290,12 @@ fn odd_questions_get_the_codes_they_should() {
     assert_eq!(reply(with(|b| b[2] |= 0x28)), ResponseCode::NotImp);
     assert_eq!(reply(with(|b| b[5] = 2)), ResponseCode::FormErr);
     assert_eq!(reply(with(|b| b.truncate(20))), ResponseCode::FormErr);
+    // Its name would be part of the header, and another one in the response.
+    let into_header = with(|b| {
+        b.truncate(12);
+        b.extend([1, b'a', 0xc0, 6, 0, 1, 0, 1]);
+    });
+    assert_eq!(reply(into_header), ResponseCode::FormErr);
     let refused = Query::parse(&with(|b| {
         let n = b.len();
         b[n - 1] = 3;

@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use dns_zone::{Query, Rcode, wire};
+use dns_zone::relay::answers;
+use dns_zone::{Query, Rcode};
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -143,12 +144,4 @@ async fn over_tcp(upstream: SocketAddr, id: u16, query: &Query, message: &[u8]) 
     let mut reply = vec![0; usize::from(length)];
     stream.read_exact(&mut reply).await?;
     if answers(&reply, id, query) { Ok(reply.into()) } else { Err(io::ErrorKind::InvalidData.into()) }
-}
-
-/// A response, to this question, by its identifier and its name (RFC 5452 section 9.1).
-fn answers(reply: &[u8], id: u16, query: &Query) -> bool {
-    let header = wire::u16_at(reply, 0) == Ok(id) && reply.len() > wire::HEADER && reply[2] & 0x80 != 0;
-    header
-        && wire::u16_at(reply, 4) == Ok(1)
-        && wire::name_at(reply, wire::HEADER).is_ok_and(|(name, _)| name == query.name)
 }
