@@ -176,7 +176,8 @@ impl Filter {
 }
 
 impl Flow {
-    pub(crate) fn read(message: &Message<'_>) -> Result<Self, ParseError> {
+    /// Reads a message of the kernel.
+    pub fn read(message: &Message<'_>) -> Result<Self, ParseError> {
         let a = message.attributes(NF_HEADER_LEN)?;
         let number = |kind| a.find(kind)?.map(|attribute| attribute.be32()).transpose();
         Ok(Self {

@@ -20,7 +20,7 @@ pub use error::{NftError, Reason};
 pub use expr::{Direction, DynsetOp, Expr, L3, Reg, Reject, Verdict};
 pub use fake::Fake;
 pub use kernel::Kernel;
-pub use monitor::{Monitor, News};
+pub use monitor::{Monitor, News, read_news};
 pub use object::{
     Base, Chain, ChainType, Content, Data, Element, Family, Handle, Hook, Key, MapData, Policy, Rule, Set, SetFlags,
     Table,
@@ -30,6 +30,7 @@ pub use ruleset::{ChainState, Ruleset, SetState};
 pub use tracer::{Connection, Entry, Fate, Link, Packet, SourceTranslation, Trace, TraceError, World};
 pub use transaction::{Add, Generation, Op, Place, Transaction};
 pub use value::{Concat, DataType, Field, Types, Value};
+pub use wire::foreign::{again, understand};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -46,7 +46,7 @@ impl Monitor {
             match received.map_err(|source| NftError::Netlink { step: "receive changes", source })? {
                 Received::Nothing => return Ok(news),
                 Received::Overrun => news.push(News::Lost),
-                Received::Messages(bytes) => read_news(&bytes, &mut news)?,
+                Received::Messages(bytes) => news.extend(read_news(&bytes)?),
             }
         }
     }
@@ -58,7 +58,9 @@ impl AsFd for Monitor {
     }
 }
 
-fn read_news(bytes: &[u8], news: &mut Vec<News>) -> Result<(), NftError> {
+/// The news in a datagram of the kernel.
+pub fn read_news(bytes: &[u8]) -> Result<Vec<News>, NftError> {
+    let mut news = Vec::new();
     for message in Messages::new(bytes) {
         let message = message?;
         // The changes themselves come first; what closes a commit is the message of its generation.
@@ -72,5 +74,5 @@ fn read_news(bytes: &[u8], news: &mut Vec<News>) -> Result<(), NftError> {
             process: a.find(3)?.map(|name| name.text()).transpose()?.map(str::to_owned),
         });
     }
-    Ok(())
+    Ok(news)
 }

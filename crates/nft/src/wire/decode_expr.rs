@@ -64,7 +64,12 @@ fn payload(a: &Attributes<'_>) -> Result<Option<Expr>, ParseError> {
     };
     // With a source register it writes to the packet, which we never do.
     let Some(dreg) = optional_reg(a, 1)? else { return Ok(None) };
-    Ok(Some(Expr::Payload { dreg, base, offset: number(a, 3)?, len: number(a, 4)? }))
+    let (offset, len) = (number(a, 3)?, number(a, 4)?);
+    // Beyond any packet's headers, or more than all registers hold.
+    if offset > u32::from(u16::MAX) || len > 4 * u32::from(Reg::WORDS) {
+        return Ok(None);
+    }
+    Ok(Some(Expr::Payload { dreg, base, offset, len }))
 }
 
 fn meta(a: &Attributes<'_>) -> Result<Option<Expr>, ParseError> {

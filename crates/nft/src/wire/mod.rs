@@ -4,6 +4,7 @@ pub(crate) mod decode;
 pub(crate) mod decode_expr;
 pub(crate) mod encode;
 pub(crate) mod encode_expr;
+pub(crate) mod foreign;
 
 use crate::expr::{CtKey, MetaKey};
 use crate::object::{ChainType, Family, Hook};
