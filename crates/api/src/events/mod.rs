@@ -3,8 +3,10 @@
 use serde_json::Value;
 
 use crate::core::event as stored;
+use crate::decode::{self, Mode};
 use crate::field::{self, Path};
 use crate::resource::{ALL_VERBS, Column, Context, Resource, Scope, Strategy};
+use crate::schema;
 use crate::tree::{child_map, map_mut, text, unset};
 
 pub static EVENT: Resource = Resource {
@@ -43,11 +45,13 @@ impl Strategy for Event {
     fn to_stored(&self, object: &mut Value) {
         rename(object, RENAMED.iter().copied());
         child(object, "v1");
+        shape(object, &stored::RESOURCE);
     }
 
     fn to_served(&self, object: &mut Value) {
         rename(object, RENAMED.iter().map(|(here, there)| (*there, *here)));
         child(object, "events.k8s.io/v1");
+        shape(object, &EVENT);
     }
 
     /// Who writes in the new form says when, why and what is to be seen.
@@ -105,6 +109,15 @@ fn rename<'a>(object: &mut Value, names: impl Iterator<Item = (&'a str, &'a str)
     }
 }
 
+/// The two don't agree on which empty fields are there.
+fn shape(object: &mut Value, resource: &Resource) {
+    let definition = schema::definition(resource.definition);
+    let shaped = definition.and_then(|definition| decode::value(object.clone(), definition, Mode::Ignore).ok());
+    if let Some(shaped) = shaped {
+        *object = shaped.object;
+    }
+}
+
 fn child(object: &mut Value, api_version: &str) {
     child_map(object, "metadata");
     map_mut(object).insert("apiVersion".to_owned(), api_version.into());
@@ -133,6 +146,20 @@ mod tests {
         );
         assert_eq!(Event.validate(&object), []);
         assert_eq!(Event.field(&object, "involvedObject.name"), "p");
+        Event.to_served(&mut object);
+        assert_eq!(object, served);
+    }
+
+    #[test]
+    fn what_is_empty_is_shown_as_each_form_has_it() {
+        let served = json!({"apiVersion": "events.k8s.io/v1", "metadata": {}, "eventTime": null, "regarding": {},
+            "deprecatedSource": {}, "series": {"count": 0, "lastObservedTime": null}});
+        let definition = schema::definition(EVENT.definition).unwrap();
+        let served = decode::value(served, definition, Mode::Ignore).unwrap().object;
+        let mut object = served.clone();
+        Event.to_stored(&mut object);
+        assert_eq!((&object["reportingComponent"], &object["reportingInstance"]), (&json!(""), &json!("")));
+        assert_eq!((&served["series"], &object["series"]), (&json!({"count": 0}), &json!({})));
         Event.to_served(&mut object);
         assert_eq!(object, served);
     }
