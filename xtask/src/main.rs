@@ -6,6 +6,7 @@ mod bench;
 mod check;
 mod conformance;
 mod crash;
+mod fuzz;
 mod generate;
 mod guest;
 mod machine;
@@ -45,6 +46,8 @@ enum Command {
         #[command(subcommand)]
         what: crash::What,
     },
+    /// Give the product bytes that a fuzzer makes up: one target, or all for so many minutes each.
+    Fuzz(fuzz::Options),
     /// Build the originals we are judged by (all, or those named) from their Go modules, and print where they are.
     Peers { names: Vec<String> },
     /// Send the same requests to the originals and to ours, and list what differs. Without a name, list what there is.
@@ -68,6 +71,7 @@ fn main() -> anyhow::Result<()> {
         Command::Check => check::run(),
         Command::Bench { name, arguments } => bench::run(name.as_deref(), &arguments),
         Command::Crash { what } => crash::run(what),
+        Command::Fuzz(options) => fuzz::run(&options),
         Command::Peers { names } => peers::print(&names),
         Command::Conformance { name, arguments } => conformance::run(name.as_deref(), &arguments),
         Command::Generate { what } => generate::run(what),
