@@ -1,7 +1,6 @@
 //! What others ask about the server itself: is it alive (`/health`), is it complete (`/ready`), what it counts
 //! (`/metrics`).
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -9,10 +8,7 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::Error;
@@ -25,22 +21,7 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
 
 /// Serves until cancelled.
 pub async fn serve(listener: TcpListener, view: Published, metrics: Arc<Metrics>, stop: CancellationToken) {
-    let mut connections = JoinSet::new();
-    loop {
-        let accepted = tokio::select! {
-            () = stop.cancelled() => return,
-            Some(_) = connections.join_next() => continue,
-            accepted = listener.accept() => accepted,
-        };
-        let Ok((stream, _)) = accepted else { continue };
-        let (view, metrics) = (view.clone(), metrics.clone());
-        let service = service_fn(move |request| {
-            let response = respond(&request, &view, &metrics);
-            async move { Ok::<_, Infallible>(response) }
-        });
-        let connection = hyper::server::conn::http1::Builder::new();
-        connections.spawn(connection.serve_connection(TokioIo::new(stream), service));
-    }
+    runtime::probes::serve(listener, stop, move |request| respond(request, &view, &metrics)).await;
 }
 
 fn respond(request: &Request<Incoming>, view: &Published, metrics: &Metrics) -> Response<Full<Bytes>> {

@@ -74,7 +74,9 @@ async fn connection(stream: TcpStream, resolver: &Resolver) -> io::Result<()> {
             }
         };
         let length = u16::try_from(response.len()).map_err(io::Error::other)?;
-        writer.write_all(&[&length.to_be_bytes(), response.as_slice()].concat()).await?;
+        let message = [&length.to_be_bytes(), response.as_slice()].concat();
+        // Who asks and doesn't read holds no connection for ever.
+        tokio::time::timeout(IDLE, writer.write_all(&message)).await.map_err(io::Error::from)??;
     }
     Ok(())
 }

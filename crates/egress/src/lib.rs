@@ -10,6 +10,7 @@ mod packet;
 mod pump;
 mod relay;
 mod rules;
+mod seldom;
 mod target;
 mod tcp;
 mod udp;

@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::packet::{No, Syn};
+use crate::seldom::Seldom;
 use crate::tcp::Connections;
 use crate::udp::Flows;
 use crate::{Error, rules};
@@ -115,7 +116,10 @@ pub(crate) fn reason(error: &io::Error) -> Option<No> {
         io::ErrorKind::PermissionDenied => Some(No::Forbidden),
         io::ErrorKind::TimedOut => None,
         _ => {
-            tracing::warn!(%error, "cannot open a socket for a pod");
+            static FAILURES: Seldom = Seldom::new();
+            if let Some(more) = FAILURES.told() {
+                tracing::warn!(%error, more, "cannot open a socket for a pod");
+            }
             Some(No::Unreachable)
         }
     }

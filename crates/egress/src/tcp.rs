@@ -14,6 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use crate::packet::{No, Syn};
 use crate::pump::pump;
 use crate::relay::{Door, reason};
+use crate::seldom::Seldom;
 use crate::target::{Reach, reach};
 
 /// How many connections are relayed or being opened at a time.
@@ -38,6 +39,7 @@ pub(crate) struct Connections {
     door: Arc<Door>,
     asked: Arc<Mutex<HashMap<Ends, Asked>>>,
     room: Arc<Semaphore>,
+    refusals: Seldom,
 }
 
 /// One connection until it's accepted: forgotten when dropped.
@@ -51,7 +53,7 @@ struct Asking {
 
 impl Connections {
     pub(crate) fn new(door: Arc<Door>) -> Self {
-        Connections { door, asked: Arc::default(), room: Arc::new(Semaphore::new(MAX)) }
+        Connections { door, asked: Arc::default(), room: Arc::new(Semaphore::new(MAX)), refusals: Seldom::new() }
     }
 
     /// A client asks for a connection: what there is to do, unless that is done already.
@@ -77,7 +79,9 @@ impl Connections {
         }
         drop(asked);
         let Ok(room) = self.room.clone().try_acquire_owned() else {
-            tracing::warn!(to = %syn.to, "refused: {MAX} connections are relayed already");
+            if let Some(more) = self.refusals.told() {
+                tracing::warn!(to = %syn.to, more, "refused: {MAX} connections are relayed already");
+            }
             self.forget(&ends);
             self.door.send(&syn.answer(No::Refused));
             return None;

@@ -16,6 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::packet::{No, undelivered};
 use crate::relay::{Door, reason, transparent};
+use crate::seldom::Seldom;
 use crate::target::{Reach, reach};
 
 /// How many flows there are at a time.
@@ -38,6 +39,7 @@ pub(crate) struct Flows {
     fabric: NetNs,
     known: Known,
     room: Arc<Semaphore>,
+    refusals: Seldom,
 }
 
 /// One flow: forgotten when dropped.
@@ -52,7 +54,7 @@ struct Flow {
 
 impl Flows {
     pub(crate) fn new(door: Arc<Door>, fabric: NetNs) -> Self {
-        Flows { door, fabric, known: Known::default(), room: Arc::new(Semaphore::new(MAX)) }
+        Flows { door, fabric, known: Known::default(), room: Arc::new(Semaphore::new(MAX)), refusals: Seldom::new() }
     }
 
     /// Takes one datagram from a listener. What there is to do when it begins a flow.
@@ -86,7 +88,9 @@ impl Flows {
             return Err(No::Forbidden);
         }
         let room = self.room.clone().try_acquire_owned().map_err(|_| {
-            tracing::warn!(to = %server, "refused: {MAX} UDP flows are relayed already");
+            if let Some(more) = self.refusals.told() {
+                tracing::warn!(to = %server, more, "refused: {MAX} UDP flows are relayed already");
+            }
             No::Forbidden
         })?;
         let failed = |error: io::Error| reason(&error).unwrap_or(No::Unreachable);

@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use serde::de::DeserializeOwned;
-use tar::{Archive, EntryType};
+use tar::EntryType;
 
 use crate::compression::decompress;
 use crate::digest::{Digest, Summing};
+use crate::entries;
 use crate::error::{ImageError, io_at, path_at};
 use crate::manifest::{Descriptor, DockerManifest, IndexOrManifest, NAME_ANNOTATIONS, Platform};
 
@@ -45,11 +46,15 @@ pub(crate) struct LayerFile {
 impl ArchiveFiles {
     /// Unpacks the outer archive into `directory`: files and links, nothing else.
     pub(crate) fn unpack(reader: impl Read, directory: &Path) -> Result<Self, ImageError> {
-        let stream = decompress(reader).map_err(io_at("read the archive"))?;
-        let mut archive = Archive::new(stream);
-        archive.set_preserve_permissions(false);
-        for entry in archive.entries().map_err(io_at("read the archive"))? {
-            let mut entry = entry.map_err(io_at("read the archive"))?;
+        let unreadable = |error: io::Error| io_at("read the archive")(error);
+        let mut stream = decompress(reader).map_err(unreadable)?;
+        let mut first = [0; 512];
+        let length = read_up_to(&mut stream, &mut first).map_err(unreadable)?;
+        if !entries::begins(&first) {
+            return Err(ImageError::NotAnArchive);
+        }
+        entries::for_each(first[..length].chain(stream), unreadable, |entry| {
+            entry.set_preserve_permissions(false);
             let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
             let wanted = matches!(
                 entry.header().entry_type(),
@@ -63,7 +68,8 @@ impl ArchiveFiles {
             if wanted && !entry.unpack_in(directory).map_err(io_at("unpack the archive"))? {
                 return Err(ImageError::ArchiveEntry { entry: name, problem: "leads out of it (\"..\")" });
             }
-        }
+            Ok(())
+        })?;
         Self::of_directory(directory)
     }
 
@@ -194,4 +200,15 @@ fn docker_image(manifest: DockerManifest) -> FoundImage {
 
 fn blob(digest: &Digest) -> String {
     format!("blobs/sha256/{}", digest.hex())
+}
+/// Fills the buffer as far as there is something to fill it with.
+fn read_up_to(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match reader.read(&mut buffer[filled..])? {
+            0 => break,
+            read => filled += read,
+        }
+    }
+    Ok(filled)
 }

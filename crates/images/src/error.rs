@@ -34,6 +34,11 @@ pub enum ImageError {
         source: serde_json::Error,
     },
     #[error(
+        "this is no tar archive, plain or compressed with gzip or zstd; make one with `docker save` or \
+         `skopeo copy … oci-archive:FILE`"
+    )]
+    NotAnArchive,
+    #[error(
         "this is neither an OCI layout (index.json) nor a docker archive (manifest.json); make one with `docker save` or \
          `skopeo copy … oci-archive:FILE`"
     )]
@@ -47,6 +52,8 @@ pub enum ImageError {
     NotAnImage { what: String, kind: String },
     #[error("entry {entry:?} of the archive {problem}; nothing was loaded: make the archive anew")]
     ArchiveEntry { entry: String, problem: &'static str },
+    #[error("this is neither a file nor a directory")]
+    NoFile,
     #[error("there are {0} images in it: a name can be given to one only")]
     ManyImages(usize),
     #[error("layer {0} was removed while the image came in")]

@@ -68,13 +68,15 @@ impl ImportFolder {
         loop {
             for name in names {
                 let (store, file) = (self.store.clone(), self.folder.join(name));
-                let imported = spawn_blocking(move || import(&store, file)).await;
+                let importing = spawn_blocking(move || import(&store, file));
+                let imported = tokio::select! {
+                    imported = importing => imported,
+                    // What has come of it so far is scratch.
+                    () = stop.cancelled() => return,
+                };
                 // A file that hasn't changed is nothing to report.
                 if let Ok(Some(imported)) = imported {
                     report(imported);
-                }
-                if stop.is_cancelled() {
-                    return;
                 }
             }
             names = tokio::select! {
@@ -138,7 +140,11 @@ fn import(store: &ImageStore, file: PathBuf) -> Option<Imported> {
     if name.starts_with('.') {
         return None;
     }
-    let seen = Seen::of(&fs::metadata(&file).ok()?);
+    let metadata = fs::metadata(&file).ok()?;
+    if !metadata.is_file() && !metadata.is_dir() {
+        return Some(Imported { file, result: Err(ImageError::NoFile) });
+    }
+    let seen = Seen::of(&metadata);
     let record = store.directory().join("imported.json");
     let mut known: BTreeMap<String, Seen> =
         fs::read(&record).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();

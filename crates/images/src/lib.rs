@@ -7,6 +7,7 @@ mod archive;
 mod builtin;
 mod compression;
 mod digest;
+mod entries;
 mod error;
 mod import_folder;
 mod manifest;

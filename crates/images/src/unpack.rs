@@ -14,8 +14,9 @@ use rustix::fs::{
     fchown, linkat, makedev, mkdirat, mknodat, openat, openat2, setxattr, statat, symlinkat, unlinkat, utimensat,
 };
 use rustix::io::Errno;
-use tar::{Archive, Entry, EntryType};
+use tar::{Entry, EntryType};
 
+use crate::entries;
 use crate::error::{ImageError, io_at, path_at};
 
 /// A file of this prefix deletes what it names (OCI image specification, layer.md).
@@ -29,15 +30,14 @@ pub(crate) fn unpack(archive: impl Read, directory: &Path, layer: &str) -> Resul
     let root = rustix::fs::open(directory, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .map_err(io_at("open a layer's directory"))?;
     let mut root = Layer { root, times: Vec::new() };
-    let mut archive = Archive::new(archive);
-    for entry in archive.entries().map_err(path_at("read", layer))? {
-        let mut entry = entry.map_err(path_at("read", layer))?;
+    let unreadable = |error: io::Error| path_at("read", layer)(error);
+    let mut rest = entries::for_each(archive, unreadable, |entry| {
         let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
-        root.add(&mut entry).map_err(|source| ImageError::Entry { layer: layer.to_owned(), entry: name, source })?;
-    }
+        root.add(entry).map_err(|source| ImageError::Entry { layer: layer.to_owned(), entry: name, source })
+    })?;
     root.finish();
     // What follows the archive's end mark belongs to the digest.
-    io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(path_at("read", layer))?;
+    io::copy(&mut rest, &mut io::sink()).map_err(path_at("read", layer))?;
     Ok(())
 }
 

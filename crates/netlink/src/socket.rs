@@ -161,8 +161,9 @@ impl Socket {
         }
         match (refusals.is_empty(), acknowledged, overrun) {
             (false, _, _) => Err(Error::Refused(refusals)),
-            (true, true, _) => Ok(()),
-            (true, false, true) => Err(Error::Overrun),
+            // A refusal may be among what was lost.
+            (true, _, true) => Err(Error::Overrun),
+            (true, true, false) => Ok(()),
             (true, false, false) => Err(Error::NoAnswer),
         }
     }

@@ -2,6 +2,7 @@
 
 mod cli;
 mod commands;
+mod failure;
 mod help;
 mod logging;
 mod system;
@@ -33,8 +34,8 @@ fn main() -> ExitCode {
     match commands::run(cli) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("portolan: {error:#}");
-            ExitCode::FAILURE
+            eprintln!("portolan: {}", failure::told(&error));
+            failure::code(&error)
         }
     }
 }

@@ -178,6 +178,8 @@ fn mistakes_are_named_and_cost_nothing() {
     let nameless = system.file("nameless.yaml", "apiVersion: v1\nkind: Service\n");
     says(&system, &["up", "-f", &nameless], &["nameless.yaml, document 1", "metadata.name"]);
     says(&system, &["up", "--pod-cidr", "10.96.0.0/16"], &["--pod-cidr", "--service-cidr", "overlap"]);
+    assert_eq!(system.portolan(&["up", "--nodes", "0"]).status.code(), Some(2), "as any mistake in a command line");
+    says(&system, &["image", "ls", "--data-dir", "/nowhere/data"], &["there is no data directory /nowhere/data"]);
     says(&system, &["down"], &["--data-dir"]);
     says(&system, &["run", "--", "true"], &["--data-dir"]);
     system.on_host(&["ip", "route", "add", "blackhole", "10.96.5.0/24"]).ok();

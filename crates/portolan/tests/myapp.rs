@@ -118,6 +118,9 @@ fn only_the_services_port_answers(system: &System, places: &Places) {
     ] {
         assert!(!ping.status.success(), "a ClusterIP is no host: {ping:?}");
     }
+    // It's said at once, by the node: such a packet must not come back from where it was sent to.
+    let nobody = system.in_pod("default/client", &["ping", "-c", "1", "-W", "5", "10.244.0.250"]);
+    assert!(nobody.out.contains("Unreachable"), "an address no pod has: {nobody:?}");
     system.step("other ports, ping");
 }
 

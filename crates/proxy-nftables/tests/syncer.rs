@@ -93,6 +93,13 @@ async fn udp_flows_leave_an_endpoint_that_goes_and_conflicts_are_told() {
     })
     .await;
     assert_eq!(ask(), SocketAddr::new(world.local_pods[1], 8080).to_string(), "the same socket moves on");
+    // Somebody else's write makes the next pass fail; the one after it must know what to look for.
+    rig.run("nft", &["add", "table", "ip", "foreign"]);
+    settle(&shared, &status, |state| {
+        state.model.apply(Event::EndpointSlice(Change::Upsert(endpoints(&world, &[0]))));
+    })
+    .await;
+    assert_eq!(ask(), SocketAddr::new(world.local_pods[0], 8080).to_string(), "also after a pass that failed");
     settle(&shared, &status, |state| {
         state.model.apply(service(&world, "zz", "192.0.2.1"));
     })

@@ -1,27 +1,20 @@
 //! /healthz and /livez (KEP-3836): whether this node may get traffic from load balancers, and whether the proxy works.
 //! Not responsible for the health-check ports of Services.
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::{Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
 use k8s_openapi::jiff::Timestamp;
 use tokio::net::TcpListener;
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::status::Status;
 
 /// Twice kube-proxy's sync period: an update pending for longer means the proxy is stuck.
 const STUCK: Duration = Duration::from_secs(60);
-/// Probes in flight at once; more wait in the listener's queue.
-const CONNECTIONS: usize = 64;
-/// A probe that takes longer is cut off.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen for health probes on {address}")]
@@ -35,27 +28,7 @@ pub(crate) async fn listen(address: SocketAddr) -> Result<TcpListener, ListenErr
 }
 
 pub(crate) async fn serve(listener: TcpListener, status: Status, token: CancellationToken) {
-    let mut probes = JoinSet::new();
-    loop {
-        let accepted = tokio::select! {
-            () = token.cancelled() => return,
-            Some(_) = probes.join_next(), if !probes.is_empty() => continue,
-            accepted = listener.accept(), if probes.len() < CONNECTIONS => accepted,
-        };
-        let Ok((stream, _)) = accepted else { continue };
-        let status = status.clone();
-        probes.spawn(async move {
-            let answer = hyper::service::service_fn(move |request| {
-                let answer = answer(&request, &status);
-                async move { Ok::<_, Infallible>(answer) }
-            });
-            let connection = hyper::server::conn::http1::Builder::new()
-                .keep_alive(false)
-                .serve_connection(TokioIo::new(stream), answer);
-            // A probe that hangs up or dawdles is its own affair.
-            let _ = tokio::time::timeout(PATIENCE, connection).await;
-        });
-    }
+    runtime::probes::serve(listener, token, move |request| answer(request, &status)).await;
 }
 
 fn answer(request: &Request<Incoming>, status: &Status) -> Response<Full<Bytes>> {

@@ -54,8 +54,10 @@ pub struct Syncer<B: Backend> {
     conntrack: Option<Conntrack>,
     complain: Complain,
     complaints: BTreeSet<Complaint>,
-    /// UDP frontends in force; `None` before the first time, when all flows are looked at.
-    udp: Option<BTreeSet<FrontendKey>>,
+    /// UDP frontends in force.
+    udp: BTreeSet<FrontendKey>,
+    /// All flows have to be looked at, whatever changed: at first, and after a pass that failed.
+    flows_unknown: bool,
 }
 
 /// One pass's view of the world.
@@ -94,7 +96,8 @@ impl<B: Backend> Syncer<B> {
         complain: impl Fn(&Complaint, &ServiceModel) + Send + Sync + 'static,
     ) -> Syncer<B> {
         let complain = Box::new(complain);
-        Syncer { backend, shared, status, conntrack, complain, complaints: BTreeSet::new(), udp: None }
+        let (complaints, udp) = (BTreeSet::new(), BTreeSet::new());
+        Syncer { backend, shared, status, conntrack, complain, complaints, udp, flows_unknown: true }
     }
 
     /// Runs until cancelled. What is in force stays in force then.
@@ -133,6 +136,8 @@ impl<B: Backend> Syncer<B> {
                 }
                 Err(error) => {
                     failures = failures.saturating_add(1);
+                    // The next pass doesn't know what this one would have changed.
+                    self.flows_unknown = true;
                     let error = runtime::driver::chain(&error);
                     tracing::warn!(family = %self.backend.family(), %error, failures, "the rules could not be synced");
                     tokio::select! {
@@ -195,19 +200,20 @@ impl<B: Backend> Syncer<B> {
     fn drop_stale_flows(&mut self, table: &ForwardingTable) {
         let Some(conntrack) = &mut self.conntrack else { return };
         let touched = table.changes.ports.iter().any(|name| name.protocol == Protocol::Udp);
-        if self.udp.is_some() && table.changes.since.is_some() && !touched {
+        if !self.flows_unknown && table.changes.since.is_some() && !touched {
             return;
         }
-        let before = self.udp.take().unwrap_or_default();
-        match flows::reconcile(conntrack, table, &before) {
+        match flows::reconcile(conntrack, table, &self.udp) {
             Ok(0) => {}
             Ok(deleted) => tracing::debug!(deleted, "stale UDP flows deleted"),
             Err(error) => {
                 tracing::warn!(error = &error as &dyn Error, "stale UDP flows could not be deleted");
+                self.flows_unknown = true;
                 return;
             }
         }
-        self.udp = Some(flows::frontends(table));
+        self.udp = flows::frontends(table);
+        self.flows_unknown = false;
     }
 
     fn report<P: Plan>(&mut self, table: &ForwardingTable, plan: &P) {

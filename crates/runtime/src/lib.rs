@@ -11,6 +11,7 @@ pub mod events;
 pub mod informer;
 pub mod key;
 pub mod objects;
+pub mod probes;
 pub mod queue;
 pub mod readiness;
 pub mod tasks;

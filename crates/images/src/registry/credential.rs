@@ -69,7 +69,13 @@ struct Entry {
 }
 
 impl Keyring {
-    /// A `config.json`, or a Secret of type `kubernetes.io/dockerconfigjson`.
+    /// A Secret of type `kubernetes.io/dockerconfigjson`: the entries alone.
+    pub(crate) fn from_secret(document: &[u8]) -> Result<Self, KeyringError> {
+        let document: Document = serde_json::from_slice(document)?;
+        Self::from_entries(document.auths)
+    }
+
+    /// A `config.json` of this machine.
     pub(crate) fn from_config(document: &[u8]) -> Result<Self, KeyringError> {
         let document: Document = serde_json::from_slice(document)?;
         let mut keyring = Self::from_entries(document.auths)?;
@@ -208,7 +214,7 @@ mod tests {
             "*.wild.example": {"username": "wild", "password": "p"},
             "empty.example": {},
         }});
-        let keyring = Keyring::from_config(document.to_string().as_bytes()).unwrap();
+        let keyring = Keyring::from_secret(document.to_string().as_bytes()).unwrap();
         let table: [(&str, &[&str]); 9] = [
             ("nginx", &["hub"]),
             ("me/app:1", &["hub"]),
@@ -232,6 +238,7 @@ mod tests {
         assert_eq!(legacy.lookup(&"registry.example/a".parse().unwrap())[0].password, "p:q");
         let config =
             br#"{"credsStore": "all", "credHelpers": {"gcr.example": "gcloud"}, "auths": {"gcr.example": {}}}"#;
+        assert_eq!(Keyring::from_secret(config).unwrap().helper(&"docker.io/library/web".parse().unwrap()), None);
         let keyring = Keyring::from_config(config).unwrap();
         let helper = |image: &str| keyring.helper(&image.parse().unwrap());
         assert_eq!(helper("gcr.example/a"), Some(("gcloud".into(), "gcr.example".into())));

@@ -40,7 +40,8 @@ impl Keys {
         let mut keyrings = Vec::new();
         for secret in secrets {
             let document = secret.document.as_bytes();
-            let parsed = if secret.legacy { Keyring::from_legacy(document) } else { Keyring::from_config(document) };
+            // Its entries alone, as kubelet does: a Secret must not run this machine's programs.
+            let parsed = if secret.legacy { Keyring::from_legacy(document) } else { Keyring::from_secret(document) };
             keyrings.push(parsed.map_err(|source| PullError::Secret { name: secret.name.clone(), source })?);
         }
         for path in files {

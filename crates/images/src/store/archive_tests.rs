@@ -177,6 +177,9 @@ async fn the_import_folder_takes_what_is_there_and_what_comes_and_leaves_what_is
     fs::write(folder.join("first.tar"), docker("first:1", &tar(&[("a", b"1")]))).unwrap();
     fs::write(folder.join("bad.tar"), "no archive").unwrap();
     fs::write(folder.join(".hidden"), "no archive").unwrap();
+    // One that nobody writes to would be waited for without end.
+    let mode = rustix::fs::Mode::from_raw_mode(0o600);
+    rustix::fs::mknodat(rustix::fs::CWD, folder.join("pipe"), rustix::fs::FileType::Fifo, mode, 0).unwrap();
 
     let run = || {
         let (sender, reports) = mpsc::channel();
@@ -192,6 +195,7 @@ async fn the_import_folder_takes_what_is_there_and_what_comes_and_leaves_what_is
     let (reports, stop, running) = run();
     assert_eq!(reports.recv_timeout(PATIENT), Ok(("bad.tar".into(), None)));
     assert_eq!(reports.recv_timeout(PATIENT), Ok(("first.tar".into(), named("first"))));
+    assert_eq!(reports.recv_timeout(PATIENT), Ok(("pipe".into(), None)));
     fs::write(folder.join("second.tar.gz"), gzip(&docker("second:1", &tar(&[("a", b"2")])))).unwrap();
     assert_eq!(reports.recv_timeout(PATIENT), Ok(("second.tar.gz".into(), named("second"))));
     fs::write(data.0.join("moved"), docker("third:1", &tar(&[("a", b"3")]))).unwrap();
@@ -203,6 +207,7 @@ async fn the_import_folder_takes_what_is_there_and_what_comes_and_leaves_what_is
 
     // What was removed by hand doesn't come back with the next start; a changed file does.
     assert!(store.remove("first:1").unwrap());
+    fs::remove_file(folder.join("pipe")).unwrap();
     fs::write(folder.join("second.tar.gz"), docker("fourth:1", &tar(&[("a", b"4")]))).unwrap();
     let (reports, stop, running) = run();
     assert_eq!(reports.recv_timeout(PATIENT), Ok(("second.tar.gz".into(), named("fourth"))));

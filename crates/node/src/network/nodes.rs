@@ -1,4 +1,5 @@
-//! Routes that lead off the node: to the other nodes' pods by their InternalIPs, and to the service CIDRs.
+//! Routes that lead off the node: to the other nodes' pods by their InternalIPs, and to the service CIDRs. What no pod has
+//! of the node's own CIDRs leads nowhere: by the default route it would come back.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -17,27 +18,36 @@ use tokio_util::sync::CancellationToken;
 use super::{NetworkError, NodeNetwork, load, save};
 use crate::config::Config;
 
-/// A destination and the neighbour it is behind.
+/// A destination and the neighbour it is behind; nowhere without one.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct PodRoute {
     pub to: IpNet,
-    pub via: IpAddr,
+    pub via: Option<IpAddr>,
+}
+
+impl PodRoute {
+    fn on(&self, uplink: &str) -> Route {
+        match self.via {
+            Some(via) => Route::via(self.to, via).on(uplink),
+            None => Route::unreachable(self.to),
+        }
+    }
 }
 
 /// The routes a node needs, given all nodes. A node without an address of a CIDR's family is left out, and so is a CIDR
 /// that an earlier node (by name) claims.
 pub fn pod_routes<'a>(own: &str, nodes: impl Iterator<Item = &'a Node>) -> Vec<PodRoute> {
-    let mut routes: BTreeMap<IpNet, IpAddr> = BTreeMap::new();
+    let mut routes: BTreeMap<IpNet, Option<IpAddr>> = BTreeMap::new();
     let mut nodes: Vec<&Node> = nodes.collect();
     nodes.sort_by_key(|node| node.name_any());
     for node in nodes {
         let addresses = internal_ips(node);
         for cidr in pod_cidrs(node) {
+            let via = addresses.iter().find(|address| address.is_ipv4() == cidr.addr().is_ipv4());
             if node.name_any() == own {
-                continue;
-            }
-            if let Some(via) = addresses.iter().find(|address| address.is_ipv4() == cidr.addr().is_ipv4()) {
-                routes.entry(cidr).or_insert(*via);
+                routes.entry(cidr).or_insert(None);
+            } else if via.is_some() {
+                routes.entry(cidr).or_insert(via.copied());
             }
         }
     }
@@ -102,7 +112,7 @@ pub async fn watch_nodes(client: Client, config: Config, network: Arc<NodeNetwor
 async fn apply(network: &NodeNetwork, config: &Config, mut wanted: Vec<PodRoute>) -> Result<(), NetworkError> {
     for cidr in &config.service_cidrs {
         let via = config.gateways.iter().find(|gateway| gateway.is_ipv4() == cidr.addr().is_ipv4());
-        wanted.extend(via.map(|via| PodRoute { to: *cidr, via: *via }));
+        wanted.extend(via.map(|via| PodRoute { to: *cidr, via: Some(*via) }));
     }
     let path = config.state_dir.join("network").join("routes.json");
     let before: Vec<PodRoute> = load(&path);
@@ -116,10 +126,10 @@ async fn apply(network: &NodeNetwork, config: &Config, mut wanted: Vec<PodRoute>
     all.extend(wanted.iter().filter(|route| !before.contains(route)).cloned());
     save(&path, &all)?;
     for route in before.iter().filter(|known| !wanted.iter().any(|route| route.to == known.to)) {
-        links.delete_route(&Route::via(route.to, route.via).on(&config.uplink)).await?;
+        links.delete_route(&route.on(&config.uplink)).await?;
     }
     for route in &wanted {
-        links.add_route(&Route::via(route.to, route.via).on(&config.uplink)).await?;
+        links.add_route(&route.on(&config.uplink)).await?;
     }
     save(&path, &wanted)
 }
@@ -139,7 +149,7 @@ mod tests {
     }
 
     fn route(to: &str, via: &str) -> PodRoute {
-        PodRoute { to: to.parse().unwrap(), via: via.parse().unwrap() }
+        PodRoute { to: to.parse().unwrap(), via: Some(via.parse().unwrap()) }
     }
 
     #[test]
@@ -152,6 +162,7 @@ mod tests {
             node("n5", &[], &["10.244.5.0/24"]),
         ];
         let expected = [
+            PodRoute { to: "10.244.0.0/24".parse().unwrap(), via: None },
             route("10.244.1.0/24", "172.30.0.12"),
             route("10.244.2.0/24", "172.30.0.13"),
             route("fd00:1::/64", "fd30::12"),

@@ -32,7 +32,7 @@ fn load(system: &System, files: &[PathBuf], name: Option<&Reference>) -> Result<
     if name.is_some() && files.len() > 1 {
         bail!("--name is for one archive; {} are given", files.len());
     }
-    let (_, store) = open(system)?;
+    let (_, store) = opened(DataDir::create(&system.data_dir)?)?;
     for file in files {
         let loaded = if file == Path::new("-") {
             store.import_as(std::io::stdin().lock(), name).context("cannot load the images on standard input")?
@@ -51,7 +51,7 @@ fn load(system: &System, files: &[PathBuf], name: Option<&Reference>) -> Result<
 
 #[allow(clippy::print_stdout, reason = "the command's output")]
 async fn pull(system: &System, registries: &Registries, references: &[String]) -> Result<ExitCode> {
-    let (_, store) = open(system)?;
+    let (_, store) = opened(DataDir::create(&system.data_dir)?)?;
     let puller = Puller::new(store, &settings(registries));
     for reference in references {
         let pulled = tokio::select! {
@@ -79,7 +79,7 @@ async fn tell_progress(puller: &Puller) {
 
 #[allow(clippy::print_stdout, reason = "the command's output")]
 fn list(system: &System, output: ListFormat) -> Result<ExitCode> {
-    let images = open(system)?.1.list().context("cannot list the images")?;
+    let images = opened(DataDir::open(&system.data_dir)?)?.1.list().context("cannot list the images")?;
     if output == ListFormat::Json {
         let one = |image: &images::Image| {
             json!({"id": image.id, "names": image.names, "digests": image.digests, "sizeBytes": image.size,
@@ -106,7 +106,7 @@ fn list(system: &System, output: ListFormat) -> Result<ExitCode> {
 }
 
 fn remove(system: &System, force: bool, references: &[String]) -> Result<ExitCode> {
-    let (dir, store) = open(system)?;
+    let (dir, store) = opened(DataDir::open(&system.data_dir)?)?;
     for reference in references {
         let failed = || format!("cannot remove {reference}");
         let Some(image) = store.get(reference).with_context(failed)? else {
@@ -145,8 +145,8 @@ fn user_of(dir: &DataDir, image: &Digest) -> Result<Option<String>> {
     Ok(None)
 }
 
-fn open(system: &System) -> Result<(DataDir, ImageStore)> {
-    let dir = DataDir::create(&system.data_dir)?;
+fn opened(dir: DataDir) -> Result<(DataDir, ImageStore)> {
+    dir.check_ours()?;
     let store = ImageStore::open(dir.path(), None).context("cannot open the images")?;
     Ok((dir, store))
 }

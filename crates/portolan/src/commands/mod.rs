@@ -8,6 +8,7 @@ mod run;
 mod status;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
@@ -30,8 +31,14 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
     }
 }
 
+/// What has no effect any more may take so long to end.
+const LEFT: Duration = Duration::from_secs(1);
+
 /// Runs a future on a runtime of its own.
 pub fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start a runtime")?;
-    runtime.block_on(future)
+    let result = runtime.block_on(future);
+    // What is left blocks (a file being read, a name being resolved) and leaves nothing half done that matters.
+    runtime.shutdown_timeout(LEFT);
+    result
 }

@@ -9,7 +9,7 @@ use kube::api::ListParams;
 
 use crate::cli::System;
 use crate::system::{DataDir, Record, SocketPath};
-use crate::up::{View, table};
+use crate::up::{View, export, table};
 
 /// Prints nodes, Services and how to use kubectl. Exit code 1 when nothing runs.
 #[allow(clippy::print_stdout, reason = "the command's output")]
@@ -31,7 +31,7 @@ pub async fn status(system: &System) -> Result<ExitCode> {
     }
     let view = View::read(&client).await?;
     print!("{}", table::text(&view.rows()));
-    println!("export KUBECONFIG={}", dir.kubeconfig().display());
+    println!("{}", export(&dir));
     println!("supervisor: process {}", record.supervisor);
     Ok(ExitCode::SUCCESS)
 }

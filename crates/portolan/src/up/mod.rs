@@ -27,17 +27,19 @@ use std::cell::Cell;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use ::images::registry::Puller;
 
 pub use fabric::remove_host_link;
+pub use progress::export;
 pub use view::View;
 
 use crate::cli::Up;
 use crate::commands::block_on;
+use crate::failure::Usage;
 use crate::system::{DataDir, Lock, Record, clear, sweep_cgroups};
 use control_plane::ControlPlane;
 use fabric::Fabric;
@@ -60,9 +62,11 @@ const LEFT_OUT: u8 = 3;
 pub fn start(options: &Up) -> Result<ExitCode> {
     let begun = Instant::now();
     privilege::check()?;
-    let plan = Plan::new(options)?;
+    let plan = Plan::new(options).map_err(Usage::of)?;
     let of_stdin = options.files.iter().any(|file| file.as_os_str() == manifests::STDIN);
-    ensure!(!(of_stdin && options.watch), "--watch follows files, and standard input (-f -) is none");
+    if of_stdin && options.watch {
+        return Err(Usage::of(anyhow!("--watch follows files, and standard input (-f -) is none")));
+    }
     if options.host_dns {
         host_dns::check(&plan)?;
     }

@@ -44,8 +44,14 @@ pub fn table(rows: &[Row], missing: &[String], skipped: usize, dir: &DataDir, to
         0 => ready,
         some => format!("{ready}; {some} object(s) left out, named above"),
     };
-    let kubeconfig = dir.kubeconfig();
-    say(&format!("{}\n{ready}\nexport KUBECONFIG={}", table::text(rows), kubeconfig.display()));
+    say(&format!("{}\n{ready}\n{}", table::text(rows), export(dir)));
+}
+
+/// The line by which a shell's kubectl finds the API.
+pub fn export(dir: &DataDir) -> String {
+    let path = dir.kubeconfig().display().to_string();
+    // Only a path with a NUL can't be quoted, and there is none.
+    format!("export KUBECONFIG={}", shlex::try_quote(&path).unwrap_or((&path).into()))
 }
 
 /// A line for each change.

@@ -3,9 +3,11 @@
 //!
 //! Moves messages, reads none beyond their length and identifier. Caching and choosing are the DNS server's work.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -18,6 +20,12 @@ use tokio_util::sync::CancellationToken;
 
 /// Questions in flight at a time; more are dropped, and asked again by those who wait.
 const IN_FLIGHT: usize = 512;
+/// Connections at a time, and of them those of one address: the rest stays for others.
+const CONNECTIONS: usize = 128;
+const CONNECTIONS_OF_ONE: usize = 32;
+/// How long a connection may last. Servers may close one at any time (RFC 7766, section 6.2.3); nobody who asks for
+/// an answer waits longer.
+const CONNECTION: Duration = Duration::from_secs(20);
 /// Longer than a resolver's own patience, so that it's the asker who gives up.
 const PATIENCE: Duration = Duration::from_secs(5);
 const PORT: u16 = 53;
@@ -45,6 +53,7 @@ impl Relay {
     pub async fn run(self, stop: CancellationToken) {
         let udp = Arc::new(self.udp);
         let permits = Arc::new(Semaphore::new(IN_FLIGHT));
+        let connections = Connections::default();
         let mut tasks = JoinSet::new();
         let mut buffer = vec![0; MESSAGE_MAX];
         loop {
@@ -62,14 +71,54 @@ impl Relay {
                     });
                 }
                 accepted = self.tcp.accept() => {
-                    let (Ok((stream, _)), Ok(permit)) = (accepted, permits.clone().try_acquire_owned()) else { continue };
+                    let Ok((stream, from)) = accepted else { continue };
+                    let Some(place) = connections.place(from.ip()) else { continue };
                     tasks.spawn(async move {
-                        if let Err(error) = connection(stream).await {
+                        if let Ok(Err(error)) = tokio::time::timeout(CONNECTION, connection(stream)).await {
                             tracing::debug!(%error, "no connection to the host's resolvers");
                         }
-                        drop(permit);
+                        drop(place);
                     });
                 }
+            }
+        }
+    }
+}
+
+/// Who has how many connections.
+#[derive(Clone, Default)]
+struct Connections(Arc<Mutex<HashMap<IpAddr, usize>>>);
+
+/// Room for one connection, until it's dropped.
+struct Place {
+    of: IpAddr,
+    connections: Connections,
+}
+
+impl Connections {
+    /// Room for one more of this address, if there is any.
+    fn place(&self, of: IpAddr) -> Option<Place> {
+        let mut held = self.held();
+        let own = held.get(&of).copied().unwrap_or_default();
+        if own >= CONNECTIONS_OF_ONE || held.values().sum::<usize>() >= CONNECTIONS {
+            return None;
+        }
+        held.insert(of, own + 1);
+        Some(Place { of, connections: self.clone() })
+    }
+
+    fn held(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut held = self.connections.held();
+        if let Entry::Occupied(mut own) = held.entry(self.of) {
+            *own.get_mut() -= 1;
+            if *own.get() == 0 {
+                own.remove();
             }
         }
     }
@@ -148,6 +197,19 @@ fn nameservers(resolv_conf: &str) -> Vec<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nobody_has_all_connections() {
+        let (connections, one, other) =
+            (Connections::default(), IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
+        let mut places: Vec<Place> = std::iter::from_fn(|| connections.place(one)).collect();
+        assert_eq!(places.len(), CONNECTIONS_OF_ONE);
+        assert!(connections.place(other).is_some());
+        places.pop();
+        assert!(connections.place(one).is_some());
+        drop(places);
+        assert!(connections.held().is_empty());
+    }
 
     #[test]
     fn a_failure_repeats_the_question_and_a_response_gets_none() {
