@@ -21,8 +21,10 @@ const NEWER_KERNELS: &[&str] = &["agreement"];
 /// Programs the host needs for it, and the Debian package of each.
 const PROGRAMS: &[(&str, &str)] =
     &[("qemu-system-x86_64", "qemu-system-x86"), ("debootstrap", "debootstrap"), ("mkfs.ext4", "e2fsprogs")];
-/// An emulated processor is some ten times slower than the real one.
-const PATIENCE: Duration = Duration::from_secs(45 * 60);
+/// An emulated processor is some ten times slower than the real one: what tests wait for, times this.
+const SLOWNESS: u32 = 10;
+/// For everything together.
+const PATIENCE: Duration = Duration::from_secs(3 * 60 * 60);
 
 /// Which tests to run in the guest.
 #[derive(clap::Args)]
@@ -38,10 +40,14 @@ pub struct Options {
 }
 
 /// How a test binary ended in the guest.
+#[derive(Debug, Default)]
 struct Outcome {
     binary: String,
     status: i32,
     seconds: u64,
+    /// Tests in it that passed, and the names of those that failed.
+    passed: usize,
+    failed: Vec<String>,
 }
 
 /// Builds the image unless it is there, builds the tests, and boots.
@@ -58,7 +64,7 @@ pub fn run(options: &Options) -> Result<()> {
         binaries.tests.retain(|(name, _)| !NEWER_KERNELS.contains(&name.as_str()));
     }
     let disk = tempfile::Builder::new().prefix("portolan-guest-").tempdir().context("a temporary folder")?;
-    let payload = payload::pack(disk.path(), &binaries, &kubectls, options.filter.as_deref())?;
+    let payload = payload::pack(disk.path(), &binaries, &kubectls, options.filter.as_deref(), SLOWNESS)?;
     eprintln!("── the guest: {} test binaries", binaries.tests.len());
     let outcomes = boot(&image, &payload)?;
     report(&outcomes, binaries.tests.len())
@@ -104,21 +110,39 @@ fn boot(image: &image::Image, payload: &Path) -> Result<Vec<Outcome>> {
     }
 }
 
-/// Shows each line; those that begin with RESULT are for us.
-fn follow(lines: BufReader<std::process::ChildStdout>) -> Vec<Outcome> {
+/// Shows each line; those that begin with RESULT are for us, and those that say how a test ended are counted.
+fn follow(lines: impl BufRead) -> Vec<Outcome> {
     let mut outcomes = Vec::new();
+    let (mut passed, mut failed) = (0, Vec::new());
     for line in lines.split(b'\n').map_while(Result::ok) {
         let line = String::from_utf8_lossy(&line);
         let line = line.trim_end_matches('\r');
+        match verdict(line) {
+            Some((_, true)) => passed += 1,
+            Some((name, false)) => failed.push(name.to_owned()),
+            None => {}
+        }
         match outcome(line) {
             Some(outcome) => {
                 eprintln!("── {}: {} s, status {}", outcome.binary, outcome.seconds, outcome.status);
-                outcomes.push(outcome);
+                let (passed, failed) = (std::mem::take(&mut passed), std::mem::take(&mut failed));
+                outcomes.push(Outcome { passed, failed, ..outcome });
             }
             None => eprintln!("   {line}"),
         }
     }
     outcomes
+}
+
+/// The test that a line is about, and whether it passed.
+fn verdict(line: &str) -> Option<(&str, bool)> {
+    let (name, verdict) = line.strip_prefix("test ")?.split_once(" ... ")?;
+    // What may follow it is how long it took.
+    match verdict.split_whitespace().next() {
+        Some("FAILED") => Some((name, false)),
+        Some("ok") => Some((name, true)),
+        _ => None,
+    }
 }
 
 fn outcome(line: &str) -> Option<Outcome> {
@@ -127,10 +151,16 @@ fn outcome(line: &str) -> Option<Outcome> {
         binary: words.next()?.to_owned(),
         status: words.next()?.parse().ok()?,
         seconds: words.next()?.parse().ok()?,
+        ..Outcome::default()
     })
 }
 
 fn report(outcomes: &[Outcome], wanted: usize) -> Result<()> {
+    eprintln!("── {:<28} {:>7} {:>7} {:>8}", "in the guest", "passed", "failed", "seconds");
+    for Outcome { binary, status, seconds, passed, failed } in outcomes {
+        let ended = if *status == 0 { String::new() } else { format!("  status {status}: {}", failed.join(", ")) };
+        eprintln!("── {binary:<28} {passed:>7} {:>7} {seconds:>8}{ended}", failed.len());
+    }
     let failed: Vec<&str> = outcomes.iter().filter(|o| o.status != 0).map(|o| o.binary.as_str()).collect();
     if !failed.is_empty() {
         bail!("failed in the guest: {}", failed.join(", "));
@@ -147,12 +177,22 @@ mod tests {
     use super::*;
 
     #[test]
+    fn tests_are_counted_by_their_binaries() {
+        let console =
+            "test a::b ... ok\ntest c ... FAILED\nRESULT one 101 5\r\ntest d ... ok (12 ms)\nRESULT two 0 1\n";
+        let outcomes = follow(console.as_bytes());
+        let counts: Vec<_> = outcomes.iter().map(|o| (o.binary.as_str(), o.passed, o.failed.len())).collect();
+        assert_eq!(counts, [("one", 1, 1), ("two", 1, 0)]);
+        assert_eq!(verdict("test e ... what it says"), None);
+    }
+
+    #[test]
     fn only_the_guests_own_lines_count() {
         let found = outcome("RESULT battery 101 27").unwrap();
         assert_eq!((found.binary.as_str(), found.status, found.seconds), ("battery", 101, 27));
         assert!(outcome("a RESULT battery 0 1").is_none());
         assert!(outcome("RESULT battery").is_none());
-        let passed = Outcome { binary: "a".into(), status: 0, seconds: 1 };
+        let passed = Outcome { binary: "a".into(), ..Outcome::default() };
         assert!(report(&[passed], 1).is_ok());
         assert!(report(&[], 1).is_err(), "a guest that says nothing hasn't passed");
     }

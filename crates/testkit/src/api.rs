@@ -11,7 +11,7 @@ use kube::core::WatchEvent;
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
-use crate::PATIENCE;
+use crate::patience;
 
 /// A kind by its path.
 #[derive(Clone, Copy)]
@@ -163,8 +163,8 @@ impl Api {
                 while let Some(Ok(WatchEvent::Bookmark(_))) = events.next().await {}
             }
         };
-        let done = self.runtime.block_on(async { tokio::time::timeout(PATIENCE, watching).await.is_ok() });
-        assert!(done, "{} {what}: not within {PATIENCE:?}; last seen: {}", kind.plural, pretty(&last));
+        let done = self.runtime.block_on(async { tokio::time::timeout(patience(), watching).await.is_ok() });
+        assert!(done, "{} {what}: not within {:?}; last seen: {}", kind.plural, patience(), pretty(&last));
         last
     }
 

@@ -14,6 +14,7 @@ mod remains;
 mod system;
 mod temporary;
 mod until;
+mod web_proxy;
 
 pub use api::{Api, Kind, ready};
 pub use kubectl::Kubectl;
@@ -22,4 +23,5 @@ pub use outside::Outside;
 pub use ran::{Ran, Running, run};
 pub use system::System;
 pub use temporary::Temporary;
-pub use until::{PATIENCE, eventually};
+pub use until::{eventually, patience, slowly};
+pub use web_proxy::WebProxy;

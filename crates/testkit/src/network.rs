@@ -9,6 +9,8 @@ use std::time::Duration;
 use netns::NetNs;
 use socket2::{Domain, Socket, Type};
 
+use crate::slowly;
+
 /// Longer than any answer takes here, shorter than TCP's own patience.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -105,9 +107,9 @@ fn exchange(from: Option<IpAddr>, to: SocketAddr, path: &str) -> io::Result<(u16
     if let Some(from) = from {
         socket.bind(&SocketAddr::new(from, 0).into())?;
     }
-    socket.connect_timeout(&to.into(), TIMEOUT)?;
+    socket.connect_timeout(&to.into(), slowly(TIMEOUT))?;
     let mut stream = TcpStream::from(socket);
-    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_read_timeout(Some(slowly(TIMEOUT)))?;
     write!(stream, "GET {path} HTTP/1.1\r\nHost: {to}\r\nConnection: close\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
@@ -120,7 +122,7 @@ fn exchange(from: Option<IpAddr>, to: SocketAddr, path: &str) -> io::Result<(u16
 fn udp(to: SocketAddr, message: &str) -> io::Result<String> {
     let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
     let socket = UdpSocket::bind(any)?;
-    socket.set_read_timeout(Some(TIMEOUT))?;
+    socket.set_read_timeout(Some(slowly(TIMEOUT)))?;
     socket.connect(to)?;
     socket.send(message.as_bytes())?;
     let mut answer = [0; 2048];

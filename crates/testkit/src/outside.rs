@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::Net;
+use crate::{Net, slowly};
 
 /// Answers every request with its name until it's dropped.
 pub struct Outside {
@@ -50,7 +50,7 @@ impl Drop for Outside {
 }
 
 fn answer(mut stream: std::net::TcpStream, name: &str) -> std::io::Result<()> {
-    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+    stream.set_read_timeout(Some(slowly(Duration::from_secs(2))))?;
     let mut head = Vec::new();
     let mut buffer = [0; 1024];
     while !head.ends_with(b"\r\n\r\n") {

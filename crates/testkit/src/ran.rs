@@ -10,6 +10,8 @@ use netns::NetNs;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::slowly;
+
 /// No program of a test takes longer.
 const LIMIT: Duration = Duration::from_secs(90);
 
@@ -53,11 +55,11 @@ pub fn run(namespace: &NetNs, mut command: Command) -> Ran {
     let pid = pid(&child);
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || sender.send(child.wait_with_output()));
-    let Ok(output) = receiver.recv_timeout(LIMIT) else {
+    let Ok(output) = receiver.recv_timeout(slowly(LIMIT)) else {
         let _ = kill(pid, Signal::SIGKILL);
-        let said = receiver.recv_timeout(LIMIT).ok().and_then(Result::ok);
+        let said = receiver.recv_timeout(slowly(LIMIT)).ok().and_then(Result::ok);
         let said = said.map(|o| [o.stdout, o.stderr].concat()).unwrap_or_default();
-        panic!("{described}\nhas not ended within {LIMIT:?}; it said: {}", String::from_utf8_lossy(&said));
+        panic!("{described}\nhas not ended within {:?}; it said: {}", slowly(LIMIT), String::from_utf8_lossy(&said));
     };
     let output = output.unwrap_or_else(|e| panic!("{described}: {e}"));
     Ran {
@@ -104,7 +106,7 @@ impl Running {
     #[track_caller]
     pub fn line(&mut self, text: &str) -> String {
         loop {
-            let Ok(line) = self.lines.recv_timeout(LIMIT) else {
+            let Ok(line) = self.lines.recv_timeout(slowly(LIMIT)) else {
                 panic!("{}\nhas not said {text:?}, only:\n{}", self.command, self.heard.join("\n"));
             };
             self.heard.push(line.clone());
@@ -133,7 +135,7 @@ impl Running {
     #[track_caller]
     pub fn end(mut self) -> (ExitStatus, String) {
         drop(self.input.take());
-        while let Ok(line) = self.lines.recv_timeout(LIMIT) {
+        while let Ok(line) = self.lines.recv_timeout(slowly(LIMIT)) {
             self.heard.push(line);
         }
         let status = self.child.wait().unwrap_or_else(|e| panic!("{}: {e}", self.command));

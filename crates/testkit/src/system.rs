@@ -6,7 +6,7 @@ use std::fs;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use netns::NetNs;
 use nix::sys::signal::{Signal, kill};
@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::remains::UPLINK;
-use crate::{Api, Net, Ran, Running, Temporary, remains, run};
+use crate::{Api, Net, Ran, Running, Temporary, remains, run, slowly};
 
 /// A machine, and perhaps a system on it.
 pub struct System {
@@ -29,6 +29,8 @@ pub struct System {
     begun: Instant,
 }
 
+/// The default of `up --timeout`.
+const UP_TAKES: Duration = Duration::from_secs(30);
 /// What `up` says when everything answers.
 const READY: &str = "export KUBECONFIG=";
 
@@ -140,6 +142,9 @@ impl System {
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
         command.args(args).env_remove("PORTOLAN_DATA_DIR").envs(self.environment.iter().cloned());
+        if args.first() == Some(&"up") && !args.contains(&"--timeout") && slowly(UP_TAKES) > UP_TAKES {
+            command.args(["--timeout", &slowly(UP_TAKES).as_secs().to_string()]);
+        }
         command
     }
 

@@ -49,7 +49,13 @@ pub fn build(packages: &[&str], only: &[String]) -> Result<Binaries> {
 }
 
 /// Makes the disk in `folder`.
-pub fn pack(folder: &Path, binaries: &Binaries, kubectls: &[PathBuf], filter: Option<&str>) -> Result<PathBuf> {
+pub fn pack(
+    folder: &Path,
+    binaries: &Binaries,
+    kubectls: &[PathBuf],
+    filter: Option<&str>,
+    slowness: u32,
+) -> Result<PathBuf> {
     let (content, disk) = (folder.join("content"), folder.join("payload.img"));
     let files = content.join("files");
     for path in binaries.programs.iter().chain(binaries.tests.iter().map(|(_, path)| path)).chain(kubectls) {
@@ -58,7 +64,7 @@ pub fn pack(folder: &Path, binaries: &Binaries, kubectls: &[PathBuf], filter: Op
         fs::copy(path, &to).with_context(|| format!("cannot copy {}", path.display()))?;
     }
     tree(&files)?;
-    fs::write(content.join("run"), script(binaries, kubectls, filter)?)?;
+    fs::write(content.join("run"), script(binaries, kubectls, filter, slowness)?)?;
     let bytes = size(&content)?;
     image::file_system(&content, &disk, bytes + bytes / 4 + (64 << 20))?;
     fs::remove_dir_all(&content)?;
@@ -80,17 +86,18 @@ fn tree(files: &Path) -> Result<()> {
 }
 
 /// Runs each binary and says how it ended, on lines that begin with RESULT.
-fn script(binaries: &Binaries, kubectls: &[PathBuf], filter: Option<&str>) -> Result<String> {
+fn script(binaries: &Binaries, kubectls: &[PathBuf], filter: Option<&str>, slowness: u32) -> Result<String> {
     let kubectls = std::env::join_paths(kubectls)?;
     let mut script = String::from("exec 2>&1\ncp -a /mnt/files/. /\ncd /root\n");
     script.push_str("export HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n");
     writeln!(script, "export PORTOLAN_TEST_KUBECTLS='{}'", kubectls.to_string_lossy())?;
     // A few random cases: what differs from kernel to kernel shows in the first.
     script.push_str("export PROPTEST_RNG_SEED=20 PROPTEST_CASES=8\n");
+    writeln!(script, "export PORTOLAN_TEST_PATIENCE={slowness}")?;
     script.push_str("uname -r\necho \"cgroups: $(stat -fc %T /sys/fs/cgroup)\"\n");
     for (name, path) in &binaries.tests {
         let filter = filter.map(|filter| format!("'{filter}'")).unwrap_or_default();
-        writeln!(script, "begun=$(date +%s)\n'{}' {filter}", path.display())?;
+        writeln!(script, "begun=$(date +%s)\n'{}' --color=never {filter}", path.display())?;
         writeln!(script, "echo \"RESULT {name} $? $(($(date +%s) - begun))\"")?;
     }
     Ok(script)

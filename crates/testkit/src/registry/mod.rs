@@ -4,6 +4,7 @@
 //! It keeps everything in memory. Not responsible for pushing over the network.
 
 mod image;
+mod tls;
 
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
@@ -23,7 +24,9 @@ use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper_util::rt::TokioIo;
 use serde_json::json;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{oneshot, watch};
+use tokio_rustls::TlsAcceptor;
 
 pub use image::{Layer, Packed, Packing, architecture, descriptor, digest};
 
@@ -41,6 +44,10 @@ pub enum Access {
     /// A token of its token service, which gives one to anyone, or to this user only.
     Token {
         user: Option<(String, String)>,
+    },
+    /// A token of its token service, which gives one for this identity token (RFC 6749, 6).
+    Identity {
+        token: String,
     },
 }
 
@@ -68,7 +75,8 @@ pub struct Registry {
 }
 
 struct State {
-    address: SocketAddr,
+    /// Where its token service is.
+    tokens: String,
     shared: Mutex<Shared>,
     released: watch::Sender<bool>,
 }
@@ -91,21 +99,37 @@ impl Registry {
 
     /// On a listener that may be of another network.
     pub fn on(listener: TcpListener) -> Self {
+        let tokens = format!("http://{}/token", listener.local_addr().expect("a bound listener"));
+        Self::serving(listener, None, tokens)
+    }
+
+    /// With TLS, as one of these names, the first of which leads to it at port 443; and the certificate (PEM) of the authority that vouches for it.
+    pub fn start_tls(names: &[&str]) -> (Self, String) {
+        let (acceptor, authority) = tls::acceptor(names);
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port of loopback");
+        (Self::serving(listener, Some(acceptor), format!("https://{}/token", names[0])), authority)
+    }
+
+    fn serving(listener: TcpListener, tls: Option<TlsAcceptor>, tokens: String) -> Self {
         let address = listener.local_addr().expect("a bound listener");
         listener.set_nonblocking(true).expect("a listener");
-        let state = Arc::new(State { address, shared: Mutex::default(), released: watch::Sender::new(false) });
+        let state = Arc::new(State { tokens, shared: Mutex::default(), released: watch::Sender::new(false) });
         let (end, ended) = oneshot::channel();
         let serving = state.clone();
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async {
                 tokio::select! {
-                    () = serve(listener, serving) => {}
+                    () = serve(listener, tls, serving) => {}
                     _ = ended => {}
                 }
             });
         });
         Registry { address, state, end: Some(end), thread: Some(thread) }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// As the first part of an image's name.
@@ -175,7 +199,7 @@ impl State {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn answer(&self, request: &Request<Incoming>) -> Response<Body> {
+    fn answer(&self, request: &Request<Bytes>) -> Response<Body> {
         let uri = request.uri();
         let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
         let (range, authorization) = (header(RANGE), header(AUTHORIZATION));
@@ -184,7 +208,7 @@ impl State {
         let mut shared = self.lock();
         shared.requests.push(words.into_iter().flatten().collect::<Vec<_>>().join(" "));
         if uri.path() == "/token" {
-            return token(&shared.access, authorization.as_deref());
+            return token(&shared.access, authorization.as_deref(), request.body());
         }
         if let Some(challenge) = self.challenge(&shared.access, authorization.as_deref()) {
             let answer = refuse(StatusCode::UNAUTHORIZED, "UNAUTHORIZED");
@@ -214,9 +238,8 @@ impl State {
                 let right = format!("Basic {}", STANDARD.encode(format!("{user}:{password}")));
                 (authorization != Some(&right)).then(|| "Basic realm=\"test\"".to_owned())
             }
-            Access::Token { .. } => (authorization != Some("Bearer good")).then(|| {
-                format!("Bearer realm=\"http://{}/token\",service=\"test\",scope=\"repository:any:pull\"", self.address)
-            }),
+            Access::Token { .. } | Access::Identity { .. } => (authorization != Some("Bearer good"))
+                .then(|| format!("Bearer realm=\"{}\",service=\"test\",scope=\"repository:any:pull\"", self.tokens)),
         }
     }
 
@@ -293,14 +316,31 @@ impl Rest {
     }
 }
 
-fn token(access: &Access, authorization: Option<&str>) -> Response<Body> {
-    let Access::Token { user } = access else { return refuse(StatusCode::NOT_FOUND, "NO_TOKENS") };
+fn token(access: &Access, authorization: Option<&str>, form: &[u8]) -> Response<Body> {
+    let user = match access {
+        Access::Token { user } => user,
+        Access::Identity { token } => return exchanged(token, form),
+        _ => return refuse(StatusCode::NOT_FOUND, "NO_TOKENS"),
+    };
     let right = user.as_ref().map(|(user, password)| STANDARD.encode(format!("{user}:{password}")));
     let shown = authorization.and_then(|text| text.strip_prefix("Basic "));
     if right.is_some() && right.as_deref() != shown {
         return refuse(StatusCode::UNAUTHORIZED, "DENIED");
     }
     words(StatusCode::OK, &json!({"token": "good"}).to_string())
+}
+
+/// An access token for an identity token, in a form as RFC 6749 has it.
+fn exchanged(right: &str, form: &[u8]) -> Response<Body> {
+    let form = String::from_utf8_lossy(form);
+    let word = |name: &str| form.split('&').find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
+    if word("grant_type") != Some("refresh_token") || word("service") != Some("test") || word("client_id").is_none() {
+        return refuse(StatusCode::BAD_REQUEST, "UNSUPPORTED");
+    }
+    if word("refresh_token") != Some(right) {
+        return refuse(StatusCode::UNAUTHORIZED, "DENIED");
+    }
+    words(StatusCode::OK, &json!({"access_token": "good"}).to_string())
 }
 
 fn refuse(status: StatusCode, code: &str) -> Response<Body> {
@@ -317,21 +357,33 @@ fn with(mut answer: Response<Body>, name: http::HeaderName, value: &str) -> Resp
     answer
 }
 
-async fn serve(listener: TcpListener, state: Arc<State>) {
+async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, state: Arc<State>) {
     let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
     loop {
         let Ok((stream, _)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(10)).await;
             continue;
         };
-        let state = state.clone();
+        let (state, tls) = (state.clone(), tls.clone());
         // Ends with the runtime, which ends with the registry.
         tokio::spawn(async move {
-            let service = hyper::service::service_fn(move |request| {
-                let answer = state.answer(&request);
-                async move { Ok::<_, Infallible>(answer) }
-            });
-            let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+            let Some(tls) = tls else { return converse(stream, state).await };
+            // A client that doesn't trust us goes away.
+            if let Ok(stream) = tls.accept(stream).await {
+                converse(stream, state).await;
+            }
         });
     }
+}
+
+async fn converse(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, state: Arc<State>) {
+    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+        let state = state.clone();
+        async move {
+            let (head, body) = request.into_parts();
+            let body = body.collect().await?.to_bytes();
+            Ok::<_, hyper::Error>(state.answer(&Request::from_parts(head, body)))
+        }
+    });
+    let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
 }
