@@ -67,7 +67,10 @@ pub(crate) fn write_root(directory: &Path) -> io::Result<()> {
     }
     for (name, content, mode) in FILES {
         let path = directory.join(name);
-        fs::File::create(&path)?.write_all(content.as_bytes())?;
+        let mut file = fs::File::create(&path)?;
+        file.write_all(content.as_bytes())?;
+        // Written once and never looked into again: a machine's crash must not leave it empty.
+        file.sync_all()?;
         fs::set_permissions(&path, fs::Permissions::from_mode(mode))?;
     }
     fs::set_permissions(directory, fs::Permissions::from_mode(0o755))

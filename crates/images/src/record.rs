@@ -50,7 +50,9 @@ impl Records {
         let mut file = File::create(&temporary)?;
         file.write_all(&serde_json::to_vec_pretty(self)?)?;
         file.sync_all()?;
-        fs::rename(temporary, path)
+        fs::rename(temporary, path)?;
+        // The new name too.
+        path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
     }
 
     /// The image of this name. One with a digest means that very image, whatever its tag says.

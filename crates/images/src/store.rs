@@ -38,6 +38,8 @@ const DOWNLOADS_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 pub struct ImageStore {
     directory: PathBuf,
     executable: PathBuf,
+    /// Waits until a file system has on its disk what was written; syncfs(2).
+    sync: fn(&File) -> io::Result<()>,
 }
 
 /// An image that is on this machine.
@@ -60,6 +62,16 @@ pub struct Image {
     pub built_in: bool,
 }
 
+impl Image {
+    /// The repository and digest that a registry has it under: those of the name it is asked for by, if it was pulled from
+    /// there.
+    pub fn pulled_as(&self, name: &str) -> Option<&str> {
+        let asked = name.parse::<Reference>().ok().map(|reference| format!("{}@", reference.repository()));
+        let same = asked.and_then(|asked| self.digests.iter().find(|digest| digest.starts_with(&asked)));
+        same.or(self.digests.first()).map(String::as_str)
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileBind {
     pub source: PathBuf,
@@ -78,7 +90,7 @@ impl ImageStore {
             Some(executable) => executable,
             None => builtin::own_executable().map_err(io_at("find this program's file"))?,
         };
-        let store = Self { directory, executable };
+        let store = Self { directory, executable, sync: |file| Ok(rustix::fs::syncfs(file)?) };
         let _lock = store.lock()?;
         store.sweep_scratch();
         store.sweep_downloads();
@@ -180,6 +192,22 @@ impl ImageStore {
             return Some(builtin_id());
         }
         records.id_of(reference)
+    }
+
+    /// Whatever was written into the store is on the disk when this returns: once for all of an image's files, of which there
+    /// may be tens of thousands.
+    fn sync(&self) -> Result<(), ImageError> {
+        let directory = File::open(&self.directory).map_err(path_at("open", &self.directory))?;
+        (self.sync)(&directory).map_err(path_at("sync", &self.directory))
+    }
+
+    /// The same for the names that layers and blobs were given.
+    fn sync_names(&self) -> Result<(), ImageError> {
+        for part in ["layers", "blobs/sha256"] {
+            let path = self.directory.join(part);
+            File::open(&path).and_then(|directory| directory.sync_all()).map_err(path_at("sync", path))?;
+        }
+        Ok(())
     }
 
     /// Ends a change: writes it down, then deletes what nobody needs any more. Under the lock.

@@ -403,6 +403,7 @@ mod tests {
             uid: "lost".into(),
             hostname: "lost".into(),
             network: SandboxNetwork::Pod,
+            of_node: Default::default(),
             host_ports: Vec::new(),
             sysctls: Default::default(),
             cpu_shares: None,

@@ -182,6 +182,7 @@ fn sandbox_spec(name: &str) -> SandboxSpec {
         uid: format!("uid-{name}"),
         hostname: format!("host-{name}"),
         network: SandboxNetwork::Pod,
+        of_node: Default::default(),
         host_ports: Vec::new(),
         sysctls: [].into(),
         cpu_shares: None,

@@ -34,6 +34,9 @@ pub struct SandboxSpec {
     pub uid: String,
     pub hostname: String,
     pub network: SandboxNetwork,
+    /// Which namespaces it has from the node instead of its own.
+    #[serde(default)]
+    pub of_node: OfNode,
     /// Ports of the node that lead to it; for the `PodNetwork`.
     #[serde(default)]
     pub host_ports: Vec<HostPort>,
@@ -74,6 +77,15 @@ impl PortProtocol {
             PortProtocol::Sctp => 132,
         }
     }
+}
+
+/// What a sandbox's containers share with the node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OfNode {
+    /// They see the node's processes, and the node's see theirs (`hostPID`).
+    pub processes: bool,
+    /// System V IPC, POSIX message queues and shared memory (`hostIPC`).
+    pub ipc: bool,
 }
 
 /// Which network a sandbox has.
@@ -193,7 +205,8 @@ pub struct ContainerStatus {
     pub name: String,
     pub attempt: u32,
     pub image: String,
-    /// Digest of the image's configuration, `sha256:…`.
+    /// What was pulled: the repository and the digest that its registry has it under, `host/path@sha256:…`. Otherwise the
+    /// digest of the image's configuration, `sha256:…`.
     pub image_id: String,
     pub state: ContainerState,
     pub log_path: PathBuf,

@@ -2,14 +2,16 @@
 //! folder; and what is said of those that don't come.
 
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use serde_json::{Value, json};
 use testkit::registry::{Access, Layer, Mishap, Packed, Packing, Registry, digest};
-use testkit::{Kind, System, eventually};
+use testkit::{Kind, System, WebProxy, eventually};
 
 const PORTOLAN: &str = env!("CARGO_BIN_EXE_portolan");
 const SECRET: Kind = Kind::namespaced("api/v1", "secrets");
+const SERVICE_ACCOUNT: Kind = Kind::namespaced("api/v1", "serviceaccounts");
 
 #[test]
 fn pods_run_what_is_pulled_loaded_and_imported_and_say_what_is_not() {
@@ -17,13 +19,14 @@ fn pods_run_what_is_pulled_loaded_and_imported_and_say_what_is_not() {
     let listener = system.host().namespace().run(|| TcpListener::bind("127.0.0.1:5000")).unwrap().unwrap();
     let registry = Registry::on(listener);
     let image = testserver();
-    registry.push("team/web", "1", &image);
+    let pushed = registry.push("team/web", "1", &image);
     registry.require(Access::Token { user: Some(("me".into(), "secret".into())) });
     // One answer breaks off and one comes late: nobody notices.
     registry.go_wrong(&digest(&image.layers[0]), &[Mishap::Cut(1 << 20), Mishap::Status(503, None)]);
     system.start(&["-f", &manifests(&system, &registry)]);
     system.step("up with a pulled image");
-    the_service_answers(&system, &registry);
+    the_service_answers(&system, &registry, &pushed);
+    an_accounts_secrets_serve_pods_without_their_own(&system, &registry);
     what_fails_says_why(&system, &registry);
     an_image_in_use_stays(&system, &registry);
     an_import_brings_a_waiting_pod_to_life(&system, &image);
@@ -31,6 +34,7 @@ fn pods_run_what_is_pulled_loaded_and_imported_and_say_what_is_not() {
     system.down();
     registry.require(Access::Anyone);
     the_commands_work_without_a_system(&system, &registry);
+    a_private_registry_is_reached_as_the_machine_is_set_up(&system);
 }
 
 /// This very program, as a registry would have it.
@@ -61,9 +65,12 @@ fn manifests(system: &System, registry: &Registry) -> String {
     system.file("web.json", &list.to_string())
 }
 
-fn the_service_answers(system: &System, registry: &Registry) {
+fn the_service_answers(system: &System, registry: &Registry, pushed: &str) {
     let pods = system.api().list(Kind::POD, "app=web");
     assert_eq!(pods.len(), 3);
+    let known = format!("{}/team/web@{pushed}", registry.host());
+    let ids: Vec<&Value> = pods.iter().map(|pod| &pod["status"]["containerStatuses"][0]["imageID"]).collect();
+    assert!(ids.iter().all(|id| **id == known.as_str()), "{ids:?}, not {known}");
     let ip = system.api().get(Kind::SERVICE, "web")["spec"]["clusterIP"].as_str().expect("a ClusterIP").to_owned();
     let answered = system.host().spread(&format!("{ip}:80"), 30);
     assert!(answered.keys().all(|name| name.starts_with("web-")), "{answered:?}");
@@ -83,6 +90,18 @@ fn pod(name: &str, image: &str, policy: &str, secret: Option<&str>) -> Value {
     json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": {"imagePullSecrets": secrets,
         "terminationGracePeriodSeconds": 1,
         "containers": [{"name": "c", "image": image, "imagePullPolicy": policy, "args": ["pause"]}]}})
+}
+
+/// Upstream copies them into the pod; what a pod without any gets is the same.
+fn an_accounts_secrets_serve_pods_without_their_own(system: &System, registry: &Registry) {
+    let secrets = json!({"imagePullSecrets": [{"name": "regcred"}]});
+    system.api().merge(SERVICE_ACCOUNT, "default", &secrets);
+    let image = format!("{}/team/web:1", registry.host());
+    system.api().create(Kind::POD, &pod("by-account", &image, "Always", None));
+    system.api().until_pod_ready("by-account");
+    system.api().delete(Kind::POD, "by-account");
+    system.api().merge(SERVICE_ACCOUNT, "default", &json!({"imagePullSecrets": null}));
+    system.step("pulled with the account's secret");
 }
 
 /// Each kind of failure shows in the pod's status and in an Event, with kubelet's reasons.
@@ -145,6 +164,11 @@ fn an_image_in_use_stays(system: &System, registry: &Registry) {
     assert!(pulled["digests"][0].as_str().is_some_and(|digest| digest.contains("/team/web@sha256:")), "{pulled}");
     let table = system.portolan(&["image", "ls"]).ok();
     assert!(table.starts_with("IMAGE") && table.contains(&name), "{table}");
+    system.portolan(&["image", "rm", "--force", &name]).ok();
+    assert!(images(system).iter().all(|image| image["names"][0] != name.as_str()), "{:?}", images(system));
+    let ip = system.api().get(Kind::SERVICE, "web")["spec"]["clusterIP"].as_str().expect("a ClusterIP").to_owned();
+    let answered = system.host().spread(&format!("{ip}:80"), 10);
+    assert!(answered.keys().all(|name| name.starts_with("web-")), "they run on with what they have: {answered:?}");
     system.step("image ls, image rm");
 }
 
@@ -163,7 +187,12 @@ fn an_import_brings_a_waiting_pod_to_life(system: &System, image: &Packed) {
     });
     let dropped = system.data_dir().join("images/import/web.tar");
     std::fs::write(&dropped, archive(image, "imported.example/web:1")).expect("the import folder");
-    system.api().until_pod_ready("waits");
+    let ready = system.api().until_pod_ready("waits");
+    assert_eq!(
+        ready["status"]["containerStatuses"][0]["imageID"],
+        digest(&image.config),
+        "it has no registry's digest"
+    );
     system.api().delete(Kind::POD, "waits");
     std::fs::remove_file(dropped).expect("imported files stay");
     system.step("imported");
@@ -203,8 +232,7 @@ fn archives_are_loaded_or_named(system: &System, image: &Packed) {
 }
 
 fn the_commands_work_without_a_system(system: &System, registry: &Registry) {
-    let name = format!("{}/team/web:1", registry.host());
-    system.portolan(&["image", "rm", &name, "imported.example/web:1"]).ok();
+    system.portolan(&["image", "rm", "imported.example/web:1"]).ok();
     let mirror = format!("docker.io=http://{}", registry.host());
     registry.push("library/small", "1", &Packed::new(&[Layer::of(&[("a", 0o644, b"1")])], Packing::Gzip, json!({})));
     let said = system.portolan(&["image", "pull", "small:1", "--registry-mirror", &mirror]).ok();
@@ -220,4 +248,54 @@ fn the_commands_work_without_a_system(system: &System, registry: &Registry) {
     let layers = std::fs::read_dir(system.data_dir().join("images/layers")).expect("the store").count();
     assert_eq!(layers, 1, "layers nobody needs are gone");
     system.step("without a system");
+}
+
+/// By a proxy, with an authority of its own, and a login that only a credential helper knows: as many companies have it.
+fn a_private_registry_is_reached_as_the_machine_is_set_up(system: &System) {
+    let start = || {
+        let (registry, authority) = Registry::start_tls(&["registry.test"]);
+        let proxy = WebProxy::start(Some(registry.address()));
+        (registry, authority, proxy)
+    };
+    let (registry, authority, proxy) = system.host().namespace().run(start).expect("the machine's network");
+    registry.push("team/app", "1", &Packed::new(&[Layer::of(&[("a", 0o644, b"1")])], Packing::Gzip, json!({})));
+    let authority = system.file("authority.pem", &authority);
+    system.file("config.json", r#"{"credHelpers": {"registry.test": "of-the-test"}}"#);
+    let answer = |user: &str| {
+        let path = system.file(
+            "docker-credential-of-the-test",
+            &format!(
+                "#!/bin/sh\nread host\n[ \"$1 $host\" = 'get registry.test' ] || exit 1\n\
+                 echo '{{\"ServerURL\": \"'$host'\", \"Username\": \"{user}\", \"Secret\": \"the secret\"}}'\n"
+            ),
+        );
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).expect("a file of the test");
+    };
+    let path = format!("{}:{}", system.scratch().display(), std::env::var("PATH").expect("a PATH"));
+    let pull = |settings: &[(&str, &str)]| {
+        let mut command = system.command(&["image", "pull", "registry.test/team/app:1"]);
+        command.env("DOCKER_CONFIG", system.scratch()).env("PATH", &path).envs(settings.iter().copied());
+        system.run(command)
+    };
+    let url = proxy.url();
+    let (trusting, proxied) = (("SSL_CERT_FILE", authority.as_str()), ("HTTPS_PROXY", url.as_str()));
+
+    answer("me");
+    registry.require(Access::Basic { user: "me".into(), password: "the secret".into() });
+    let said = pull(&[proxied]).fails();
+    assert!(said.contains("doesn't trust") && said.contains("/etc/docker/certs.d/registry.test:443/ca.crt"), "{said}");
+    pull(&[trusting, proxied]).ok();
+    let asked = proxy.asked();
+    assert!(asked.iter().all(|asked| asked.starts_with("CONNECT registry.test:443 HTTP/1.1 Proxy-Auth")), "{asked:?}");
+    let said = pull(&[trusting, proxied, ("NO_PROXY", "registry.test")]).fails();
+    assert!(said.contains("cannot look up registry.test"), "{said}");
+    assert_eq!(proxy.asked().len(), asked.len(), "past the proxy");
+
+    // A helper's answer for this user is an identity token.
+    answer("<token>");
+    registry.require(Access::Identity { token: "the%20secret".into() });
+    registry.push("team/app", "1", &Packed::new(&[Layer::of(&[("a", 0o644, b"2")])], Packing::Gzip, json!({})));
+    pull(&[trusting, proxied]).ok();
+    system.portolan(&["image", "rm", "registry.test/team/app:1"]).ok();
+    system.step("a private registry");
 }

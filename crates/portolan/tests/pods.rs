@@ -43,6 +43,9 @@ group() { cat /sys/fs/cgroup/$1 2>/dev/null || cat /sys/fs/cgroup/$2; }
 fact memory "$(group memory/memory.limit_in_bytes memory.max)"
 fact cpu-quota "$(group cpu/cpu.cfs_quota_us cpu.max)"
 fact pids "$(group pids/pids.max pids.max | grep -c '^[0-9]')"
+fact shared-memory "$(cat /dev/shm/from-init)"
+fact oom-group "$(cat /sys/fs/cgroup/memory.oom.group 2>/dev/null)"
+fact swap "$(cat /sys/fs/cgroup/memory.swap.max 2>/dev/null)"
 fact sysctl "$(cat /proc/sys/net/ipv4/ip_local_port_range | tr '\t' ' ')"
 fact hostname "$(hostname)"
 fact hosts "$(grep -c 'alias.example' /etc/hosts)"
@@ -131,6 +134,7 @@ fn a_pod_that_uses_many_features_finds_them_all() {
     api.until(Kind::POD, "all", "gone", Value::is_null);
     assert_eq!(fs::read_to_string(out.join("pre-stop")).expect("what the preStop hook writes"), "stopping\n");
     system.step("ended");
+    a_pod_may_share_the_nodes_processes_and_ipc(&system);
     what_the_node_refuses(&system);
 }
 
@@ -152,7 +156,7 @@ fn everything(out: &Path) -> Value {
     ];
     let mount = |name: &str, path: &str| json!({"name": name, "mountPath": path});
     let init_mounts = [mount("scratch", "/scratch"), mount("out", "/out")];
-    let init = "chmod 777 /out; echo init > /scratch/from-init";
+    let init = "chmod 777 /out; echo init > /scratch/from-init; echo shared > /dev/shm/from-init";
     let init =
         container("init", init, &init_mounts, json!({"securityContext": {"runAsUser": 0, "runAsNonRoot": false}}));
     let mounts = [
@@ -235,6 +239,7 @@ fn compare(found: &BTreeMap<String, String>, ip: &str) {
         ("scratch-group", "2000"),
         ("memory", "67108864"),
         ("pids", "1"),
+        ("shared-memory", "shared"),
         ("sysctl", "20000 30000"),
         ("hostname", "called"),
         ("hosts", "1"),
@@ -247,8 +252,46 @@ fn compare(found: &BTreeMap<String, String>, ip: &str) {
         .map(|(name, value)| format!("{name}: {:?}, not {value:?}", found.get(*name)))
         .collect();
     assert!(differing.is_empty(), "{}", differing.join("\n"));
+    if unified() {
+        assert_eq!((found["oom-group"].as_str(), found["swap"].as_str()), ("1", "0"), "memory is bounded, whole");
+    }
     // `-1` or `max` would be no limit.
     assert!(found["cpu-quota"].starts_with("50000"), "{}", found["cpu-quota"]);
+}
+
+/// Whether this machine has control groups of version 2 alone.
+fn unified() -> bool {
+    Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
+}
+
+/// And what it leaves running ends with it all the same.
+fn a_pod_may_share_the_nodes_processes_and_ipc(system: &System) {
+    const LEFT: &str = "86399.25";
+    let out = system.scratch().join("of-node");
+    let script = format!(
+        "fact() {{ echo \"$1=$2\" >> /out/facts; }}
+         fact first \"$(tr '\\0' ' ' < /proc/1/cmdline | grep -c __node-init)\"
+         fact ipc \"$([ \"$(readlink /proc/1/ns/ipc)\" = \"$(readlink /proc/self/ns/ipc)\" ] && echo same)\"
+         sleep {LEFT} & sleep {LEFT} >/dev/null 2>&1 &
+         fact done yes"
+    );
+    let mounts = [json!({"name": "out", "mountPath": "/out"})];
+    let context = json!({"securityContext": {"capabilities": {"add": ["SYS_PTRACE"]}}});
+    let volumes = [json!({"name": "out", "hostPath": {"path": out, "type": "DirectoryOrCreate"}})];
+    let spec = json!({"hostPID": true, "hostIPC": true, "containers": [container("m", &script, &mounts, context)]});
+    system.api().create(Kind::POD, &pod("of-node", &volumes, spec));
+    system.api().until(Kind::POD, "of-node", "ended", |pod| pod["status"]["phase"] == "Succeeded");
+    let facts = facts(&out);
+    assert_eq!((facts["first"].as_str(), facts["ipc"].as_str()), ("1", "same"), "{facts:?}");
+    let left = || {
+        fs::read_dir("/proc").expect("processes").flatten().find(|process| {
+            let words = fs::read(process.path().join("cmdline")).unwrap_or_default();
+            words == format!("sleep\0{LEFT}\0").as_bytes()
+        })
+    };
+    eventually("the end of what it started", || left().map_or(Ok(()), |left| Err(format!("{:?}", left.path()))));
+    system.api().delete(Kind::POD, "of-node");
+    system.step("a pod with the node's processes");
 }
 
 /// What can't be done has a name in the pod's status or in an Event.
@@ -313,6 +356,9 @@ fn hostile_pods_are_contained_and_named() {
     one("root-disk", &[], container("m", &write("/big"), &[], limits("ephemeral-storage", "2Mi")));
     one("memory", &[], container("m", "exec tail /dev/zero", &[], limits("memory", "16Mi")));
     let words = "echo the reason >&2; echo said > /dev/termination-log; exit 3";
+    // On version 2 a container ends whole, also when its first process is not the one that is too big.
+    let rest = if unified() { "tail /dev/zero; sleep 600" } else { "exec tail /dev/zero" };
+    one("whole", &[], container("m", rest, &[], limits("memory", "16Mi")));
     one("words", &[], container("m", words, &[], json!({})));
     one("deaf", &[], container("m", "trap '' TERM; echo ready; while :; do sleep 1; done", &[], json!({})));
 
@@ -329,7 +375,9 @@ fn hostile_pods_are_contained_and_named() {
         let pod = api.until(Kind::POD, name, "ended", |pod| pod["status"]["phase"] == "Failed");
         pod["status"]["containerStatuses"][0]["state"]["terminated"].clone()
     };
-    assert_eq!(ended("memory")["reason"], "OOMKilled");
+    for name in ["memory", "whole"] {
+        assert_eq!(ended(name)["reason"], "OOMKilled", "{name}");
+    }
     assert_eq!((&ended("words")["exitCode"], &ended("words")["message"]), (&json!(3), &json!("said\n")));
     system.step("killed what fills the memory");
 

@@ -69,6 +69,7 @@ impl Shared {
             working_dir: spec::working_directory(spec, &image.config),
             log_path: spec.log_path.clone(),
             stdin: spec.stdin,
+            shares_processes: pod.spec.of_node.processes,
             terminal: spec.tty,
             cgroup,
             log_limit: LogLimit { file_bytes: spec.log_limit.file_bytes, files: spec.log_limit.files },
@@ -79,6 +80,7 @@ impl Shared {
             id: id.clone(),
             sandbox: pod.spec.id.clone(),
             image_id: image.id.to_string(),
+            image_pulled: image.pulled_as(&spec.image).map(str::to_owned),
             spec: spec.clone(),
         };
         let directory = self.layout.container(id);
@@ -111,7 +113,8 @@ impl Shared {
             user: &user,
             capabilities: self.capabilities.of_container(spec, DeviceFilter::detect())?,
             namespaces: &self.layout.namespaces(&pod.spec.id),
-            kinds: Kind::of(&pod.spec.network),
+            kinds: Kind::of(&pod.spec),
+            processes_of_node: pod.spec.of_node.processes,
             hostname: &pod.spec.hostname,
             cgroup,
             oom_score_adj: own_score.trim().parse().unwrap_or(0),
@@ -291,7 +294,7 @@ impl Shared {
             name: record.spec.name,
             attempt: record.spec.attempt,
             image: record.spec.image,
-            image_id: record.image_id,
+            image_id: record.image_pulled.unwrap_or(record.image_id),
             log_path: record.spec.log_path,
             annotations: record.spec.annotations,
         })

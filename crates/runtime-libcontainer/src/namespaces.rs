@@ -7,8 +7,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use pod_runtime::{RuntimeError, SandboxNetwork};
-use rustix::mount::{UnmountFlags, mount_bind, unmount};
+use pod_runtime::{RuntimeError, SandboxNetwork, SandboxSpec};
+use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, unmount};
 use rustix::thread::UnshareFlags;
 
 use crate::failure::io_at;
@@ -17,6 +17,8 @@ use crate::failure::io_at;
 const NSFS_MAGIC: i64 = 0x6e73_6673;
 /// As container runtimes set it: a pod's ports are its own, no privilege needed.
 const UNPRIVILEGED_PORTS: &str = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
+/// As container runtimes have it.
+const SHARED_MEMORY: &std::ffi::CStr = c"mode=1777,size=65536k";
 const PING_GROUPS: &str = "/proc/sys/net/ipv4/ping_group_range";
 
 /// One kind of namespace, by its name in `/proc/<pid>/ns`.
@@ -29,10 +31,12 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// Which a sandbox has of its own. On the node's network it has the node's name too.
-    pub(crate) fn of(network: &SandboxNetwork) -> &'static [Kind] {
-        match network {
-            SandboxNetwork::Pod => &[Kind::Net, Kind::Uts, Kind::Ipc],
-            SandboxNetwork::Node => &[Kind::Ipc],
+    pub(crate) fn of(sandbox: &SandboxSpec) -> &'static [Kind] {
+        match (&sandbox.network, sandbox.of_node.ipc) {
+            (SandboxNetwork::Pod, false) => &[Kind::Net, Kind::Uts, Kind::Ipc],
+            (SandboxNetwork::Pod, true) => &[Kind::Net, Kind::Uts],
+            (SandboxNetwork::Node, false) => &[Kind::Ipc],
+            (SandboxNetwork::Node, true) => &[],
         }
     }
 
@@ -63,6 +67,12 @@ impl Kind {
             Self::Ipc => UnshareFlags::NEWIPC,
         }
     }
+}
+
+/// The directory that a pod's containers share as `/dev/shm`: a part of IPC by POSIX, though not of the kernel's
+/// namespace.
+pub(crate) fn shared_memory(directory: &Path) -> PathBuf {
+    directory.join("shm")
 }
 
 /// What a pod's namespaces are given.
@@ -101,6 +111,7 @@ pub(crate) fn remove(directory: &Path) -> Result<(), RuntimeError> {
         // Once per mount on it; INVAL means there's none (left), NOENT no file.
         while unmount(kind.pin(directory), UnmountFlags::DETACH).is_ok() {}
     }
+    while unmount(shared_memory(directory), UnmountFlags::DETACH).is_ok() {}
     match fs::remove_dir_all(directory) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(io_at("remove a pod's directory of namespaces")(error))
@@ -131,6 +142,13 @@ fn make_here(directory: &Path, kinds: &[Kind], settings: &Settings) -> Result<()
         let file = Path::new("/proc/sys").join(name.replace('.', "/"));
         fs::write(file, value).map_err(|error| RuntimeError::CannotRun(format!("sysctl {name}={value}: {error}")))?;
     }
+    if kinds.contains(&Kind::Ipc) {
+        let shared = shared_memory(directory);
+        fs::create_dir_all(&shared).map_err(io_at("make a pod's shared memory"))?;
+        let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+        mount("shm", &shared, "tmpfs", flags, SHARED_MEMORY).map_err(io_at("mount a pod's shared memory"))?;
+    }
+    // Last: whatever is pinned is whole.
     for kind in kinds {
         let pin = kind.pin(directory);
         fs::File::create(&pin).map_err(io_at("make a file to pin a namespace to"))?;

@@ -34,7 +34,11 @@ pub(crate) enum SandboxPhase {
 pub(crate) struct ContainerRecord {
     pub(crate) id: ContainerId,
     pub(crate) sandbox: SandboxId,
+    /// Digest of the image's configuration.
     pub(crate) image_id: String,
+    /// `host/path@sha256:…`, of one that was pulled.
+    #[serde(default)]
+    pub(crate) image_pulled: Option<String>,
     pub(crate) spec: ContainerSpec,
 }
 

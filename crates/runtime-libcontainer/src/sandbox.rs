@@ -36,7 +36,7 @@ impl Shared {
             SandboxRecord { spec: spec.clone(), phase: SandboxPhase::Making, addresses: Vec::new(), created_at: now() };
         fs::create_dir_all(self.layout.sandbox(&spec.id)).map_err(io_at("make a pod's directory"))?;
         self.write_sandbox(&record)?;
-        let (directory, kinds) = (self.layout.namespaces(&spec.id), Kind::of(&spec.network));
+        let (directory, kinds) = (self.layout.namespaces(&spec.id), Kind::of(spec));
         let wanted = Settings { hostname: spec.hostname.clone(), sysctls: spec.sysctls.clone() };
         blocking("make a pod's namespaces", move || namespaces::make(&directory, kinds, wanted)).await?;
         if spec.network == SandboxNetwork::Pod {
@@ -105,7 +105,7 @@ impl Shared {
 
     pub(crate) fn is_ready(&self, record: &SandboxRecord) -> bool {
         let directory = self.layout.namespaces(&record.spec.id);
-        record.phase == SandboxPhase::Ready && namespaces::are_pinned(&directory, Kind::of(&record.spec.network))
+        record.phase == SandboxPhase::Ready && namespaces::are_pinned(&directory, Kind::of(&record.spec))
     }
 
     /// A key that no container's id can be.

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use shim::record::SourcePart;
 
 use crate::capability::CapabilitySet;
-use crate::namespaces::Kind;
+use crate::namespaces::{self, Kind};
 use crate::user::User;
 
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -42,6 +42,8 @@ pub(crate) struct Parts<'a> {
     /// Where the pod's namespaces are pinned, and which it has.
     pub(crate) namespaces: &'a Path,
     pub(crate) kinds: &'a [Kind],
+    /// Instead of processes of its own.
+    pub(crate) processes_of_node: bool,
     /// The pod's, when it has one of its own.
     pub(crate) hostname: &'a str,
     pub(crate) cgroup: &'a Path,
@@ -139,7 +141,6 @@ fn mounts(parts: &Parts<'_>) -> Vec<Value> {
         system("/proc", "proc", &["nosuid", "noexec", "nodev"]),
         system("/dev", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
         system("/dev/pts", "devpts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
-        system("/dev/shm", "tmpfs", &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]),
         system("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
         system("/sys", "sysfs", &["nosuid", "noexec", "nodev", writable]),
         system("/sys/fs/cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", writable]),
@@ -148,6 +149,11 @@ fn mounts(parts: &Parts<'_>) -> Vec<Value> {
         let access = if read_only { "ro" } else { "rw" };
         json!({"destination": target, "type": "bind", "source": source, "options": ["rbind", "rprivate", access]})
     };
+    let shared = match parts.kinds.contains(&Kind::Ipc) {
+        true => namespaces::shared_memory(parts.namespaces),
+        false => PathBuf::from("/dev/shm"),
+    };
+    mounts.push(bind(&shared, Path::new("/dev/shm"), false));
     mounts.extend(parts.binds.iter().map(|file| bind(&file.source, &file.target, true)));
     // Outer directories first, or they would hide what is mounted below them.
     let mut own: Vec<_> = parts.container.mounts.iter().enumerate().collect();
@@ -163,8 +169,9 @@ fn linux(parts: &Parts<'_>) -> Value {
     let pinned = parts.kinds.iter().map(|kind| json!({"type": kind.oci(), "path": kind.pin(parts.namespaces)}));
     // On version 2 a container sees its own groups alone, and its mount of them can't change the machine's mount options.
     let groups = shim::cgroup::is_unified().then(|| json!({"type": "cgroup"}));
-    let namespaces: Vec<Value> =
-        [json!({"type": "pid"}), json!({"type": "mount"})].into_iter().chain(pinned).chain(groups).collect();
+    let processes = (!parts.processes_of_node).then(|| json!({"type": "pid"}));
+    let own = processes.into_iter().chain([json!({"type": "mount"})]);
+    let namespaces: Vec<Value> = own.chain(pinned).chain(groups).collect();
     let hidden = !parts.container.privileged;
     let paths = |list: &[&str]| if hidden { json!(list) } else { json!([]) };
     json!({
@@ -212,6 +219,7 @@ mod tests {
             capabilities: CapabilitySet::bounding().unwrap(),
             namespaces: Path::new("/ns/pod"),
             kinds: &[Kind::Net, Kind::Ipc],
+            processes_of_node: false,
             hostname: "pod-0",
             cgroup: Path::new("/portolan/c/n/uid/id"),
             oom_score_adj: 100,

@@ -3,11 +3,13 @@
 //!
 //! Not responsible for making groups or setting limits.
 
-use std::fs;
-use std::io;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
 
 const ROOT: &str = "/sys/fs/cgroup";
 /// A group stays busy for a moment after its last process was reaped.
@@ -33,6 +35,29 @@ pub fn hierarchies() -> Vec<PathBuf> {
 /// Whether this machine has version 2 alone.
 pub fn is_unified() -> bool {
     Path::new(ROOT).join("cgroup.controllers").exists()
+}
+
+/// Kills every process of this group, and those they start meanwhile.
+pub(crate) fn kill(group: &Path) {
+    let relative = group.strip_prefix("/").unwrap_or(group);
+    for hierarchy in hierarchies() {
+        let directory = hierarchy.join(relative);
+        // Version 2 since Linux 5.14.
+        if fs::write(directory.join("cgroup.kill"), "1").is_ok() {
+            return;
+        }
+        for _ in 0..RETRIES {
+            let Ok(members) = fs::read_to_string(directory.join("cgroup.procs")) else { break };
+            let members: Vec<_> = members.lines().filter_map(|line| Pid::from_raw(line.parse().ok()?)).collect();
+            if members.is_empty() {
+                break;
+            }
+            for member in members {
+                let _ = kill_process(member, Signal::KILL);
+            }
+            sleep(RETRY_AFTER);
+        }
+    }
 }
 
 /// Removes this group and all below it, in every hierarchy. Processes must be gone from them.
@@ -72,6 +97,24 @@ pub fn children(group: &Path) -> Vec<String> {
     names.sort();
     names.dedup();
     names
+}
+
+/// As kubelet has it on version 2: the out-of-memory killer ends a container whole, never half of it, and a limit on
+/// memory is none that swap gets around. Before version 2 there is no such thing.
+pub(crate) fn bound_memory(group: &Path) -> io::Result<()> {
+    if !is_unified() {
+        return Ok(());
+    }
+    let group = Path::new(ROOT).join(group.strip_prefix("/").unwrap_or(group));
+    for (file, value) in [("memory.oom.group", "1"), ("memory.swap.max", "0")] {
+        let opened = OpenOptions::new().write(true).open(group.join(file));
+        match opened.and_then(|mut file| file.write_all(value.as_bytes())) {
+            // A machine without the memory controller, or without swap.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            other => other?,
+        }
+    }
+    Ok(())
 }
 
 /// Whether the out-of-memory killer ended something in this group.

@@ -147,6 +147,11 @@ fn start(directory: &Path, config: &ShimConfig) -> Result<Started, StartError> {
         let _ = unmount(mount, UnmountFlags::DETACH);
     }
     drop(failure_writer);
+    if let Err(source) = cgroup::bound_memory(&config.cgroup) {
+        // It waits for the start, and holds what is read from below.
+        abandon(&mut container, init);
+        return Err(io_at("bound the container's memory")(source));
+    }
     let started_at = record::now();
     let started = container.start().map_err(container_at("start the container"));
     let mut message = String::new();
@@ -379,7 +384,7 @@ fn receive_descriptor(listener: &UnixListener) -> io::Result<OwnedFd> {
 /// Pumps output until the container has ended, then leaves nothing of it but its files and the exit record.
 fn supervise(directory: &Path, config: &ShimConfig, mut started: Started) -> ExitCode {
     let _ = rustix::process::chdir("/");
-    let ended = pump_until_end(&mut started).and_then(|()| reap(started.init));
+    let ended = pump_until_end(&mut started, config).and_then(|()| reap(started.init));
     let finished_at = record::now();
     let oom = cgroup::oom_killed(&config.cgroup);
     if let Err(error) = started.container.delete(true) {
@@ -408,7 +413,7 @@ fn supervise(directory: &Path, config: &ShimConfig, mut started: Started) -> Exi
     ExitCode::SUCCESS
 }
 
-fn pump_until_end(started: &mut Started) -> io::Result<()> {
+fn pump_until_end(started: &mut Started, config: &ShimConfig) -> io::Result<()> {
     let pid = Pid::from_raw(started.init).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
     let init = pidfd_open(pid, PidfdFlags::empty())?;
     let (mut buffer, mut lines) = (vec![0_u8; 64 * 1024], Vec::new());
@@ -426,7 +431,12 @@ fn pump_until_end(started: &mut Started) -> io::Result<()> {
             Err(errno) => return Err(errno.into()),
         }
         let ready: Vec<bool> = watched.iter().map(|fd| !fd.revents().is_empty()).collect();
-        init_ended = init_ended || ready.last() == Some(&true) && ready.len() > started.output.len();
+        if !init_ended && ready.last() == Some(&true) {
+            init_ended = true;
+            if config.shares_processes {
+                cgroup::kill(&config.cgroup);
+            }
+        }
         let mut index = 0;
         started.output.retain_mut(|(fd, pump)| {
             index += 1;

@@ -50,6 +50,8 @@ pub struct ShimConfig {
     pub parts: Vec<SourcePart>,
     /// Keep standard input open instead of empty.
     pub stdin: bool,
+    /// The node's processes are the container's to see, and its own don't end with its first.
+    pub shares_processes: bool,
     /// A pseudo-terminal instead of pipes; as in the specification's process.
     pub terminal: bool,
     /// Relative to each hierarchy's root, as in the specification.

@@ -28,3 +28,6 @@ pub use transport::TransportError;
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod reach_tests;

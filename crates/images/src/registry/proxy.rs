@@ -45,7 +45,7 @@ impl Proxies {
         Self::from_variables(|name| std::env::var(name).or_else(|_| std::env::var(name.to_lowercase())).ok())
     }
 
-    fn from_variables(value: impl Fn(&str) -> Option<String>) -> Self {
+    pub(crate) fn from_variables(value: impl Fn(&str) -> Option<String>) -> Self {
         let proxy = |name| value(name).filter(|text| !text.is_empty()).and_then(|text| parse(name, &text));
         let except = value("NO_PROXY").unwrap_or_default();
         Self {

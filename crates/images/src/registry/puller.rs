@@ -18,6 +18,7 @@ use super::keys::{Keys, PullSecret};
 use super::proxy::Proxies;
 use super::pull::{Progress, Pull};
 use super::transport::{Timeouts, Transport};
+use super::trust;
 use crate::digest::Digest;
 use crate::reference::Reference;
 use crate::store::ImageStore;
@@ -68,13 +69,14 @@ type Outcome = BoxFuture<'static, Result<Digest, Arc<PullError>>>;
 
 impl Puller {
     pub fn new(store: ImageStore, settings: &PullSettings) -> Self {
-        Self::with_timeouts(store, settings, Timeouts::default())
+        let transport = Transport::new(Timeouts::default(), Proxies::of_environment(), trust::DOCKER_CERTS.into());
+        Self::with_transport(store, settings, transport)
     }
 
-    pub(crate) fn with_timeouts(store: ImageStore, settings: &PullSettings, timeouts: Timeouts) -> Self {
+    pub(crate) fn with_transport(store: ImageStore, settings: &PullSettings, transport: Transport) -> Self {
         Self(Arc::new(Inner {
             store,
-            transport: Transport::new(timeouts, Proxies::of_environment()),
+            transport,
             mirrors: Mirrors::new(&settings.mirrors),
             docker_configs: settings.docker_configs.clone(),
             downloads: Semaphore::new(DOWNLOADS),

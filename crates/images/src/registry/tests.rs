@@ -1,5 +1,6 @@
 //! Pulls by the real client from a registry on loopback: every way to be let in, every way to go wrong on the way.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,59 +13,64 @@ use testkit::registry::{Access, Layer, Mishap, Packed, Packing, Registry, archit
 use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 
-use super::transport::Timeouts;
+use super::proxy::Proxies;
+use super::transport::{Timeouts, Transport};
 use super::*;
 use crate::store::ImageStore;
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const PATIENT: Duration = Duration::from_secs(30);
 
-struct Machine {
-    data: Temporary,
-    settings: PullSettings,
+pub(super) struct Machine {
+    pub(super) data: Temporary,
+    pub(super) settings: PullSettings,
+    /// What the environment says of proxies.
+    pub(super) variables: BTreeMap<&'static str, String>,
 }
 
 impl Machine {
-    fn new() -> Self {
-        Self { data: Temporary::new(), settings: PullSettings::default() }
+    pub(super) fn new() -> Self {
+        Self { data: Temporary::new(), settings: PullSettings::default(), variables: BTreeMap::new() }
     }
 
     fn store(&self) -> ImageStore {
         ImageStore::open(self.data.path(), None).unwrap()
     }
 
-    fn puller(&self) -> Puller {
+    pub(super) fn puller(&self) -> Puller {
         let timeouts = Timeouts { connect: PATIENT, head: PATIENT, idle: PATIENT };
-        Puller::with_timeouts(self.store(), &self.settings, timeouts)
+        let proxies = Proxies::from_variables(|name| self.variables.get(name).cloned());
+        let transport = Transport::new(timeouts, proxies, self.data.path().join("certs.d"));
+        Puller::with_transport(self.store(), &self.settings, transport)
     }
 
-    async fn pull(&self, name: &str) -> Result<crate::Image, Arc<PullError>> {
+    pub(super) async fn pull(&self, name: &str) -> Result<crate::Image, Arc<PullError>> {
         self.pull_with(name, &[]).await
     }
 
-    async fn pull_with(&self, name: &str, secrets: &[PullSecret]) -> Result<crate::Image, Arc<PullError>> {
+    pub(super) async fn pull_with(&self, name: &str, secrets: &[PullSecret]) -> Result<crate::Image, Arc<PullError>> {
         let id = self.puller().pull(name, secrets).await?;
         Ok(self.store().get(&id.to_string()).unwrap().expect("a pulled image is in the store"))
     }
 
     /// What is left of a pull that failed.
-    fn left(&self) -> (usize, usize, usize) {
+    pub(super) fn left(&self) -> (usize, usize, usize) {
         let count = |part: &str| std::fs::read_dir(self.data.path().join("images").join(part)).unwrap().count();
         (self.store().list().unwrap().len(), count("layers"), count("downloads"))
     }
 }
 
 /// The built-in image alone.
-const NOTHING: (usize, usize, usize) = (1, 1, 0);
+pub(super) const NOTHING: (usize, usize, usize) = (1, 1, 0);
 
-fn image(word: &str) -> Packed {
+pub(super) fn image(word: &str) -> Packed {
     let base = Layer::of(&[("etc/base", 0o644, b"base"), ("gone", 0o644, b"")]);
     let noise: Vec<u8> = (0..200_000_u32).flat_map(|number| number.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
     let own = Layer::of(&[("word", 0o644, word.as_bytes()), (".wh.gone", 0o644, b""), ("noise", 0o644, &noise)]);
     Packed::new(&[base, own], Packing::Gzip, json!({"Entrypoint": ["/run"], "User": "7"}))
 }
 
-fn secret(registry: &Registry, user: &str, password: &str) -> PullSecret {
+pub(super) fn secret(registry: &Registry, user: &str, password: &str) -> PullSecret {
     let auth = STANDARD.encode(format!("{user}:{password}"));
     let document = json!({"auths": {registry.host(): {"auth": auth}}}).to_string();
     PullSecret { name: "regcred".to_owned(), legacy: false, document }
@@ -89,6 +95,7 @@ async fn a_tag_a_digest_and_an_index_lead_to_this_machines_image() {
     let name = format!("{}/team/app", registry.host());
     let pulled = machine.pull(&format!("{name}:1")).await.unwrap();
     assert_eq!(pulled.id.to_string(), digest(&ours.config));
+    assert_eq!(pulled.pulled_as(&format!("{name}:1")), Some(format!("{name}@{top}").as_str()));
     assert_eq!((pulled.names, pulled.digests), (vec![format!("{name}:1")], vec![format!("{name}@{top}")]));
     assert_eq!(pulled.config.user, "7");
     assert_eq!(std::fs::read(pulled.layers[1].join("word")).unwrap(), b"ours");
@@ -339,7 +346,7 @@ async fn a_node_has_the_supervisor_pull_and_hanging_up_ends_it() {
 }
 
 /// Waits for a state that nothing announces.
-async fn until(holds: impl Fn() -> bool) {
+pub(super) async fn until(holds: impl Fn() -> bool) {
     let waiting = async {
         while !holds() {
             tokio::time::sleep(Duration::from_millis(2)).await;

@@ -4,6 +4,7 @@
 //! Not responsible for what is asked, nor for credentials and redirects.
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -56,6 +57,10 @@ pub enum TransportError {
     Proxy { proxy: String, to: String, said: String },
     #[error("no TLS with {host}: {source}")]
     Tls { host: String, source: io::Error },
+    #[error(
+        "{host} has a certificate that this machine doesn't trust ({source}): put its authority's into {place}/ca.crt"
+    )]
+    Untrusted { host: String, place: String, source: io::Error },
     #[error("the exchange with {host} broke off: {source}")]
     Http { host: String, source: hyper::Error },
     #[error("{host} did not {step} within {limit:?}")]
@@ -67,6 +72,8 @@ pub enum TransportError {
 pub(crate) struct Transport {
     timeouts: Timeouts,
     proxies: Proxies,
+    /// Of single registries: `HOST[:PORT]/*.crt`.
+    certificates: PathBuf,
     /// Read when first needed: many systems pull nothing.
     roots: OnceLock<Arc<rustls::ClientConfig>>,
 }
@@ -115,8 +122,8 @@ impl<'a> Peer<'a> {
 }
 
 impl Transport {
-    pub(crate) fn new(timeouts: Timeouts, proxies: Proxies) -> Self {
-        Self { timeouts, proxies, roots: OnceLock::new() }
+    pub(crate) fn new(timeouts: Timeouts, proxies: Proxies, certificates: PathBuf) -> Self {
+        Self { timeouts, proxies, certificates, roots: OnceLock::new() }
     }
 
     /// Sends a request and waits for the head of the answer.
@@ -191,7 +198,7 @@ impl Transport {
 
     async fn encrypt(&self, peer: &Peer<'_>, stream: impl Stream + 'static) -> Result<Box<dyn Stream>, TransportError> {
         let failed = |source| TransportError::Tls { host: peer.authority(), source };
-        let config = match trust::of_host(peer) {
+        let config = match trust::of_host(&self.certificates, peer) {
             Some(own) => trust::config(own).map_err(failed)?,
             None => match self.roots.get() {
                 Some(config) => config.clone(),
@@ -204,6 +211,10 @@ impl Transport {
         let limit = self.timeouts.connect;
         match timeout(limit, TlsConnector::from(config).connect(name, stream)).await {
             Ok(Ok(stream)) => Ok(Box::new(stream)),
+            Ok(Err(source)) if trust::is_unknown(&source) => {
+                let place = self.certificates.join(peer.authority()).display().to_string();
+                Err(TransportError::Untrusted { host: peer.authority(), place, source })
+            }
             Ok(Err(source)) => Err(failed(source)),
             Err(_) => Err(TransportError::TimedOut { host: peer.authority(), step: "finish its TLS handshake", limit }),
         }

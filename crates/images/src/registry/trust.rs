@@ -14,12 +14,13 @@ use rustls::{ClientConfig, RootCertStore};
 
 use super::transport::Peer;
 
-const DOCKER_CERTS: &str = "/etc/docker/certs.d";
+/// Where Docker looks for the certificates of single registries.
+pub(crate) const DOCKER_CERTS: &str = "/etc/docker/certs.d";
 
-/// The certificates that this machine holds for one registry.
-pub(crate) fn of_host(peer: &Peer<'_>) -> Option<Vec<CertificateDer<'static>>> {
+/// The certificates that `directory` holds for one registry.
+pub(crate) fn of_host(directory: &Path, peer: &Peer<'_>) -> Option<Vec<CertificateDer<'static>>> {
     let names = [peer.authority(), peer.host.to_owned()];
-    let directory = names.iter().map(|name| Path::new(DOCKER_CERTS).join(name)).find(|path| path.is_dir())?;
+    let directory = names.iter().map(|name| directory.join(name)).find(|path| path.is_dir())?;
     let files = fs::read_dir(directory).ok()?.flatten().map(|entry| entry.path());
     let certificates = files.filter(|path| path.extension().is_some_and(|extension| extension == "crt"));
     Some(certificates.filter_map(|path| fs::read(path).ok()).flat_map(|pem| in_pem(&pem)).collect())
@@ -49,6 +50,12 @@ fn with_roots(roots: RootCertStore) -> Arc<ClientConfig> {
     let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
     let builder = builder.expect("the provider has suites for every default version");
     Arc::new(builder.with_root_certificates(roots).with_no_client_auth())
+}
+
+/// Whether a handshake failed for want of somebody who vouches for the other side.
+pub(crate) fn is_unknown(error: &io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    matches!(inner, Some(rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer)))
 }
 
 fn in_pem(pem: &[u8]) -> Vec<CertificateDer<'static>> {

@@ -3,8 +3,8 @@
 //!
 //! Not responsible for where the layers come from.
 
-use std::fs;
-use std::io::{self, Read};
+use std::fs::{self, File};
+use std::io::{self, Read, Write as _};
 
 use super::{ImageStore, Scratch};
 use crate::builtin;
@@ -79,6 +79,8 @@ impl ImageStore {
         if layers != diff_ids {
             return Err(ImageError::LayerCount { layers, diff_ids });
         }
+        // Before any of it has its name: a machine's crash must not leave a layer with holes.
+        self.sync()?;
         let _lock = self.lock()?;
         let mut records = self.records()?;
         let mut size = 0_u64;
@@ -96,6 +98,7 @@ impl ImageStore {
             size = size.saturating_add(records.sizes.get(&diff_id).copied().unwrap_or(0));
         }
         self.write_blob(&id, &arrival.config)?;
+        self.sync_names()?;
         records.images.insert(id.clone(), ImageRecord { layers: document.rootfs.diff_ids, size });
         for name in &arrival.names {
             records.name(name, &id);
@@ -135,7 +138,9 @@ impl ImageStore {
     fn write_blob(&self, digest: &Digest, bytes: &[u8]) -> Result<(), ImageError> {
         let scratch = self.scratch()?;
         let temporary = scratch.path.join("blob");
-        fs::write(&temporary, bytes).map_err(path_at("write", temporary.clone()))?;
+        let written =
+            File::create(&temporary).and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()));
+        written.map_err(path_at("write", temporary.clone()))?;
         fs::rename(temporary, self.blob_path(digest)).map_err(path_at("move a blob to", self.blob_path(digest)))
     }
 }

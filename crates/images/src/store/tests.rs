@@ -141,6 +141,17 @@ fn what_does_not_have_its_digest_is_refused() {
 }
 
 #[test]
+fn nothing_has_a_name_before_it_is_on_the_disk() {
+    let data = Data::new("sync");
+    let broken = ImageStore { sync: |_| Err(io::ErrorKind::StorageFull.into()), ..data.store() };
+    let archive = docker("app:1", &tar(&[("a", b"1")]));
+    assert!(matches!(broken.import(&archive[..]), Err(ImageError::Path { step: "sync", .. })));
+    let store = data.store();
+    assert_eq!((store.list().unwrap().len(), fs::read_dir(data.0.join("images/layers")).unwrap().count()), (1, 1));
+    store.import(&archive[..]).unwrap();
+}
+
+#[test]
 fn an_image_goes_with_its_last_name_and_a_layer_with_its_last_user() {
     let data = Data::new("remove");
     let layer = tar(&[("a", b"1")]);

@@ -191,6 +191,7 @@ mod tests {
             uid: id.into(),
             hostname: id.into(),
             network: SandboxNetwork::Pod,
+            of_node: Default::default(),
             host_ports: Vec::new(),
             sysctls: Default::default(),
             cpu_shares: None,

@@ -74,6 +74,7 @@ pub async fn run_sandbox(shared: Arc<Shared>, pod: Arc<Pod>, id: pod_runtime::Sa
         uid: key.uid,
         hostname: names.hostname,
         network: if spec::host_network(&pod) { SandboxNetwork::Node } else { SandboxNetwork::Pod },
+        of_node: spec::of_node(&pod),
         host_ports: spec::host_ports(&pod),
         sysctls: sysctl::of(&pod),
         cpu_shares: Some(resources::cpu_shares(&pod)),

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
-use pod_runtime::{HostPort, PortProtocol, SandboxId, SandboxSpec};
+use pod_runtime::{HostPort, OfNode, PortProtocol, SandboxId, SandboxSpec};
 
 /// What a container is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -129,6 +129,11 @@ pub fn restart_policy(pod: &Pod) -> RestartPolicy {
         Some("OnFailure") => RestartPolicy::OnFailure,
         _ => RestartPolicy::Always,
     }
+}
+
+pub fn of_node(pod: &Pod) -> OfNode {
+    let spec = spec(pod);
+    OfNode { processes: spec.host_pid == Some(true), ipc: spec.host_ipc == Some(true) }
 }
 
 pub fn host_network(pod: &Pod) -> bool {

@@ -38,6 +38,7 @@ fn sandbox(ready: bool) -> SandboxStatus {
             uid: "u1".into(),
             hostname: "web".into(),
             network: SandboxNetwork::Pod,
+            of_node: Default::default(),
             host_ports: Vec::new(),
             sysctls: Default::default(),
             cpu_shares: None,

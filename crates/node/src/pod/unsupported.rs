@@ -15,8 +15,6 @@ pub fn fields(pod: &Pod) -> Vec<String> {
             found.push(path.to_owned());
         }
     };
-    note(spec.host_pid == Some(true), "spec.hostPID");
-    note(spec.host_ipc == Some(true), "spec.hostIPC");
     note(spec.host_users == Some(false), "spec.hostUsers");
     note(spec.share_process_namespace == Some(true), "spec.shareProcessNamespace");
     note(spec.runtime_class_name.is_some(), "spec.runtimeClassName");
@@ -94,10 +92,10 @@ mod tests {
     fn set_fields_are_named_and_an_ordinary_pod_has_none() {
         let plain = spec::testing::pod(json!({"containers": [{"name": "m", "ports": [{"containerPort": 80}]}]}));
         assert!(fields(&plain).is_empty());
-        let odd = spec::testing::pod(json!({"hostPID": true, "containers": [{"name": "m",
+        let odd = spec::testing::pod(json!({"shareProcessNamespace": true, "containers": [{"name": "m",
             "livenessProbe": {"grpc": {"port": 1}},
             "volumeMounts": [{"name": "v", "mountPath": "/v", "mountPropagation": "Bidirectional"}]}]}));
-        let expected = ["spec.hostPID", "spec.containers{m}.volumeMounts.mountPropagation"];
+        let expected = ["spec.shareProcessNamespace", "spec.containers{m}.volumeMounts.mountPropagation"];
         assert_eq!(fields(&odd), expected);
     }
 }

@@ -113,6 +113,7 @@ impl Lab {
             uid: format!("uid-{name}"),
             hostname: name.to_owned(),
             network,
+            of_node: Default::default(),
             host_ports: Vec::new(),
             sysctls: [].into(),
             cpu_shares: None,
