@@ -673,10 +673,12 @@ mod worker {
     #[tokio::test]
     async fn what_is_missing_or_unsupported_is_named_and_the_pod_waits() {
         let bench = Bench::new().await;
-        bench.start(json!({"hostPID": true, "volumes": [{"name": "v", "nfs": {"server": "s", "path": "/"}}],
-            "containers": [{"name": "m", "image": "app", "imagePullPolicy": "IfNotPresent"}]}));
+        bench.start(
+            json!({"shareProcessNamespace": true, "volumes": [{"name": "v", "nfs": {"server": "s", "path": "/"}}],
+            "containers": [{"name": "m", "image": "app", "imagePullPolicy": "IfNotPresent"}]}),
+        );
         bench.api.event("FailedMount", "spec.volumes.nfs is not supported").await;
-        bench.api.event("UnsupportedFields", "spec.hostPID").await;
+        bench.api.event("UnsupportedFields", "spec.shareProcessNamespace").await;
         let waiting = |pod: &Value| pod["status"]["containerStatuses"][0]["state"]["waiting"]["reason"].clone();
         bench.api.until(WEB, |pod| waiting(pod) == "ContainerCreating").await;
         assert!(bench.runtime.is_empty());
