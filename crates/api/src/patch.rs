@@ -15,6 +15,12 @@ pub const MAX_OPERATIONS: usize = 10_000;
 /// All `copy` operations of a JSON patch together may add so many bytes.
 pub const MAX_COPIED_BYTES: usize = 3 * 1024 * 1024;
 
+/// Objects and lists may be nested so deep, as in everything that is parsed: all that walks a value recurses.
+pub const MAX_DEPTH: usize = 127;
+
+/// So often a patch is measured exactly whose operations seem to nest too deep.
+const MAX_MEASURED: usize = 16;
+
 /// Why a patch doesn't apply.
 #[derive(Debug, thiserror::Error)]
 pub enum PatchError {
@@ -26,6 +32,8 @@ pub enum PatchError {
         "Unable to complete the copy, the accumulated size increase of copy is {0}, exceeding the limit {MAX_COPIED_BYTES}"
     )]
     CopiesTooMuch(usize),
+    #[error("the patch nests values deeper than the allowed {MAX_DEPTH}")]
+    TooDeep,
     /// An operation of a JSON patch fails, `test` included.
     #[error("{0}")]
     Operation(#[source] json_patch::PatchError),
@@ -51,7 +59,7 @@ impl PatchError {
     /// What the API answers.
     pub fn status(&self) -> Status {
         match self {
-            PatchError::TooManyOperations(_) | PatchError::CopiesTooMuch(_) => {
+            PatchError::TooManyOperations(_) | PatchError::CopiesTooMuch(_) | PatchError::TooDeep => {
                 Status::request_entity_too_large(&self.to_string())
             }
             PatchError::Operation(_) => Status::unprocessable(&self.to_string()),
@@ -71,7 +79,9 @@ pub fn json(original: &Value, patch: &[u8]) -> Result<Value, PatchError> {
         serde_json::from_value(Value::Array(operations)).map_err(PatchError::Malformed)?;
     let mut object = original.clone();
     let mut copied = 0;
+    let mut nesting = Nesting { depth: depth(&object), measured: 0 };
     for operation in operations.iter() {
+        nesting.admit(operation, &object)?;
         if let PatchOperation::Copy(copy) = operation {
             // Copies of copies grow without bound, so each is counted before it is made.
             copied += object.pointer(copy.from.as_str()).map_or(0, |source| source.to_string().len());
@@ -82,6 +92,50 @@ pub fn json(original: &Value, patch: &[u8]) -> Result<Value, PatchError> {
         json_patch::patch(&mut object, std::slice::from_ref(operation)).map_err(PatchError::Operation)?;
     }
     Ok(object)
+}
+
+/// How deep an object may be nested by now. Moves into what was moved nest without bound, so each operation is judged
+/// before it is made: first by what the object's depth allows at most, exactly only where that is too much.
+struct Nesting {
+    /// No less than the object's depth.
+    depth: usize,
+    measured: usize,
+}
+
+impl Nesting {
+    fn admit(&mut self, operation: &PatchOperation, object: &Value) -> Result<(), PatchError> {
+        let (from, path) = match operation {
+            PatchOperation::Add(add) => return self.grow(add.path.count() + depth(&add.value)),
+            PatchOperation::Replace(replace) => return self.grow(replace.path.count() + depth(&replace.value)),
+            PatchOperation::Move(it) => (&it.from, &it.path),
+            PatchOperation::Copy(copy) => (&copy.from, &copy.path),
+            PatchOperation::Remove(_) | PatchOperation::Test(_) => return Ok(()),
+        };
+        let most = path.count() + self.depth.saturating_sub(from.count());
+        if most <= MAX_DEPTH {
+            return self.grow(most);
+        }
+        self.measured += 1;
+        if self.measured > MAX_MEASURED {
+            return Err(PatchError::TooDeep);
+        }
+        self.depth = depth(object);
+        self.grow(path.count() + object.pointer(from.as_str()).map_or(0, depth))
+    }
+
+    fn grow(&mut self, depth: usize) -> Result<(), PatchError> {
+        self.depth = self.depth.max(depth);
+        if self.depth > MAX_DEPTH { Err(PatchError::TooDeep) } else { Ok(()) }
+    }
+}
+
+/// How many objects and lists are around the innermost value.
+fn depth(value: &Value) -> usize {
+    match value {
+        Value::Array(elements) => 1 + elements.iter().map(depth).max().unwrap_or(0),
+        Value::Object(fields) => 1 + fields.values().map(depth).max().unwrap_or(0),
+        _ => 0,
+    }
 }
 
 /// A merge patch: null deletes, objects merge, everything else replaces.
@@ -148,6 +202,31 @@ mod tests {
         let refused = json(&json!({"a": "x".repeat(1000)}), &serde_json::to_vec(&doubling).unwrap()).unwrap_err();
         assert!(matches!(refused, PatchError::CopiesTooMuch(_)), "{refused}");
         assert_eq!(refused.status().code, 413);
+    }
+
+    #[test]
+    fn moves_that_nest_without_bound_are_stopped() {
+        let deep = (0..100).fold(json!({}), |inner, _| json!({ "k": inner }));
+        let inside = format!("/b{}", "/k".repeat(100));
+        let mut operations = vec![json!({"op": "add", "path": "/a", "value": {}})];
+        for _ in 0..500 {
+            operations.push(json!({"op": "add", "path": "/b", "value": deep}));
+            operations.push(json!({"op": "move", "from": "/a", "path": format!("{inside}/a")}));
+            operations.push(json!({"op": "move", "from": "/b", "path": "/a"}));
+        }
+        let refused = json(&json!({}), &serde_json::to_vec(&operations).unwrap()).unwrap_err();
+        assert!(matches!(refused, PatchError::TooDeep), "{refused}");
+        assert_eq!(refused.status().code, 413);
+    }
+
+    #[test]
+    fn moves_up_and_down_are_no_depth() {
+        let operations: Vec<Value> = (0..40)
+            .flat_map(|_| [("/a", "/b/c/d"), ("/b/c/d", "/a")])
+            .map(|(from, path)| json!({"op": "move", "from": from, "path": path}))
+            .collect();
+        let original = json!({"a": {"x": {}}, "b": {"c": {}}});
+        assert_eq!(json(&original, &serde_json::to_vec(&operations).unwrap()).unwrap(), original);
     }
 
     #[test]

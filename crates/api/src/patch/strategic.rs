@@ -4,6 +4,8 @@
 //! `$retainKeys` (drop the original's other keys), `$setElementOrder/x` (after merging x, order it),
 //! `$deleteFromPrimitiveList/x`, then the keys themselves, null deleting.
 
+use std::collections::{HashMap, HashSet};
+
 use serde_json::{Map, Value};
 
 use super::PatchError;
@@ -77,7 +79,8 @@ fn merges(field: Option<&Field>) -> bool {
 fn retain_keys(original: &mut Object, patch: &mut Object) -> Result<(), PatchError> {
     let Some(retained) = patch.remove(RETAIN_KEYS) else { return Ok(()) };
     let Value::Array(retained) = retained else { return Err(PatchError::RetainKeys) };
-    let listed = |key: &str| retained.iter().any(|r| r.as_str() == Some(key));
+    let retained: HashSet<&str> = retained.iter().filter_map(Value::as_str).collect();
+    let listed = |key: &str| retained.contains(key);
     let stray = patch.iter().any(|(key, value)| !value.is_null() && !key.starts_with('$') && !listed(key));
     if stray {
         return Err(PatchError::RetainKeys);
@@ -141,6 +144,7 @@ fn check_order(patched: &[Value], order: &[Value], key: Option<&str>) -> Result<
 
 fn delete_primitives(original: &mut Object, name: &str, deleted: &Value) -> Result<(), PatchError> {
     let Value::Array(deleted) = deleted else { return Err(PatchError::PrimitiveList) };
+    let deleted: HashSet<&Value> = deleted.iter().collect();
     if let Some(Value::Array(list)) = original.get_mut(name) {
         list.retain(|element| !deleted.contains(element));
     }
@@ -151,12 +155,8 @@ fn delete_primitives(original: &mut Object, name: &str, deleted: &Value) -> Resu
 fn merge_list(original: Vec<Value>, patch: Vec<Value>, field: Option<&'static Field>) -> Result<Value, PatchError> {
     let objects = original.iter().chain(&patch).any(Value::is_object);
     if !objects {
-        let mut merged: Vec<Value> = Vec::new();
-        for element in original.iter().chain(&patch) {
-            if !merged.contains(element) {
-                merged.push(element.clone());
-            }
-        }
+        let mut seen = HashSet::new();
+        let merged = original.iter().chain(&patch).filter(|element| seen.insert(*element)).cloned().collect();
         return Ok(Value::Array(in_order(merged, &patch, &original, None)));
     }
     let Some(key) = field.and_then(|f| f.patch_merge_key.as_deref()) else {
@@ -165,8 +165,10 @@ fn merge_list(original: Vec<Value>, patch: Vec<Value>, field: Option<&'static Fi
     };
     let before = original.clone();
     let (mut merged, patch) = special_elements(original, patch, key)?;
+    let mut places: HashMap<Value, usize> =
+        places(&merged, Some(key)).into_iter().map(|(key, place)| (key.clone(), place)).collect();
     for element in &patch {
-        merge_element(&mut merged, element, key, field)?;
+        merge_element(&mut merged, &mut places, element, key, field)?;
     }
     check_keys(&merged, Some(key))?;
     Ok(Value::Array(in_order(merged, &patch, &before, Some(key))))
@@ -181,9 +183,10 @@ fn check_keys(list: &[Value], key: Option<&str>) -> Result<(), PatchError> {
     }
 }
 
-/// Merges one element into the element with the same key, or adds it.
+/// Merges one element into the element with the same key, or adds it; `places` says where each key is.
 fn merge_element(
     merged: &mut Vec<Value>,
+    places: &mut HashMap<Value, usize>,
     element: &Value,
     key: &str,
     field: Option<&'static Field>,
@@ -191,17 +194,22 @@ fn merge_element(
     let Value::Object(patch) = element else {
         return Err(PatchError::WrongType { expected: "map", found: "scalar" });
     };
-    if !patch.contains_key(key) {
+    let Some(identity) = patch.get(key) else {
         return Err(PatchError::NoMergeKey { element: element.clone(), key: key.to_owned() });
-    }
-    match merged.iter().position(|m| same(m, element, Some(key))) {
+    };
+    match places.get(identity).copied() {
         Some(at) => {
             if let Value::Object(original) = merged[at].take() {
                 let definition = field.and_then(|f| f.kind.message());
                 merged[at] = Value::Object(merge_map(original, patch.clone(), definition)?);
             }
         }
-        None => merged.extend(without_directives(element.clone())),
+        None => {
+            if let Some(added) = without_directives(element.clone()) {
+                places.insert(identity.clone(), merged.len());
+                merged.push(added);
+            }
+        }
     }
     Ok(())
 }
@@ -213,14 +221,15 @@ fn special_elements(
     key: &str,
 ) -> Result<(Vec<Value>, Vec<Value>), PatchError> {
     let mut plain = Vec::new();
+    let mut deleted = HashSet::new();
     let mut replace = false;
     for element in patch {
         match element.get(DIRECTIVE).map(|d| d.as_str().unwrap_or_default()) {
             None => plain.push(element),
-            Some("delete") if element.get(key).is_none() => {
-                return Err(PatchError::NoMergeKey { element, key: key.to_owned() });
-            }
-            Some("delete") => original.retain(|o| !same(o, &element, Some(key))),
+            Some("delete") => match element.get(key) {
+                Some(identity) => drop(deleted.insert(identity.clone())),
+                None => return Err(PatchError::NoMergeKey { element, key: key.to_owned() }),
+            },
             Some("replace") => replace = true,
             Some("merge") => return Err(PatchError::MergeInList),
             Some(_) => {
@@ -229,23 +238,22 @@ fn special_elements(
             }
         }
     }
-    if replace {
-        original.clear();
-    }
+    original.retain(|element| !replace && element.get(key).is_none_or(|identity| !deleted.contains(identity)));
     Ok((original, plain))
 }
 
 /// Elements named in `order` come in that order; the others keep their places among them as far as `before` had both.
 fn in_order(list: Vec<Value>, order: &[Value], before: &[Value], key: Option<&str>) -> Vec<Value> {
-    let index = |place: &[Value], element: &Value| place.iter().position(|p| same(p, element, key));
+    let (order, before) = (places(order, key), places(before, key));
+    let index = |places: &HashMap<&Value, usize>, element: &Value| places.get(identity(element, key)?).copied();
     let (mut named, mut others): (Vec<Value>, Vec<Value>) =
-        list.into_iter().partition(|element| index(order, element).is_some());
-    named.sort_by_cached_key(|element| index(order, element));
-    others.sort_by_cached_key(|element| index(before, element).unwrap_or(usize::MAX));
+        list.into_iter().partition(|element| index(&order, element).is_some());
+    named.sort_by_cached_key(|element| index(&order, element));
+    others.sort_by_cached_key(|element| index(&before, element).unwrap_or(usize::MAX));
     let mut out = Vec::with_capacity(named.len() + others.len());
     let (mut named, mut others) = (named.into_iter().peekable(), others.into_iter().peekable());
     while let (Some(next), Some(other)) = (named.peek(), others.peek()) {
-        let earlier = match (index(before, other), index(before, next)) {
+        let earlier = match (index(&before, other), index(&before, next)) {
             (Some(other), Some(next)) => other < next,
             _ => false,
         };
@@ -256,12 +264,28 @@ fn in_order(list: Vec<Value>, order: &[Value], before: &[Value], key: Option<&st
     out
 }
 
-/// Whether two elements are the same one: by merge key, or by value.
-fn same(a: &Value, b: &Value, key: Option<&str>) -> bool {
+/// What tells an element from the others of its list: its merge key, or all of it.
+fn identity<'v>(element: &'v Value, key: Option<&str>) -> Option<&'v Value> {
     match key {
-        Some(key) => a.get(key).is_some() && a.get(key) == b.get(key),
-        None => a == b,
+        Some(key) => element.get(key),
+        None => Some(element),
     }
+}
+
+/// Where each element is first, so that long lists aren't searched for each of their elements.
+fn places<'v>(list: &'v [Value], key: Option<&str>) -> HashMap<&'v Value, usize> {
+    let mut places = HashMap::with_capacity(list.len());
+    for (place, element) in list.iter().enumerate() {
+        if let Some(identity) = identity(element, key) {
+            places.entry(identity).or_insert(place);
+        }
+    }
+    places
+}
+
+/// Whether two elements are the same one.
+fn same(a: &Value, b: &Value, key: Option<&str>) -> bool {
+    identity(a, key).is_some() && identity(a, key) == identity(b, key)
 }
 
 /// A value that has nothing to merge with: directives and nulls in it have done their work.

@@ -159,6 +159,26 @@ fn status_conditions_merge_by_type() {
     );
 }
 
+#[test]
+fn long_lists_merge_in_time_that_grows_with_them() {
+    let variables =
+        |value: &str| -> Vec<Value> { (0..15_000).map(|n| json!({"name": format!("N{n}"), "value": value})).collect() };
+    let order: Vec<Value> = (0..15_000).rev().map(|n| json!({"name": format!("N{n}")})).collect();
+    let container = |env: Value| json!({"containers": [{"name": "a", "env": env}]});
+    let mut patch = container(variables("new").into_iter().rev().collect());
+    patch["containers"][0]["$setElementOrder/env"] = order.clone().into();
+    let started = std::time::Instant::now();
+    let patched = pod(container(variables("old").into()), patch);
+    let (tokens, kept) = (0..20_000).partition::<Vec<u32>, _>(|n| n % 2 == 0);
+    let deleted = json!({"$deleteFromPrimitiveList/finalizers": tokens, "finalizers": kept});
+    let metadata = on("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta", json!({"finalizers": tokens}), deleted);
+    // Quadratic, it takes minutes.
+    assert!(started.elapsed().as_secs() < 30);
+    let env = patched["containers"][0]["env"].as_array().unwrap();
+    assert_eq!((env.len(), &env[0]["name"], &env[0]["value"]), (15_000, &json!("N14999"), &json!("new")));
+    assert_eq!(metadata.unwrap()["finalizers"], json!(kept));
+}
+
 proptest::proptest! {
     /// A patch that repeats the object changes nothing.
     #[test]

@@ -12,6 +12,7 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Response, StatusCode};
 use jiff::Timestamp;
 use serde_json::Value;
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio_util::sync::CancellationToken;
 
 use super::body::{self, Body};
@@ -33,6 +34,9 @@ const DELETE_OPTIONS: Expected = Expected {
 
 /// Objects that a DELETE answers with, where others get a Status (upstream's ReturnDeletedObject).
 const RETURNED: &[&str] = &["pods", "services", "serviceaccounts"];
+
+/// From here on, applying a patch may hold up other requests.
+const BIG_BODY: usize = 64 * 1024;
 
 /// One request about objects.
 pub struct ObjectRequest<'a> {
@@ -172,7 +176,7 @@ impl ObjectRequest<'_> {
         let make = |object: &Value| {
             let mut served = object.clone();
             strategy.to_served(&mut served);
-            let (mut patched, warnings) = patch.apply(&served, expected, mode)?;
+            let (mut patched, warnings) = beside(body.len(), || patch.apply(&served, expected, mode))?;
             strategy.to_stored(&mut patched);
             Ok((patched, warnings))
         };
@@ -321,6 +325,13 @@ fn dry_run(values: &[&str], options: &str) -> Answer<bool> {
             Err(Box::new(Status::invalid("meta.k8s.io", options, "", &[mistake])))
         }
     }
+}
+
+/// Does what takes the longer the bigger a body is: for a big one beside the other requests of this thread, where the
+/// runtime has more than one.
+fn beside<T>(body: usize, work: impl FnOnce() -> T) -> T {
+    let several = Handle::try_current().is_ok_and(|h| h.runtime_flavor() == RuntimeFlavor::MultiThread);
+    if body > BIG_BODY && several { tokio::task::block_in_place(work) } else { work() }
 }
 
 fn done(code: StatusCode) -> Value {

@@ -2,6 +2,8 @@
 //!
 //! Not responsible for what is valid in metadata (`api::meta`), nor for deletion.
 
+use std::collections::HashSet;
+
 use api::status::Status;
 use rand::RngExt;
 use serde_json::{Map, Value};
@@ -83,10 +85,9 @@ pub fn carry_over(new: &mut Value, old: &Value) {
 /// Several references to one owner become one; answers what to say about it (`when` they were found, in upstream's words).
 pub fn merge_owners(object: &mut Value, when: &str) -> Option<String> {
     let owners = object.pointer_mut("/metadata/ownerReferences")?.as_array_mut()?;
-    let (mut seen, mut twice): (Vec<Value>, Vec<String>) = (Vec::new(), Vec::new());
+    let (mut seen, mut twice): (HashSet<Value>, Vec<String>) = (HashSet::new(), Vec::new());
     owners.retain(|owner| {
-        if !seen.contains(owner) {
-            seen.push(owner.clone());
+        if seen.insert(owner.clone()) {
             return true;
         }
         let uid = owner["uid"].as_str().unwrap_or_default().to_owned();
