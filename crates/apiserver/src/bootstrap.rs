@@ -28,6 +28,7 @@ impl ApiServer {
         let spec = json!({"spec": {"cidrs": cidrs}});
         self.ensure("networking.k8s.io", "servicecidrs", None, "kubernetes", &spec, false).await?;
         self.ready_to_allocate().await?;
+        self.0.registry.allocator.repair(&self.0.registry, Timestamp::now()).await?;
         self.ensure("", "services", Some("default"), "kubernetes", &self.kubernetes_service()?, false).await?;
         self.ensure("", "endpoints", Some("default"), "kubernetes", &self.endpoints(), true).await?;
         let slice = self.endpoint_slice();

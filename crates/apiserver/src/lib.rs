@@ -96,7 +96,7 @@ impl ApiServer {
         let discovery = Discovery::new(&kinds, &config.advertise.to_string());
         let openapi = OpenApi::new(&kinds);
         let allocator = Allocator::new(&config);
-        let registry = Registry { store, kinds, allocator };
+        let registry = Registry { store, kinds, allocator, lines: Arc::default() };
         Ok(ApiServer(Arc::new(Inner {
             config,
             registry,

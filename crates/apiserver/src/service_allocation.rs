@@ -1,6 +1,7 @@
-//! ClusterIPs and node ports, given out and taken back in the Service's own transaction: an address is taken by the
-//! IPAddress object it is named by, a port by a key of its own, and either commits together with the Service or not
-//! at all. There is nothing to repair afterwards.
+//! ClusterIPs and node ports, given out and taken back in the Service's own transaction: an address is taken by a key
+//! of its own and by the IPAddress object that is named by it, a port by a key of its own, and all commit together with
+//! the Service or not at all. IPAddress objects are anybody's to delete; the address stays taken, and its object comes
+//! back.
 //!
 //! Not responsible for which ones are chosen: `api::core::service::allocation` plans that.
 
@@ -13,8 +14,9 @@ use api::core::service::allocation::{
 use api::status::Status;
 use api::{Resource, tree};
 use ipnet::IpNet;
+use jiff::Timestamp;
 use serde_json::{Value, json};
-use store::{Compare, Op, Range};
+use store::{Compare, Op, Range, Txn};
 
 use crate::Config;
 use crate::kinds;
@@ -22,6 +24,7 @@ use crate::registry::metadata::{text, uid};
 use crate::registry::{Answer, Changes, Registry, Scene, encode, store_failed, stored, time};
 
 const ADDRESSES: &str = "/registry/networking.k8s.io/ipaddresses/";
+const HELD: &str = "/registry/ranges/serviceips/";
 const PORTS: &str = "/registry/ranges/servicenodeports/";
 
 /// After this many chosen ones turned out to be taken, everything that is taken is read at once.
@@ -84,8 +87,10 @@ impl Allocator {
             }
             let before = taken.addresses.len() + taken.ports.len();
             for address in &chosen.addresses {
-                if registry.store.get(&address_key(*address)).await.map_err(store_failed)?.is_some() {
-                    taken.addresses.insert(*address);
+                for key in [held_key(*address), address_key(*address)] {
+                    if registry.store.get(&key).await.map_err(store_failed)?.is_some() {
+                        taken.addresses.insert(*address);
+                    }
                 }
             }
             for port in &chosen.ports {
@@ -125,7 +130,11 @@ impl Allocator {
         changes: &mut Changes,
     ) -> Answer<()> {
         for address in &plan.release_ips {
-            let key = address_key(*address);
+            let (held, key) = (held_key(*address), address_key(*address));
+            let holder = registry.store.get(&held).await.map_err(store_failed)?;
+            if holder.is_some_and(|holder| *holder.value == *parent(service).to_string().as_bytes()) {
+                changes.ops.push(Op::delete(held));
+            }
             // Only what is recorded as this Service's is its to give back.
             if let Some(found) = registry.read(&key).await?
                 && found.object["spec"]["parentRef"] == parent(service)
@@ -134,6 +143,55 @@ impl Allocator {
             }
         }
         changes.ops.extend(plan.release_ports.iter().map(|port| Op::delete(port_key(*port))));
+        Ok(())
+    }
+
+    /// An IPAddress was deleted: while a Service has the address, its object comes back. Other kinds pass by.
+    pub async fn restore(&self, registry: &Registry, scene: &Scene<'_>, deleted: &Value) {
+        let address = text(deleted, "name").parse::<IpAddr>();
+        let (true, Ok(address)) = (is_address(scene.resource()), address) else { return };
+        if let Err(status) = self.write_object(registry, scene.now, address).await {
+            tracing::warn!(%status, %address, "the IPAddress of a Service could not be put back; the address stays taken");
+        }
+    }
+
+    async fn write_object(&self, registry: &Registry, now: Timestamp, address: IpAddr) -> Answer<()> {
+        let key: store::Key = held_key(address).into();
+        let Some(holder) = registry.store.get(&key).await.map_err(store_failed)? else { return Ok(()) };
+        let parent: Value = serde_json::from_slice(&holder.value).unwrap_or_default();
+        let object: store::Key = address_key(address).into();
+        let compares = vec![Compare::Modified(key, holder.modified), Compare::Absent(object.clone())];
+        let ops = vec![Op::put(object, encode(&address_object(now, address, &parent)))];
+        // A conflict is somebody who was faster at either.
+        registry.store.txn(Txn { compares, ops }).await.map_err(store_failed).map(drop)
+    }
+
+    /// Makes sure that every Service's addresses are taken and have their objects. They do unless the server ended
+    /// between an IPAddress's deletion and its return, or the Services were made before addresses had keys of their own.
+    pub async fn repair(&self, registry: &Registry, now: Timestamp) -> Answer<()> {
+        let Some(services) = registry.kinds.core("services") else { return Ok(()) };
+        let keys = async |prefix: &str| -> Answer<HashSet<String>> {
+            let found = registry.store.range(Range::prefix(prefix)).await.map_err(store_failed)?;
+            Ok(found.entries.iter().map(|entry| entry.key.to_string()).collect())
+        };
+        let (mut held, objects) = (keys(HELD).await?, keys(ADDRESSES).await?);
+        let range = Range::prefix(kinds::prefix(services, None));
+        for entry in registry.store.range(range).await.map_err(store_failed)?.entries {
+            let service = stored(&entry)?.object;
+            for address in plan_delete(&service).release_ips {
+                let key = held_key(address);
+                if held.insert(key.clone()) {
+                    let key: store::Key = key.into();
+                    let compares =
+                        vec![Compare::Modified(entry.key.clone(), entry.modified), Compare::Absent(key.clone())];
+                    let ops = vec![Op::put(key, parent(&service).to_string())];
+                    registry.store.txn(Txn { compares, ops }).await.map_err(store_failed)?;
+                }
+                if !objects.contains(&address_key(address)) {
+                    self.write_object(registry, now, address).await?;
+                }
+            }
+        }
         Ok(())
     }
 
@@ -158,9 +216,11 @@ impl Allocator {
     }
 
     async fn read_all(&self, registry: &Registry, taken: &mut Taken) -> Answer<()> {
-        let addresses = registry.store.range(Range::prefix(ADDRESSES)).await.map_err(store_failed)?;
-        let names = addresses.entries.iter().filter_map(|entry| entry.key.strip_prefix(ADDRESSES));
-        taken.addresses.extend(names.filter_map(|name| name.parse::<IpAddr>().ok()));
+        for prefix in [HELD, ADDRESSES] {
+            let addresses = registry.store.range(Range::prefix(prefix)).await.map_err(store_failed)?;
+            let names = addresses.entries.iter().filter_map(|entry| entry.key.strip_prefix(prefix));
+            taken.addresses.extend(names.filter_map(|name| name.parse::<IpAddr>().ok()));
+        }
         let ports = registry.store.range(Range::prefix(PORTS)).await.map_err(store_failed)?;
         let names = ports.entries.iter().filter_map(|entry| entry.key.strip_prefix(PORTS));
         taken.ports.extend(names.filter_map(|name| name.parse::<u16>().ok()));
@@ -170,6 +230,15 @@ impl Allocator {
 
 fn is_service(resource: &Resource) -> bool {
     resource.group.is_empty() && resource.plural == "services"
+}
+
+fn is_address(resource: &Resource) -> bool {
+    resource.group == "networking.k8s.io" && resource.plural == "ipaddresses"
+}
+
+/// Taken for as long as a Service has the address, whatever becomes of the IPAddress.
+fn held_key(address: IpAddr) -> String {
+    format!("{HELD}{address}")
 }
 
 fn address_key(address: IpAddr) -> String {
@@ -187,29 +256,34 @@ fn parent(service: &Value) -> Value {
 
 fn record(scene: &Scene<'_>, service: &Value, addresses: &[IpAddr], ports: &[u16], changes: &mut Changes) {
     for address in addresses {
-        let key: store::Key = address_key(*address).into();
-        let object = json!({
-            "apiVersion": "networking.k8s.io/v1",
-            "kind": "IPAddress",
-            "metadata": {
-                "name": address.to_string(),
-                "uid": uid(),
-                "creationTimestamp": time(scene.now),
-                "labels": {
-                    "ipaddress.kubernetes.io/ip-family": if address.is_ipv4() { "IPv4" } else { "IPv6" },
-                    "ipaddress.kubernetes.io/managed-by": "ipallocator.k8s.io",
-                },
-            },
-            "spec": {"parentRef": parent(service)},
-        });
-        changes.compares.push(Compare::Absent(key.clone()));
-        changes.ops.push(Op::put(key, encode(&object)));
+        let (held, object): (store::Key, store::Key) = (held_key(*address).into(), address_key(*address).into());
+        changes.compares.extend([Compare::Absent(held.clone()), Compare::Absent(object.clone())]);
+        changes.ops.push(Op::put(held, parent(service).to_string()));
+        changes.ops.push(Op::put(object, encode(&address_object(scene.now, *address, &parent(service)))));
     }
     for port in ports {
         let key: store::Key = port_key(*port).into();
         changes.compares.push(Compare::Absent(key.clone()));
         changes.ops.push(Op::put(key, parent(service).to_string()));
     }
+}
+
+/// The IPAddress of a Service.
+fn address_object(now: Timestamp, address: IpAddr, parent: &Value) -> Value {
+    json!({
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "IPAddress",
+        "metadata": {
+            "name": address.to_string(),
+            "uid": uid(),
+            "creationTimestamp": time(now),
+            "labels": {
+                "ipaddress.kubernetes.io/ip-family": if address.is_ipv4() { "IPv4" } else { "IPv6" },
+                "ipaddress.kubernetes.io/managed-by": "ipallocator.k8s.io",
+            },
+        },
+        "spec": {"parentRef": parent},
+    })
 }
 
 fn refusal(error: AllocationError, name: &str) -> Status {

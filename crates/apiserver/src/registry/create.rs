@@ -50,6 +50,7 @@ impl Registry {
             let mut changes = Changes::default();
             // Before the object itself is judged: in a namespace that isn't there nothing is valid.
             self.admit_to_namespace(scene, &name, &mut changes).await?;
+            self.admit_account(scene, &name, &object).await?;
             if let Some(why) = scene.resource().strategy.forbidden(&object) {
                 return Err(Box::new(Status::forbidden(scene.subject(), &name, &why)));
             }

@@ -9,6 +9,9 @@ use super::{Answer, ListOptions, Match, Registry, store_failed, stored};
 use crate::http::route::Target;
 use crate::kinds;
 
+/// How many objects are read at least when those of a page were not enough.
+const CHUNK: usize = 100;
+
 /// A list, or a page of one.
 #[derive(Clone, Debug, Default)]
 pub struct Listed {
@@ -39,19 +42,33 @@ impl Registry {
             self.reach(revision).await?;
         }
         let name = options.selection.name().filter(|_| plan.token.is_none() && one_key(target));
-        let range = match name {
-            // One object by name: its key is the only one worth reading.
-            Some(name) => {
-                let key = format!("{prefix}{name}");
-                Range { prefix: key.clone(), start: key, limit: 1, at: plan.at }
+        if let Some(name) = name {
+            // One object by name: its key is the only one worth reading, and it is the first of those that begin so.
+            let key = format!("{prefix}{name}");
+            let range = Range { prefix: key.clone(), start: key.clone(), limit: 1, at: plan.at };
+            let mut found = self.store.range(range).await.map_err(|error| expired(error, &plan))?;
+            found.entries.retain(|entry| *entry.key == *key);
+            found.remaining = 0;
+            let mut page = Page::new(target, options, &plan, &prefix);
+            page.take(found)?;
+            return Ok(page.finish());
+        }
+        let mut page = Page::new(target, options, &plan, &prefix);
+        let mut range = Range { prefix: prefix.clone(), start: plan.start.clone(), limit: plan.limit, at: plan.at };
+        loop {
+            let found = self.store.range(range.clone()).await.map_err(|error| expired(error, &plan))?;
+            // Of what isn't selected a page may need to see much more than it has room for: the further, the more at once.
+            let next = found.entries.last().filter(|_| found.remaining > 0).map(|entry| format!("{}\0", entry.key));
+            range.at = Some(found.revision);
+            page.take(found)?;
+            match next {
+                Some(start) if !page.is_full() => {
+                    range.start = start;
+                    range.limit = range.limit.saturating_mul(2).max(CHUNK);
+                }
+                _ => return Ok(page.finish()),
             }
-            None => {
-                let limit = if options.selection.is_empty() { plan.limit } else { 0 };
-                Range { prefix: prefix.clone(), start: plan.start.clone(), limit, at: plan.at }
-            }
-        };
-        let found = self.store.range(range).await.map_err(|error| expired(error, &plan))?;
-        select(target, options, &plan, &prefix, found)
+        }
     }
 }
 
@@ -95,27 +112,54 @@ fn expired(error: store::Error, plan: &Plan) -> Box<Status> {
     }
 }
 
-fn select(target: &Target, options: &ListOptions, plan: &Plan, prefix: &str, found: Snapshot) -> Answer<Listed> {
-    let mut listed = Listed { revision: found.revision, ..Listed::default() };
-    let all = options.selection.is_empty();
-    let mut last = None;
-    let mut more = found.remaining > 0;
-    for entry in &found.entries {
-        let object = stored(entry)?.object;
-        if !all && !options.selection.matches(target.resource, &object) {
-            continue;
-        }
-        if plan.limit > 0 && listed.items.len() == plan.limit {
-            more = true;
-            break;
-        }
-        last = Some(&entry.key);
-        listed.items.push(object);
+/// A page while it fills.
+struct Page<'a> {
+    target: &'a Target,
+    options: &'a ListOptions,
+    limit: usize,
+    prefix: &'a str,
+    listed: Listed,
+    /// The key of the last object in it.
+    last: Option<store::Key>,
+    /// Objects that were not looked at.
+    left: usize,
+}
+
+impl<'a> Page<'a> {
+    fn new(target: &'a Target, options: &'a ListOptions, plan: &Plan, prefix: &'a str) -> Self {
+        Page { target, options, limit: plan.limit, prefix, listed: Listed::default(), last: None, left: 0 }
     }
-    if let Some(last) = last.filter(|_| more) {
-        // Pages after an inconsistent one are again of one revision: this one's.
-        listed.token = Token::after(found.revision.0, last, prefix).encode();
-        listed.remaining = all.then_some(found.remaining).filter(|remaining| *remaining > 0);
+
+    fn is_full(&self) -> bool {
+        self.limit > 0 && self.listed.items.len() >= self.limit
     }
-    Ok(listed)
+
+    /// Takes what is selected of what was found, until the page is full.
+    fn take(&mut self, found: Snapshot) -> Answer<()> {
+        self.listed.revision = found.revision;
+        let (all, mut seen) = (self.options.selection.is_empty(), 0);
+        for entry in &found.entries {
+            if self.is_full() {
+                break;
+            }
+            seen += 1;
+            let object = stored(entry)?.object;
+            if all || self.options.selection.matches(self.target.resource, &object) {
+                self.last = Some(entry.key.clone());
+                self.listed.items.push(object);
+            }
+        }
+        self.left = found.entries.len() - seen + found.remaining;
+        Ok(())
+    }
+
+    /// The page, with where the next one starts if there may be one: whether what is left is selected, nobody looked.
+    fn finish(mut self) -> Listed {
+        if let Some(last) = self.last.filter(|_| self.left > 0) {
+            // Pages after an inconsistent one are again of one revision: this one's.
+            self.listed.token = Token::after(self.listed.revision.0, &last, self.prefix).encode();
+            self.listed.remaining = self.options.selection.is_empty().then_some(self.left);
+        }
+        self.listed
+    }
 }

@@ -6,6 +6,7 @@ mod admission;
 mod create;
 mod delete;
 mod get;
+mod lines;
 mod list;
 pub mod metadata;
 mod options;
@@ -30,6 +31,7 @@ use crate::kinds::{self, Kinds};
 use crate::service_allocation::Allocator;
 
 pub use delete::{DeleteOptions, Deleted};
+pub use lines::Lines;
 pub use list::Listed;
 pub use options::{ListOptions, Match, Selection};
 pub use patch::Patch;
@@ -49,6 +51,7 @@ pub struct Registry {
     pub store: Arc<dyn Store>,
     pub kinds: Kinds,
     pub allocator: Allocator,
+    pub lines: Arc<Lines>,
 }
 
 /// What a write is made with, whatever the verb.

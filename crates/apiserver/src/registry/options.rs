@@ -2,6 +2,7 @@
 //!
 //! Not responsible for carrying them out.
 
+use std::num::IntErrorKind;
 use std::time::Duration;
 
 use api::Resource;
@@ -14,6 +15,9 @@ use store::Revision;
 use super::Answer;
 use super::get::parse_revision;
 use crate::http::query::Query;
+
+/// No watch lasts longer.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// `resourceVersionMatch`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,13 +102,11 @@ impl Selection {
 
 impl ListOptions {
     pub fn parse(query: &Query, resource: &Resource, watch: bool) -> Answer<Self> {
-        let number = |name: &str| -> Answer<Option<u64>> {
-            let parse = |text: &str| text.parse::<u64>().map_err(|error| not_a_number(name, text, &error));
-            query.text(name).map(parse).transpose()
-        };
+        let number = |name: &str| query.text(name).map(integer).transpose();
         let resource_version = query.text("resourceVersion").unwrap_or_default().to_owned();
         let options = ListOptions {
             selection: Selection::parse(query, resource)?,
+            // A negative limit is none, as upstream has it.
             limit: number("limit")?.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(0),
             token: query.text("continue").map(str::to_owned),
             revision: query.text("resourceVersion").map(parse_revision).transpose()?.flatten(),
@@ -112,7 +114,10 @@ impl ListOptions {
             matching: matching(query.text("resourceVersionMatch"))?,
             send_initial_events: query.first("sendInitialEvents").map(|_| query.flag("sendInitialEvents")),
             bookmarks: query.flag("allowWatchBookmarks"),
-            timeout: number("timeoutSeconds")?.filter(|s| *s > 0).map(Duration::from_secs),
+            // What is negative is over at once, as upstream has it; more than a year is a year.
+            timeout: number("timeoutSeconds")?
+                .filter(|seconds| *seconds != 0)
+                .map(|seconds| Duration::from_secs(u64::try_from(seconds).unwrap_or(0)).min(LONGEST)),
         };
         let mistakes = if watch { options.watch_mistakes() } else { options.list_mistakes() };
         if mistakes.is_empty() {
@@ -177,6 +182,13 @@ fn matching(text: Option<&str>) -> Answer<Option<Match>> {
     }
 }
 
-fn not_a_number(name: &str, text: &str, error: &std::num::ParseIntError) -> Box<Status> {
-    Box::new(Status::bad_request(format!("parameter {name:?} has the value {text:?}: {error}")))
+/// A parameter that is an int64 upstream, refused in its words.
+fn integer(text: &str) -> Answer<i64> {
+    text.parse().map_err(|error: std::num::ParseIntError| {
+        let why = match error.kind() {
+            IntErrorKind::PosOverflow | IntErrorKind::NegOverflow => "value out of range",
+            _ => "invalid syntax",
+        };
+        Box::new(Status::bad_request(format!("strconv.ParseInt: parsing {}: {why}", field::quoted(text))))
+    })
 }

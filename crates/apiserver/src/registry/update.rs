@@ -20,7 +20,17 @@ impl Registry {
         let merged = merge_owners(&mut object, "");
         scene.warnings.extend(merged);
         let subject = scene.subject();
+        let uid = text(&object, "uid").to_owned();
+        let same_uid = |found: &str| match uid.is_empty() || uid == found {
+            true => Ok(()),
+            false => {
+                let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {found}");
+                Err(Box::new(Status::conflict(subject, &name, &why)))
+            }
+        };
         if self.creates_on_update(scene, &name).await? {
+            // Whoever names a uid means an object that was there: it is not to come back under another.
+            same_uid("")?;
             metadata(&mut object).remove("resourceVersion");
             return Ok((self.create(scene, object).await?, true));
         }
@@ -28,14 +38,9 @@ impl Registry {
         if text(&object, "resourceVersion").is_empty() && !strategy.allow_unconditional_update() {
             return Err(Box::new(must_be_specified(scene, &name)));
         }
-        let uid = text(&object, "uid").to_owned();
         let updated = self
             .change(scene, &|old| {
-                let old_uid = text(old, "uid");
-                if !uid.is_empty() && uid != old_uid {
-                    let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {old_uid}");
-                    return Err(Box::new(Status::conflict(subject, &name, &why)));
-                }
+                same_uid(text(old, "uid"))?;
                 Ok((object.clone(), Vec::new()))
             })
             .await?;
@@ -120,7 +125,11 @@ impl Registry {
         changes.compares.push(Compare::Modified(key.clone(), old.revision));
         changes.ops.push(Op::Delete { key: key.clone() });
         self.allocator.release(self, scene, &old.object, &mut changes).await?;
-        Ok(matches!(self.write(changes.into_txn()).await?, Written::At(_)))
+        let removed = matches!(self.write(changes.into_txn()).await?, Written::At(_));
+        if removed {
+            self.allocator.restore(self, scene, &old.object).await;
+        }
+        Ok(removed)
     }
 }
 

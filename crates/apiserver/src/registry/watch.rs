@@ -3,6 +3,7 @@
 //! Not responsible for delivery (the store's watch) nor for the form of objects (`http::render`).
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use api::status::Status;
@@ -15,8 +16,10 @@ use store::{Entry, Event, Range, Revision, Watch, WatchEnd};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
+use super::lines::{Lines, Name};
 use super::{Answer, ListOptions, Registry, Selection, set_revision, store_failed, stored};
 use crate::http::body::BoxError;
+use crate::http::negotiate::Form;
 use crate::http::render::Renderer;
 use crate::http::route::Target;
 use crate::kinds;
@@ -43,6 +46,7 @@ pub struct WatchOptions {
 pub struct WatchStream {
     selection: Selection,
     renderer: Renderer,
+    lines: Arc<Lines>,
     initial: VecDeque<Entry>,
     /// The bookmark that ends the initial events, where one was asked for.
     initial_end: Option<Revision>,
@@ -69,7 +73,7 @@ impl Registry {
             self.reach(revision).await?;
         }
         let wants_state = list.send_initial_events.unwrap_or(list.revision.is_none());
-        let mut stream = WatchStream::new(&options);
+        let mut stream = WatchStream::new(&options, self.lines.clone());
         let after = if wants_state {
             let found = self.store.range(Range::prefix(prefix.clone())).await.map_err(store_failed)?;
             stream.initial = found.entries.into();
@@ -97,7 +101,7 @@ fn too_old() -> Status {
 }
 
 impl WatchStream {
-    fn new(options: &WatchOptions) -> Self {
+    fn new(options: &WatchOptions, lines: Arc<Lines>) -> Self {
         let lasts = options.list.timeout.unwrap_or_else(|| LASTS.mul_f64(rand::rng().random_range(1.0..2.0)));
         let deadline = Instant::now() + lasts;
         let bookmarks = options.list.bookmarks.then(|| {
@@ -108,6 +112,7 @@ impl WatchStream {
         WatchStream {
             selection: options.list.selection.clone(),
             renderer: options.renderer,
+            lines,
             initial: VecDeque::new(),
             initial_end: None,
             watch: None,
@@ -190,8 +195,12 @@ impl WatchStream {
 
     /// A change as this client sees it: crossing the selector's border is appearing or disappearing.
     fn change(&mut self, event: &Event, revision: Revision) -> Vec<u8> {
-        let (new, old) = (self.selected(event.entry.as_ref()), self.selected(event.previous.as_ref()));
-        match (new, old) {
+        // Where everything is selected, what was before needs no look, only whether it was.
+        if self.selection.is_empty() && event.entry.is_some() {
+            let kind = if event.previous.is_some() { "MODIFIED" } else { "ADDED" };
+            return self.shared(kind, event, revision);
+        }
+        match (self.selected(event.entry.as_ref()), self.selected(event.previous.as_ref())) {
             (Some(new), None) => self.event("ADDED", new),
             (Some(new), Some(_)) => self.event("MODIFIED", new),
             (None, Some(mut old)) => {
@@ -199,6 +208,25 @@ impl WatchStream {
                 self.event("DELETED", old)
             }
             (None, None) => Vec::new(),
+        }
+    }
+
+    /// The line of an object that everybody who watches in this form sees the same.
+    fn shared(&mut self, kind: &str, event: &Event, revision: Revision) -> Vec<u8> {
+        let name =
+            (self.renderer.form == Form::Object).then(|| Name::new(self.renderer.resource, revision, &event.key));
+        if let Some(line) = name.as_ref().and_then(|name| self.lines.get(name)) {
+            return line.into();
+        }
+        let Some(object) = self.selected(event.entry.as_ref()) else { return Vec::new() };
+        let line = self.event(kind, object);
+        match name {
+            Some(name) => {
+                let line = Bytes::from(line);
+                self.lines.keep(name, &line);
+                line.into()
+            }
+            None => line,
         }
     }
 

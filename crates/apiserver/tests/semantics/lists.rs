@@ -62,6 +62,28 @@ async fn selected_pages_are_full_until_the_last() {
 }
 
 #[tokio::test]
+async fn a_selected_page_is_filled_from_far_away_at_one_revision() {
+    let server = filled(&["a"]).await;
+    for n in 0..150 {
+        server.post(CONFIG_MAPS, &config_map(&format!("m{n:03}"), json!({}))).await.ok();
+    }
+    for name in ["y", "z"] {
+        let mut object = config_map(name, json!({}));
+        object["metadata"]["labels"] = json!({"name": name});
+        server.post(CONFIG_MAPS, &object).await.ok();
+    }
+    let first = server.get(&format!("{CONFIG_MAPS}?limit=2&labelSelector=name")).await.ok();
+    assert_eq!(names(&first), ["a", "y"]);
+    assert_eq!(first["metadata"]["resourceVersion"], server.store.revision().await.unwrap().to_string());
+    let token = first["metadata"]["continue"].as_str().unwrap();
+    let second = server.get(&format!("{CONFIG_MAPS}?limit=2&labelSelector=name&continue={token}")).await.ok();
+    assert_eq!(names(&second), ["z"]);
+    assert!(second["metadata"].get("continue").is_none());
+    let none = server.get(&format!("{CONFIG_MAPS}?limit=2&labelSelector=name%3Dnone")).await.ok();
+    assert!(names(&none).is_empty() && none["metadata"].get("continue").is_none());
+}
+
+#[tokio::test]
 async fn an_expired_token_comes_with_one_that_goes_on_anyhow() {
     let server = filled(&["a", "b", "c"]).await;
     let first = server.get(&format!("{CONFIG_MAPS}?limit=1")).await.ok();
@@ -105,9 +127,18 @@ async fn parameters_without_meaning_are_refused() {
     ] {
         server.get(&format!("{CONFIG_MAPS}?{query}")).await.fails(422, "Invalid");
     }
-    for query in ["resourceVersion=x", "limit=-1", "labelSelector=a%3D%3D%3Db", "fieldSelector=spec.none%3D1"] {
+    for query in [
+        "resourceVersion=x",
+        "limit=x",
+        "watch=1&timeoutSeconds=x",
+        "labelSelector=a%3D%3D%3Db",
+        "fieldSelector=spec.none%3D1",
+    ] {
         server.get(&format!("{CONFIG_MAPS}?{query}")).await.fails(400, "BadRequest");
     }
+    let status = server.get(&format!("{CONFIG_MAPS}?limit=9223372036854775808")).await.fails(400, "BadRequest");
+    assert_eq!(status["message"], "strconv.ParseInt: parsing \"9223372036854775808\": value out of range");
+    server.get(&format!("{CONFIG_MAPS}?limit=-1&timeoutSeconds=-1")).await.ok();
     let status = server.get(&format!("{CONFIG_MAPS}?fieldSelector=spec.none%3D1")).await.json();
     let known = r#""spec.none" is not a known field selector: only "metadata.name", "metadata.namespace""#;
     assert_eq!(status["message"], known);
@@ -127,10 +158,34 @@ async fn a_revision_from_the_future_is_waited_for_then_refused() {
 }
 
 #[tokio::test]
+async fn a_revision_that_is_about_to_come_is_waited_for() {
+    let server = filled(&["a"]).await;
+    for object in ["", "/a"] {
+        let next = server.store.revision().await.unwrap().next();
+        let path = format!("{CONFIG_MAPS}{object}?resourceVersion={next}");
+        let mut asked = Box::pin(server.get(&path));
+        let early = futures::FutureExt::now_or_never(asked.as_mut());
+        assert!(early.is_none(), "it isn't there yet");
+        let written = config_map(&format!("n{next}"), json!({}));
+        let (answer, _) = tokio::join!(asked, server.post(CONFIG_MAPS, &written));
+        answer.ok();
+    }
+}
+
+#[tokio::test]
 async fn field_selectors_select() {
-    let server = filled(&["a", "b"]).await;
-    let one = server.get(&format!("{CONFIG_MAPS}?fieldSelector=metadata.name%3Db")).await.ok();
-    assert_eq!(names(&one), ["b"]);
+    let server = filled(&["a", "b", "b-2"]).await;
+    for limit in ["", "&limit=1"] {
+        let one = server.get(&format!("{CONFIG_MAPS}?fieldSelector=metadata.name%3Db{limit}")).await.ok();
+        assert_eq!(names(&one), ["b"]);
+        let rest = (one["metadata"].get("continue"), one["metadata"].get("remainingItemCount"));
+        assert_eq!(rest, (None, None), "one that only begins alike is no next page");
+    }
+    server.delete(&format!("{CONFIG_MAPS}/b"), &json!({})).await.ok();
+    let none = server.get(&format!("{CONFIG_MAPS}?fieldSelector=metadata.name%3Db")).await.ok();
+    assert!(names(&none).is_empty());
+    server.delete(&format!("{CONFIG_MAPS}/b-2"), &json!({})).await.ok();
+    server.post(CONFIG_MAPS, &config_map("b", json!({}))).await.ok();
     let all = server.get("/api/v1/configmaps?fieldSelector=metadata.name%3Db,metadata.namespace%3Ddefault").await.ok();
     assert_eq!(names(&all), ["b"]);
     let others = server.get(&format!("{CONFIG_MAPS}?fieldSelector=metadata.name!%3Db")).await.ok();

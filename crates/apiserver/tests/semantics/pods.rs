@@ -49,6 +49,23 @@ fn binding(node: &str) -> serde_json::Value {
 }
 
 #[tokio::test]
+async fn a_pod_runs_only_as_an_account_that_is_there() {
+    let server = Server::start().await;
+    let mut object = pod("a");
+    object["spec"]["serviceAccountName"] = "nope".into();
+    let status = server.post(PODS, &object).await.fails(403, "Forbidden");
+    let why =
+        r#"pods "a" is forbidden: error looking up service account default/nope: serviceaccount "nope" not found"#;
+    assert_eq!(status["message"], why);
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "nope"}});
+    server.post("/api/v1/namespaces/default/serviceaccounts", &account).await.ok();
+    server.post(PODS, &object).await.ok();
+    let mut early = pod("b");
+    early["spec"]["serviceAccountName"] = "default".into();
+    server.post(PODS, &early).await.ok();
+}
+
+#[tokio::test]
 async fn a_pod_is_bound_once() {
     let server = Server::start().await;
     server.post(PODS, &pod("a")).await.ok();

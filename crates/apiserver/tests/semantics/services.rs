@@ -114,6 +114,39 @@ async fn a_dry_run_and_a_refused_service_take_nothing() {
 }
 
 #[tokio::test]
+async fn an_address_stays_taken_when_its_object_is_deleted_and_the_object_comes_back() {
+    let server = Server::start().await;
+    let ip = cluster_ip(&server.post(SERVICES, &node_port("a")).await.ok());
+    let path = format!("{ADDRESSES}/{ip}");
+    let before = server.get(&path).await.ok();
+    server.delete(&path, &json!({})).await.ok();
+    let after = server.get(&path).await.ok();
+    assert_ne!(before["metadata"]["uid"], after["metadata"]["uid"]);
+    assert_eq!(before["spec"], after["spec"]);
+    let second = service("b", json!({"clusterIP": ip, "ports": [{"port": 80}]}));
+    server.post(SERVICES, &second).await.fails(422, "Invalid");
+    server.delete(&format!("{SERVICES}/a"), &json!({})).await.ok();
+    server.get(&path).await.fails(404, "NotFound");
+    server.post(SERVICES, &second).await.ok();
+}
+
+#[tokio::test]
+async fn a_starting_server_takes_the_addresses_that_services_have() {
+    let server = Server::start().await;
+    let ip = cluster_ip(&server.post(SERVICES, &node_port("a")).await.ok());
+    let lost = [format!("/registry/ranges/serviceips/{ip}"), format!("/registry/networking.k8s.io/ipaddresses/{ip}")];
+    for key in &lost {
+        assert!(server.store.get(key).await.unwrap().is_some());
+    }
+    let ops = lost.iter().map(|key| store::Op::delete(key.clone())).collect();
+    server.store.txn(store::Txn { compares: Vec::new(), ops }).await.unwrap();
+    let again = Server::on(server.store.clone(), config(), Arc::new(NoNodes)).await;
+    assert!(addresses(&again).await.contains(&ip));
+    let second = service("b", json!({"clusterIP": ip, "ports": [{"port": 80}]}));
+    again.post(SERVICES, &second).await.fails(422, "Invalid");
+}
+
+#[tokio::test]
 async fn racing_clients_share_a_small_range_without_a_duplicate() {
     let server = Arc::new(small("10.96.0.0/27").await);
     let wanted = futures::future::join_all((0..40).map(|n| {

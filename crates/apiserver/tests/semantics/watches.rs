@@ -147,6 +147,17 @@ async fn a_compacted_revision_is_an_error_event() {
 }
 
 #[tokio::test]
+async fn a_watch_takes_any_timeout_that_is_an_integer() {
+    let server = Server::start().await;
+    server.post(CONFIG_MAPS, &config_map("a", json!({}))).await.ok();
+    let mut longest = Events::start(&server, &format!("timeoutSeconds={}", i64::MAX)).await;
+    longest.expect("ADDED", "a").await;
+    let mut over = Events::start(&server, &format!("timeoutSeconds={}", i64::MIN)).await;
+    over.expect("ADDED", "a").await;
+    assert_eq!(over.next().await, None);
+}
+
+#[tokio::test]
 async fn a_bookmark_comes_before_the_end() {
     let server = Server::start().await;
     let revision = server.store.revision().await.unwrap();

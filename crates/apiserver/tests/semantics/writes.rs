@@ -92,6 +92,23 @@ async fn an_update_needs_the_revision_it_was_made_from() {
 }
 
 #[tokio::test]
+async fn an_update_of_a_deleted_object_does_not_bring_it_back() {
+    const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/default/leases";
+    let server = Server::start().await;
+    let path = format!("{LEASES}/a");
+    let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "a"}, "spec": {}});
+    let created = server.put(&path, &lease).await;
+    assert_eq!(created.code, 201);
+    let created = created.ok();
+    server.delete(&path, &json!({})).await.ok();
+    let status = server.put(&path, &created).await.fails(409, "Conflict");
+    let uid = created["metadata"]["uid"].as_str().unwrap();
+    let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: ");
+    assert!(status["message"].as_str().unwrap().ends_with(&why), "{status}");
+    server.get(&path).await.fails(404, "NotFound");
+}
+
+#[tokio::test]
 async fn an_update_that_changes_nothing_writes_nothing() {
     let server = Server::start().await;
     let created = server.post(CONFIG_MAPS, &config_map("a", json!({"n": "1"}))).await.ok();
