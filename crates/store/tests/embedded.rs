@@ -409,3 +409,24 @@ fn racing_writers_each_win_their_own_compare_and_swap() {
         assert_eq!(store.get("/counter").await.unwrap().unwrap().value, "320".as_bytes());
     });
 }
+
+#[test]
+fn outdated_values_are_bounded_in_bytes() {
+    block_on(async {
+        let store = Embedded::in_memory(Options { keep_bytes: 50_000, ..Options::default() }).unwrap();
+        let value = "x".repeat(1_000);
+        for n in 0..100 {
+            commit(&store, put(&format!("live{n}"), &value)).await;
+        }
+        let early = store.revision().await.unwrap();
+        let watched = |after| store.watch("", after);
+        assert!(watched(early).await.is_ok(), "what is live is not outdated");
+        for _ in 0..60 {
+            commit(&store, put("often", &value)).await;
+        }
+        let late = commit(&store, delete("often")).await;
+        assert!(matches!(watched(early).await, Err(Error::Compacted { .. })));
+        assert!(watched(Revision(late.0 - 10)).await.is_ok(), "the younger half stays");
+        assert_eq!(keys(&store, Range::prefix("live")).await.len(), 100);
+    });
+}

@@ -57,13 +57,15 @@ pub struct Committer {
     /// When the store was at which revision, oldest first.
     ages: VecDeque<(Instant, Revision)>,
     housekept: Instant,
+    /// When outdated values may be shed by their size again, after a failure.
+    shed_from: Instant,
 }
 
 impl Committer {
     pub fn new(published: Arc<Published>, disk: Option<Disk>, options: Options) -> Self {
         let expiring = read(&published.state).expiring().map(Reverse).collect();
         let (ages, housekept) = (VecDeque::new(), Instant::now());
-        Committer { published, disk, options, unsettled: None, expiring, ages, housekept }
+        Committer { published, disk, options, unsettled: None, expiring, ages, housekept, shed_from: housekept }
     }
 
     /// Works until every sender is gone.
@@ -75,6 +77,7 @@ impl Committer {
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             self.expire();
+            self.shed();
             if self.housekept.elapsed() >= HOUSEKEEPING {
                 self.housekeep();
             }
@@ -229,6 +232,24 @@ impl Committer {
             && let Err(error) = self.compact(at)
         {
             tracing::warn!(%error, "compacting failed; it is tried again later");
+        }
+    }
+
+    /// Compacts early when outdated values take too much memory. Half of what they may take goes, so that this is rare.
+    fn shed(&mut self) {
+        let at = {
+            let state = read(&self.published.state);
+            if state.outdated() <= self.options.keep_bytes || Instant::now() < self.shed_from {
+                return;
+            }
+            state.shedding(self.options.keep_bytes / 2)
+        };
+        match self.compact(at) {
+            Ok(()) => tracing::info!(revision = at.0, "compacted early: too many bytes were outdated"),
+            Err(error) => {
+                tracing::warn!(%error, "compacting failed; it is tried again later");
+                self.shed_from = Instant::now() + HOUSEKEEPING;
+            }
         }
     }
 

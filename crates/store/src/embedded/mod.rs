@@ -37,13 +37,15 @@ pub struct Options {
     pub keep: Duration,
     /// … or among this many newest revisions.
     pub keep_revisions: i64,
+    /// Outdated values together may take so many bytes; beyond, the oldest go, however young.
+    pub keep_bytes: usize,
     /// Batches a watcher may leave unread before it is closed.
     pub watch_depth: usize,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { keep: Duration::from_secs(300), keep_revisions: 1000, watch_depth: 4096 }
+        Options { keep: Duration::from_secs(300), keep_revisions: 1000, keep_bytes: 256 << 20, watch_depth: 4096 }
     }
 }
 

@@ -34,6 +34,8 @@ pub type Row = (Key, Version);
 pub struct State {
     keys: BTreeMap<Key, Vec<Version>>,
     history: VecDeque<Arc<Batch>>,
+    /// Bytes that only history still has: what a compaction would free.
+    outdated: usize,
     revision: Revision,
     compacted: Revision,
 }
@@ -41,7 +43,7 @@ pub struct State {
 impl State {
     pub fn new(compacted: Revision) -> Self {
         let start = compacted.max(Revision::FIRST);
-        State { keys: BTreeMap::new(), history: VecDeque::new(), revision: start, compacted }
+        State { keys: BTreeMap::new(), history: VecDeque::new(), outdated: 0, revision: start, compacted }
     }
 
     pub fn revision(&self) -> Revision {
@@ -50,6 +52,21 @@ impl State {
 
     pub fn compacted(&self) -> Revision {
         self.compacted
+    }
+
+    pub fn outdated(&self) -> usize {
+        self.outdated
+    }
+
+    /// The revision at which to compact so that no more than `bytes` of outdated values are left.
+    pub fn shedding(&self, bytes: usize) -> Revision {
+        let mut left = self.outdated;
+        let freed = self.history.iter().take_while(|batch| {
+            let more = left > bytes;
+            left -= outdated_by(batch);
+            more
+        });
+        freed.last().map_or(self.compacted, |batch| batch.revision)
     }
 
     pub fn latest(&self, key: &str) -> Option<Entry> {
@@ -107,6 +124,7 @@ impl State {
             })
             .collect();
         let batch = Arc::new(Batch { revision, events });
+        self.outdated += outdated_by(&batch);
         self.history.push_back(batch.clone());
         self.revision = revision;
         batch
@@ -144,7 +162,7 @@ impl State {
             }
         }
         let gone = self.history.partition_point(|batch| batch.revision <= at);
-        self.history.drain(..gone);
+        self.outdated -= self.history.drain(..gone).map(|batch| outdated_by(&batch)).sum::<usize>();
         self.compacted = at;
     }
 
@@ -161,6 +179,11 @@ impl State {
         let gone = self.history.partition_point(|batch| batch.revision <= at);
         self.history.range(..gone).flat_map(|batch| batch.events.iter().map(|e| e.key.clone())).collect()
     }
+}
+
+/// The bytes of the values that a batch replaced or deleted.
+fn outdated_by(batch: &Batch) -> usize {
+    batch.events.iter().filter_map(|event| Some(event.previous.as_ref()?.value.len())).sum()
 }
 
 /// The index of the first version a read at or after `at` can reach. A deletion is no state worth keeping.
