@@ -52,6 +52,7 @@ fact hosts "$(grep -c 'alias.example' /etc/hosts)"
 fact resolv "$(grep -c -e '^nameserver 10.96.0.10' -e 'extra.example' -e 'ndots:2' /etc/resolv.conf)"
 fact started "$(until cat /scratch/post-start 2>/dev/null; do sleep 0.1; done)"
 echo last words > /dev/termination-log
+trap 'exit 0' TERM
 fact done yes
 while :; do cp /conf/color /out/color.new && mv /out/color.new /out/color; sleep 0.2; done
 "#;
@@ -196,6 +197,8 @@ fn everything(out: &Path) -> Value {
         "all",
         &volumes,
         json!({
+        // Time enough for the preStop hook on a slow machine.
+        "terminationGracePeriodSeconds": 10,
         "initContainers": [init], "containers": [main], "hostname": "called", "subdomain": "sub",
         "securityContext": {"runAsUser": 1000, "runAsGroup": 3000, "fsGroup": 2000, "supplementalGroups": [4000],
             "runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"},
