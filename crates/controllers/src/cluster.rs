@@ -106,6 +106,15 @@ impl Cluster {
         self.watches.watch(name, informer)
     }
 
+    /// As `watch`, for a kind that is written as well.
+    pub fn objects<K>(&mut self, name: &'static str) -> Objects<K>
+    where
+        K: Resource<DynamicType = ()> + Clone + serde::de::DeserializeOwned + serde::Serialize,
+        K: std::fmt::Debug + Send + Sync + 'static,
+    {
+        self.watches.all(name)
+    }
+
     /// Spawns every watch and driver.
     pub fn spawn(self, tasks: &mut Tasks) {
         for (name, run) in self.watches.informers {

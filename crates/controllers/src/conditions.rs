@@ -1,5 +1,6 @@
 //! Readiness of pods as controllers count it. Not responsible for setting it: the node agent does.
 
+pub use endpointslice::trigger::ready_since;
 use k8s_openapi::api::core::v1::{Pod, PodCondition};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
@@ -10,11 +11,6 @@ pub fn pod_condition<'a>(pod: &'a Pod, kind: &str) -> Option<&'a PodCondition> {
 
 pub fn is_ready(pod: &Pod) -> bool {
     pod_condition(pod, "Ready").is_some_and(|condition| condition.status == "True")
-}
-
-/// When the pod became what it is now, ready or not.
-pub fn ready_since(pod: &Pod) -> Option<Timestamp> {
-    pod_condition(pod, "Ready")?.last_transition_time.as_ref().map(|time| time.0)
 }
 
 /// When a ready pod becomes available: `Ok` if it is, else how long from now. `Err(None)` for one that is not ready.

@@ -6,18 +6,19 @@ mod graph;
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::api::{DeleteParams, Patch, PatchParams, PropagationPolicy};
 use kube::core::params::Preconditions;
 use kube::core::{ApiResource, DynamicResourceScope, GroupVersionKind};
 use kube::runtime::watcher;
 use kube::{Api, Client, Resource};
-use runtime::{Informer, Key, Next, Reconcile};
+use runtime::{Informer, Key, Next, Note, NoteKind, Reconcile, Recorder};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::cluster::Cluster;
-use graph::{Action, Graph, Node};
+use graph::{Action, Graph, Node, resource_of};
 
 /// Any object as far as its metadata.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -80,7 +81,7 @@ pub fn start(cluster: &mut Cluster) {
             graph.update(index, old, new).into_iter().for_each(|uid| marks.add(uid));
         });
     }
-    let collector = Collector { client: cluster.client.clone(), graph };
+    let collector = Collector { client: cluster.client.clone(), recorder: cluster.recorder.clone(), graph };
     cluster.drive("garbage-collector", collector, queue, 8);
 }
 
@@ -94,6 +95,7 @@ pub enum Error {
 
 struct Collector {
     client: Client,
+    recorder: Recorder,
     graph: Arc<Mutex<Graph>>,
 }
 
@@ -104,6 +106,9 @@ impl Reconcile for Collector {
     async fn reconcile(&self, uid: &String) -> Result<Next, Error> {
         let unseen = {
             let graph = self.graph.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some((node, owners)) = graph.misplaced_owners(uid) {
+                owners.into_iter().for_each(|owner| self.recorder.publish(misplaced(node, owner)));
+            }
             graph.unseen_owners(uid)
         };
         // An owner that is not in the graph may be newer than the graph: only the API server can tell.
@@ -126,8 +131,7 @@ impl Reconcile for Collector {
 
 impl Collector {
     async fn is_absent(&self, namespace: &str, owner: &OwnerReference) -> Result<bool, Error> {
-        let (group, version) = owner.api_version.split_once('/').unwrap_or(("", &owner.api_version));
-        let Some(resource) = api::kinds::find_kind(group, version, &owner.kind) else {
+        let Some(resource) = resource_of(owner) else {
             tracing::warn!(kind = owner.kind, name = owner.name, "an owner of unknown kind is taken to exist");
             return Ok(false);
         };
@@ -180,6 +184,27 @@ impl Collector {
             Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &kind),
             None => Api::all_with(self.client.clone(), &kind),
         }
+    }
+}
+
+/// Says on an object, in upstream's words, that one of its owners is not where it could own it.
+fn misplaced(node: &Node, owner: &OwnerReference) -> Note {
+    let resource = api::resources()[node.resource];
+    let namespace = &node.key.namespace;
+    let OwnerReference { api_version, kind, name, uid, .. } = owner;
+    let reference = format!("[{api_version}/{kind}, namespace: {namespace}, name: {name}, uid: {uid}]");
+    Note {
+        about: ObjectReference {
+            api_version: Some(resource.api_version()),
+            kind: Some(resource.kind.to_owned()),
+            namespace: node.key.scope().map(str::to_owned),
+            name: Some(node.key.name.clone()),
+            uid: Some(node.uid.clone()),
+            ..ObjectReference::default()
+        },
+        kind: NoteKind::Warning,
+        reason: "OwnerRefInvalidNamespace".to_owned(),
+        message: format!("ownerRef {reference} does not exist in namespace {namespace:?}"),
     }
 }
 

@@ -19,6 +19,8 @@ mod replica_set;
 mod scheduler;
 mod selector;
 mod service_account;
+mod service_cidr;
+mod taint_eviction;
 
 use std::time::Duration;
 
@@ -74,8 +76,10 @@ type Start = fn(&mut Cluster);
 const ALL: &[(&str, Start)] = &[
     ("namespace", namespace::start),
     ("service-account", service_account::start),
+    ("service-cidr", service_cidr::start),
     ("node-ipam", node_ipam::start),
     ("node-lifecycle", node_lifecycle::start),
+    ("taint-eviction", taint_eviction::start),
     ("pod-gc", pod_gc::start),
     ("scheduler", scheduler::start),
     ("deployment", deployment::start),

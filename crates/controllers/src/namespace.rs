@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use futures::{StreamExt, stream};
 use k8s_openapi::api::core::v1::{Namespace, NamespaceCondition, NamespaceStatus, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
@@ -17,6 +18,8 @@ use crate::garbage::{Meta, api_resource};
 const FINALIZER: &str = "kubernetes";
 /// How soon to look again at what finalizers or graceful deletion still hold.
 const AGAIN: Duration = Duration::from_millis(500);
+/// How many objects are deleted at once.
+const AT_ONCE: usize = 16;
 
 pub fn start(cluster: &mut Cluster) {
     let queue = cluster.queue();
@@ -67,8 +70,8 @@ impl Reconcile for Namespaces {
         if !is_ours(&namespace) {
             return Ok(Next::Wait);
         }
-        let remains = self.empty(&key.name).await?;
-        if remains.objects.is_empty() {
+        let (remains, failures) = self.empty(&key.name).await;
+        if remains.objects.is_empty() && failures.is_empty() {
             let mut spec = namespace.spec.clone().unwrap_or_default();
             spec.finalizers.get_or_insert_default().retain(|finalizer| finalizer != FINALIZER);
             let next = Namespace { spec: Some(spec), ..(*namespace).clone() };
@@ -80,7 +83,8 @@ impl Reconcile for Namespaces {
             let next = Namespace { status: Some(status), ..(*namespace).clone() };
             self.namespaces.replace_subresource("status", &next).await?;
         }
-        Ok(Next::After(AGAIN))
+        // Everything else has gone by now; the retry is for what failed.
+        failures.into_iter().next().map_or(Ok(Next::After(AGAIN)), Err)
     }
 }
 
@@ -90,9 +94,10 @@ fn is_ours(namespace: &Namespace) -> bool {
 }
 
 impl Namespaces {
-    /// Deletes everything, and returns what has not gone at once. While there are pods, nothing else is touched.
-    async fn empty(&self, namespace: &str) -> Result<Remains, Error> {
-        let mut remains = Remains::default();
+    /// Deletes everything, and returns what has not gone at once, and what failed. While there are pods, nothing else is
+    /// touched.
+    async fn empty(&self, namespace: &str) -> (Remains, Vec<Error>) {
+        let (mut remains, mut failures) = (Remains::default(), Vec::new());
         let (pods, rest): (Vec<_>, Vec<_>) = api::resources()
             .iter()
             .filter(|resource| {
@@ -100,52 +105,65 @@ impl Namespaces {
             })
             .partition(|resource| resource.plural == "pods");
         for resource in pods {
-            self.clear(namespace, resource, &mut remains).await?;
+            self.clear(namespace, resource, &mut remains, &mut failures).await;
         }
-        if !remains.objects.is_empty() || !self.pods.cache().in_namespace(namespace, |_| true).is_empty() {
+        let left = !remains.objects.is_empty() || !self.pods.cache().in_namespace(namespace, |_| true).is_empty();
+        if left || !failures.is_empty() {
             remains.objects.entry("pods".to_owned()).or_insert(1);
-            return Ok(remains);
+            return (remains, failures);
         }
         for resource in rest {
-            self.clear(namespace, resource, &mut remains).await?;
+            self.clear(namespace, resource, &mut remains, &mut failures).await;
         }
-        Ok(remains)
+        (remains, failures)
     }
 
+    /// Deletes the objects of a kind, several at once: one that can't be deleted keeps no other.
     async fn clear(
         &self,
         namespace: &str,
         resource: &'static api::Resource,
         remains: &mut Remains,
-    ) -> Result<(), Error> {
+        failures: &mut Vec<Error>,
+    ) {
         let kind = resource.kind;
         let objects = Api::<Meta>::namespaced_with(self.client.clone(), namespace, &api_resource(resource));
         let list = || async {
             let listed = objects.list(&ListParams::default()).await;
             listed.map_err(|source| Error::List { kind, namespace: namespace.to_owned(), source: Box::new(source) })
         };
-        let before = list().await?;
-        if before.items.is_empty() {
-            return Ok(());
-        }
-        for object in before.items.iter().filter(|object| object.metadata.deletion_timestamp.is_none()) {
-            let name = object.name_any();
-            match objects.delete(&name, &DeleteParams::background()).await {
+        let before = match list().await {
+            Ok(before) if before.items.is_empty() => return,
+            Ok(before) => before,
+            Err(error) => return failures.push(error),
+        };
+        let staying = before.items.into_iter().filter(|object| object.metadata.deletion_timestamp.is_none());
+        let names: Vec<String> = staying.map(|object| object.name_any()).collect();
+        let deletions = stream::iter(names).map(|name| {
+            let objects = &objects;
+            async move { (objects.delete(&name, &DeleteParams::background()).await, name) }
+        });
+        let outcomes: Vec<_> = deletions.buffer_unordered(AT_ONCE).collect().await;
+        for (outcome, name) in outcomes {
+            match outcome {
                 Err(kube::Error::Api(status)) if status.is_not_found() => {}
                 Err(source) => {
                     let namespace = namespace.to_owned();
-                    return Err(Error::Delete { kind, namespace, name, source: Box::new(source) });
+                    failures.push(Error::Delete { kind, namespace, name, source: Box::new(source) });
                 }
                 Ok(_) => {}
             }
         }
-        for object in list().await?.items {
+        let left = match list().await {
+            Ok(left) => left.items,
+            Err(error) => return failures.push(error),
+        };
+        for object in left {
             *remains.objects.entry(resource.qualified()).or_insert(0) += 1;
             for finalizer in object.finalizers() {
                 *remains.finalizers.entry(finalizer.clone()).or_insert(0) += 1;
             }
         }
-        Ok(())
     }
 }
 

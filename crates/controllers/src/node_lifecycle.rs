@@ -1,5 +1,5 @@
 //! Notices nodes that have gone silent: conditions, taints, and pods that must not receive traffic. Not responsible
-//! for evicting pods.
+//! for evicting pods (`taint_eviction`).
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -3,10 +3,10 @@
 //! it), preemption, or other schedulers' pods.
 
 mod fit;
+mod ledger;
 mod resources;
 
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use k8s_openapi::api::core::v1::{Binding, Node, ObjectReference, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -18,42 +18,47 @@ use serde_json::{Value, json};
 use crate::cluster::Cluster;
 use crate::conditions::{is_terminal, pod_condition};
 use fit::Verdict;
-use resources::Taken;
+pub use fit::tolerates;
+use ledger::{Carried, Ledger};
 
 const NAME: &str = "default-scheduler";
 
 pub fn start(cluster: &mut Cluster) {
     let queue = cluster.queue::<Key>();
-    let (pods, marks) = (cluster.pods.clone(), queue.clone());
+    let ledger = Arc::new(Mutex::new(Ledger::default()));
+    let (shared, marks) = (ledger.clone(), queue.clone());
     cluster.pods.cache().on_change(move |change| {
+        let mut ledger = lock(&shared);
+        let made_room = ledger.update(change.old.as_deref(), change.new.as_deref());
         if let Some(pod) = change.new.as_ref().filter(|pod| is_pending(pod)) {
             marks.add(Key::of(&pod.metadata));
         }
-        let holds = |pod: &Pod| !is_terminal(pod) && pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some());
-        let held = change.old.as_deref().is_some_and(holds);
-        if held && !change.new.as_deref().is_some_and(holds) {
-            // It makes room.
-            pods.cache().all().iter().filter(|pod| is_pending(pod)).for_each(|pod| marks.add(Key::of(&pod.metadata)));
+        if made_room {
+            ledger.pending().for_each(|key| marks.add(key.clone()));
         }
     });
-    let (pods, marks) = (cluster.pods.clone(), queue.clone());
+    let (shared, marks) = (ledger.clone(), queue.clone());
     cluster.nodes.cache().on_change(move |change| {
         let seen = |node: &Node| {
             let allocatable = node.status.as_ref().and_then(|status| status.allocatable.clone());
             (node.metadata.labels.clone(), node.spec.clone(), allocatable)
         };
         if change.old.as_deref().map(seen) != change.new.as_deref().map(seen) {
-            pods.cache().all().iter().filter(|pod| is_pending(pod)).for_each(|pod| marks.add(Key::of(&pod.metadata)));
+            lock(&shared).pending().for_each(|key| marks.add(key.clone()));
         }
     });
     let scheduler = Scheduler {
         pods: cluster.pods.clone(),
         nodes: cluster.nodes.clone(),
         recorder: cluster.recorder.clone(),
-        assumed: Mutex::default(),
+        ledger,
     };
     // One at a time: each choice counts all earlier ones.
     cluster.drive("scheduler", scheduler, queue, 1);
+}
+
+fn lock(ledger: &Mutex<Ledger>) -> MutexGuard<'_, Ledger> {
+    ledger.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whether a pod waits for this scheduler.
@@ -83,18 +88,20 @@ pub struct Load {
 }
 
 /// Chooses among `nodes` by what each carries, and what its pods have taken of it.
-pub fn plan(pod: &Pod, nodes: &[&Node], load: &HashMap<String, Load>, taken: &HashMap<String, Taken>) -> Plan {
-    let (demand, nothing) = (resources::demand(pod), Taken::default());
+pub fn plan(pod: &Pod, nodes: &[&Node], ledger: &Ledger) -> Plan {
+    let (demand, nothing) = (resources::demand(pod), Carried::default());
     let mut reasons: Vec<(String, usize)> = Vec::new();
     let mut best: Option<(Load, String)> = None;
     for node in nodes {
         let name = node.name_any();
+        let carried = ledger.on(&name).unwrap_or(&nothing);
         let refusals = match fit::judge(pod, node) {
-            Verdict::Fits => resources::lacks(node, taken.get(&name).unwrap_or(&nothing), &demand),
+            Verdict::Fits => resources::lacks(node, &carried.taken, &demand),
             Verdict::Refused(reason) => vec![reason],
         };
         if refusals.is_empty() {
-            let candidate = (load.get(&name).copied().unwrap_or_default(), name);
+            let load = Load { siblings: carried.siblings(pod), pods: carried.taken.pods() };
+            let candidate = (load, name);
             best = Some(best.map_or(candidate.clone(), |best| best.min(candidate)));
         }
         for reason in refusals {
@@ -120,8 +127,7 @@ struct Scheduler {
     pods: Objects<Pod>,
     nodes: Objects<Node>,
     recorder: Recorder,
-    /// Bindings that the watch has yet to report, by pod uid.
-    assumed: Mutex<HashMap<String, String>>,
+    ledger: Arc<Mutex<Ledger>>,
 }
 
 impl Reconcile for Scheduler {
@@ -130,13 +136,16 @@ impl Reconcile for Scheduler {
 
     async fn reconcile(&self, key: &Key) -> Result<Next, WriteError> {
         let Some(pod) = self.pods.cache().get(key).filter(|pod| is_pending(pod)) else { return Ok(Next::Wait) };
-        if self.is_assumed(&pod) {
-            return Ok(Next::Wait);
-        }
         let nodes = self.nodes.cache().all();
         let nodes: Vec<&Node> = nodes.iter().map(|node| &**node).collect();
-        let (load, taken) = self.carried(&pod);
-        match plan(&pod, &nodes, &load, &taken) {
+        let plan = {
+            let ledger = lock(&self.ledger);
+            if ledger.is_assumed(&pod) {
+                return Ok(Next::Wait);
+            }
+            plan(&pod, &nodes, &ledger)
+        };
+        match plan {
             Plan::Bind(node) => self.bind(key, &pod, node).await?,
             Plan::Unschedulable(message) => self.refuse(key, &pod, message).await?,
         }
@@ -145,37 +154,6 @@ impl Reconcile for Scheduler {
 }
 
 impl Scheduler {
-    fn is_assumed(&self, pod: &Pod) -> bool {
-        let assumed = self.assumed.lock().unwrap_or_else(PoisonError::into_inner);
-        assumed.contains_key(&pod.uid().unwrap_or_default())
-    }
-
-    /// What each node carries, bindings not yet reported included, as `wanted` sees it.
-    fn carried(&self, wanted: &Pod) -> (HashMap<String, Load>, HashMap<String, Taken>) {
-        let mut load: HashMap<String, Load> = HashMap::new();
-        let mut taken: HashMap<String, Taken> = HashMap::new();
-        let family = controller(wanted);
-        let mut assumed = self.assumed.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut still = HashMap::new();
-        for pod in self.pods.cache().all().iter().filter(|pod| !is_terminal(pod)) {
-            let uid = pod.uid().unwrap_or_default();
-            let bound = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).filter(|node| !node.is_empty());
-            let node = bound.or_else(|| {
-                let node = assumed.get(&uid)?.clone();
-                still.insert(uid, node.clone());
-                Some(node)
-            });
-            if let Some(node) = node {
-                taken.entry(node.clone()).or_default().add(pod);
-                let load = load.entry(node).or_default();
-                load.pods += 1;
-                load.siblings += usize::from(family.is_some() && controller(pod) == family);
-            }
-        }
-        *assumed = still;
-        (load, taken)
-    }
-
     async fn bind(&self, key: &Key, pod: &Pod, node: String) -> Result<(), WriteError> {
         let binding = Binding {
             metadata: ObjectMeta {
@@ -197,7 +175,7 @@ impl Scheduler {
             Err(error) if error.is_not_found() => return Ok(()),
             Err(error) => return Err(error),
         }
-        self.assumed.lock().unwrap_or_else(PoisonError::into_inner).insert(pod.uid().unwrap_or_default(), node.clone());
+        lock(&self.ledger).assume(pod, &node);
         let message = format!("Successfully assigned {key} to {node}");
         self.recorder.publish(Note::normal(pod, "Scheduled", message));
         let ignored = ignored(pod);
@@ -239,12 +217,6 @@ fn ignored(pod: &Pod) -> Vec<&'static str> {
     fields.into_iter().filter(|(set, _)| *set).map(|(_, name)| name).collect()
 }
 
-/// The uid of the object that made a pod.
-fn controller(pod: &Pod) -> Option<&str> {
-    let owners = pod.metadata.owner_references.as_deref().unwrap_or_default();
-    owners.iter().find(|owner| owner.controller == Some(true)).map(|owner| owner.uid.as_str())
-}
-
 fn refusal(message: &str, now: Timestamp) -> Value {
     json!({ "status": { "conditions": [{
         "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message,
@@ -265,17 +237,34 @@ mod tests {
         serde_json::from_value(json!({ "metadata": { "name": "p", "namespace": "d" }, "spec": spec })).unwrap()
     }
 
+    /// Bound pods: on which node, made by whom.
+    fn carrying(pods: &[(&str, &str)]) -> Ledger {
+        let mut ledger = Ledger::default();
+        for (number, (node, maker)) in pods.iter().enumerate() {
+            let mut bound = made_by(pod(json!({ "containers": [], "nodeName": node })), maker);
+            bound.metadata.uid = Some(format!("{number}"));
+            ledger.update(None, Some(&bound));
+        }
+        ledger
+    }
+
+    fn made_by(mut pod: Pod, maker: &str) -> Pod {
+        let owner = json!({ "apiVersion": "v1", "kind": "K", "name": maker, "uid": maker, "controller": true });
+        pod.metadata.owner_references = serde_json::from_value(json!([owner])).unwrap();
+        pod
+    }
+
     #[test]
     fn chooses_the_emptiest_node_that_fits() {
         let (a, b) = (node("a", json!({})), node("b", json!({})));
-        let carries = |siblings, pods| Load { siblings, pods };
-        let load = HashMap::from([("a".to_owned(), carries(0, 3)), ("b".to_owned(), carries(0, 1))]);
-        assert_eq!(plan(&pod(json!({ "containers": [] })), &[&a, &b], &load, &HashMap::new()), Plan::Bind("b".into()));
-        let load_of_one_controller = HashMap::from([("a".to_owned(), carries(0, 3)), ("b".to_owned(), carries(1, 1))]);
-        let bound = plan(&pod(json!({ "containers": [] })), &[&a, &b], &load_of_one_controller, &HashMap::new());
+        let plain = made_by(pod(json!({ "containers": [] })), "x");
+        let others = [("a", "y"), ("a", "y"), ("a", "y"), ("b", "y")];
+        assert_eq!(plan(&plain, &[&a, &b], &carrying(&others)), Plan::Bind("b".into()));
+        let sibling = [("a", "y"), ("a", "y"), ("a", "y"), ("b", "x")];
+        let bound = plan(&plain, &[&a, &b], &carrying(&sibling));
         assert_eq!(bound, Plan::Bind("a".into()), "pods of one controller are spread first");
         let picky = pod(json!({ "containers": [], "nodeSelector": { "disk": "a" } }));
-        assert_eq!(plan(&picky, &[&a, &b], &load, &HashMap::new()), Plan::Bind("a".into()));
+        assert_eq!(plan(&picky, &[&a, &b], &carrying(&others)), Plan::Bind("a".into()));
     }
 
     #[test]
@@ -283,12 +272,12 @@ mod tests {
         let cordoned = node("a", json!({ "unschedulable": true }));
         let tainted = node("b", json!({ "taints": [{ "key": "gpu", "value": "x", "effect": "NoSchedule" }] }));
         let pod = pod(json!({ "containers": [] }));
-        let refused = plan(&pod, &[&cordoned, &tainted], &HashMap::new(), &HashMap::new());
+        let refused = plan(&pod, &[&cordoned, &tainted], &Ledger::default());
         let message =
             "0/2 nodes are available: 1 node(s) had untolerated taint {gpu: x}, 1 node(s) were unschedulable.";
         assert_eq!(refused, Plan::Unschedulable(message.into()));
         assert_eq!(
-            plan(&pod, &[], &HashMap::new(), &HashMap::new()),
+            plan(&pod, &[], &Ledger::default()),
             Plan::Unschedulable("no nodes available to schedule pods".into())
         );
     }
@@ -300,10 +289,12 @@ mod tests {
             serde_json::from_value(json!({ "allocatable": { "cpu": "1", "memory": "1Gi", "pods": "9" } })).unwrap();
         let asks = json!({ "requests": { "cpu": "600m", "memory": "1Mi" } });
         let pod = pod(json!({ "containers": [{ "name": "c", "resources": asks }] }));
-        assert_eq!(plan(&pod, &[&node], &HashMap::new(), &HashMap::new()), Plan::Bind("a".into()));
-        let mut taken = Taken::default();
-        taken.add(&pod);
-        let refused = plan(&pod, &[&node], &HashMap::new(), &HashMap::from([("a".to_owned(), taken)]));
+        let mut ledger = Ledger::default();
+        assert_eq!(plan(&pod, &[&node], &ledger), Plan::Bind("a".into()));
+        let mut bound = pod.clone();
+        bound.spec.as_mut().unwrap().node_name = Some("a".into());
+        ledger.update(None, Some(&bound));
+        let refused = plan(&pod, &[&node], &ledger);
         assert_eq!(refused, Plan::Unschedulable("0/1 nodes are available: 1 Insufficient cpu.".into()));
     }
 

@@ -54,7 +54,8 @@ fn key(service: &Service) -> (String, String) {
     (metadata.namespace.clone().unwrap_or_default(), metadata.name.clone().unwrap_or_default())
 }
 
-fn ready_since(pod: &Pod) -> Option<Timestamp> {
+/// When the pod became what it is now, ready or not.
+pub fn ready_since(pod: &Pod) -> Option<Timestamp> {
     let conditions = pod.status.as_ref()?.conditions.as_deref()?;
     let ready = conditions.iter().find(|condition| condition.type_ == "Ready")?;
     ready.last_transition_time.as_ref().map(|time| time.0)

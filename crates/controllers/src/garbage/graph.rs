@@ -55,9 +55,29 @@ impl Node {
         self.finalizers.iter().any(|held| held == finalizer)
     }
 
+    /// Whether `owner` is a reference to this object as it is: its kind and name, and from where it can be seen.
+    fn is_meant(&self, owner: &OwnerReference, namespace: &str) -> bool {
+        let resource = api::resources()[self.resource];
+        resource.kind == owner.kind
+            && resource.api_version() == owner.api_version
+            && self.key.name == owner.name
+            && (self.key.namespace.is_empty() || self.key.namespace == namespace)
+    }
+
+    /// A cluster-scoped object can't have a namespaced owner: there is no namespace to look for it in.
+    fn is_unresolvable(&self, owner: &OwnerReference) -> bool {
+        self.key.namespace.is_empty() && resource_of(owner).is_some_and(|resource| resource.namespaced())
+    }
+
     fn waits_for_dependents(&self) -> bool {
         self.deleting && self.has(FOREGROUND)
     }
+}
+
+/// The kind of an owner, if there is one.
+pub fn resource_of(owner: &OwnerReference) -> Option<&'static api::Resource> {
+    let (group, version) = owner.api_version.split_once('/').unwrap_or(("", &owner.api_version));
+    api::kinds::find_kind(group, version, &owner.kind)
 }
 
 impl Graph {
@@ -114,11 +134,25 @@ impl Graph {
         self.dependents.get(uid).cloned().unwrap_or_default()
     }
 
-    /// Owners that this object names and the graph does not know, with the object's namespace.
+    /// Owners that this object names and the graph does not know as it names them, with the object's namespace.
     pub fn unseen_owners(&self, uid: &str) -> Vec<(String, OwnerReference)> {
         let Some(node) = self.nodes.get(uid).filter(|node| !node.deleting) else { return Vec::new() };
-        let unseen = node.owners.iter().filter(|owner| !self.nodes.contains_key(&owner.uid));
+        let seen = |owner: &&OwnerReference| {
+            self.nodes.get(&owner.uid).is_some_and(|held| held.is_meant(owner, &node.key.namespace))
+        };
+        let unseen = node.owners.iter().filter(|owner| !seen(owner) && !node.is_unresolvable(owner));
         unseen.map(|owner| (node.key.namespace.clone(), owner.clone())).collect()
+    }
+
+    /// The object, and those of its owners that no reference from its place can mean: namespaced ones that are in
+    /// another namespace, or in any when it has none itself.
+    pub fn misplaced_owners(&self, uid: &str) -> Option<(&Node, Vec<&OwnerReference>)> {
+        let node = self.nodes.get(uid)?;
+        let elsewhere = |owner: &&OwnerReference| {
+            let held = self.nodes.get(&owner.uid).map(|held| held.key.namespace.as_str()).unwrap_or_default();
+            node.is_unresolvable(owner) || (!held.is_empty() && held != node.key.namespace)
+        };
+        Some((node, node.owners.iter().filter(elsewhere).collect()))
     }
 
     /// What to do about an object, given which of its unseen owners are really absent.
@@ -127,13 +161,15 @@ impl Graph {
         if node.deleting {
             return self.deleting(node);
         }
-        if node.owners.is_empty() {
+        // While one of its owners can't even be looked for, nobody can tell that it has none.
+        if node.owners.is_empty() || node.owners.iter().any(|owner| node.is_unresolvable(owner)) {
             return Vec::new();
         }
         let mut owners: BTreeMap<bool, Vec<String>> = BTreeMap::new();
         let mut waiting = false;
         for owner in &node.owners {
-            let leaving = self.nodes.get(&owner.uid).is_some_and(Node::waits_for_dependents);
+            let held = self.nodes.get(&owner.uid).filter(|held| held.is_meant(owner, &node.key.namespace));
+            let leaving = held.is_some_and(Node::waits_for_dependents);
             waiting |= leaving;
             owners.entry(leaving || absent.contains(&owner.uid)).or_default().push(owner.uid.clone());
         }
@@ -169,7 +205,8 @@ impl Graph {
             return Vec::new();
         }
         let blocks = |dependent: &&Node| {
-            dependent.owners.iter().any(|owner| owner.uid == node.uid && owner.block_owner_deletion == Some(true))
+            let ours = |owner: &&OwnerReference| owner.uid == node.uid && !dependent.is_unresolvable(owner);
+            dependent.owners.iter().filter(ours).any(|owner| owner.block_owner_deletion == Some(true))
         };
         // Dependents find out for themselves that this owner is leaving; it only waits.
         if dependents.iter().any(blocks) {
@@ -188,7 +225,10 @@ mod tests {
     fn metadata(uid: &str, owners: &[&str], change: Value) -> ObjectMeta {
         let owners: Vec<Value> = owners
             .iter()
-            .map(|uid| json!({ "apiVersion": "v1", "kind": "K", "name": uid, "uid": uid, "blockOwnerDeletion": true }))
+            .map(|uid| {
+                let (version, kind) = (api::resources()[0].api_version(), api::resources()[0].kind);
+                json!({ "apiVersion": version, "kind": kind, "name": uid, "uid": uid, "blockOwnerDeletion": true })
+            })
             .collect();
         let mut value = json!({ "name": uid, "namespace": "default", "uid": uid, "ownerReferences": owners });
         value.as_object_mut().unwrap().extend(change.as_object().cloned().unwrap_or_default());
@@ -222,6 +262,28 @@ mod tests {
     fn one_owner_left_is_enough() {
         let graph = graph(&[metadata("a", &[], json!({})), metadata("pod", &["a", "b"], json!({}))]);
         assert!(matches!(&graph.actions("pod", &["b".into()])[..], [Action::Disown(_, lost)] if lost == &["b"]));
+    }
+
+    #[test]
+    fn a_namespaced_owner_of_a_cluster_scoped_object_keeps_it() {
+        let namespaces = api::resources().iter().position(|r| r.kind == "Namespace").unwrap();
+        let mut object = metadata("object", &["owner", "gone"], json!({}));
+        object.namespace = None;
+        let mut graph = graph(&[metadata("owner", &[], leaving(FOREGROUND))]);
+        graph.update(namespaces, None, Some(&object));
+        assert!(graph.unseen_owners("object").is_empty(), "there is no namespace to look in");
+        assert!(graph.actions("object", &["gone".into()]).is_empty());
+        assert_eq!(graph.misplaced_owners("object").unwrap().1.len(), 2);
+        assert!(matches!(&graph.actions("owner", &[])[..], [Action::Finish(..)]), "nor does it hold its owner");
+    }
+
+    #[test]
+    fn an_owner_in_another_namespace_is_none() {
+        let pod = metadata("pod", &["owner"], json!({ "namespace": "other" }));
+        let graph = graph(&[metadata("owner", &[], json!({})), pod]);
+        assert_eq!(graph.unseen_owners("pod")[0].0, "other", "it is looked for beside its dependent");
+        assert_eq!(graph.misplaced_owners("pod").unwrap().1.len(), 1);
+        assert!(matches!(&graph.actions("pod", &["owner".into()])[..], [Action::Delete(..)]));
     }
 
     #[test]

@@ -53,7 +53,7 @@ fn tolerates_cordon(tolerations: &[Toleration]) -> bool {
 }
 
 /// An empty effect or key (with Exists) stands for all.
-fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
+pub fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
     let effect = toleration.effect.as_deref().unwrap_or_default();
     let key = toleration.key.as_deref().unwrap_or_default();
     let exists = toleration.operator.as_deref() == Some("Exists");

@@ -22,18 +22,38 @@ pub struct Demand {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Taken {
     amounts: Amounts,
-    ports: BTreeSet<(String, String, i32)>,
-    pods: i128,
+    /// With how many pods have them.
+    ports: BTreeMap<(String, String, i32), usize>,
+    pods: usize,
 }
 
 impl Taken {
-    pub fn add(&mut self, pod: &Pod) {
-        let demand = demand(pod);
-        for (name, amount) in demand.amounts {
-            *self.amounts.entry(name).or_default() += amount;
+    pub fn add(&mut self, demand: &Demand) {
+        for (name, amount) in &demand.amounts {
+            *self.amounts.entry(name.clone()).or_default() += amount;
         }
-        self.ports.extend(demand.ports);
+        for port in &demand.ports {
+            *self.ports.entry(port.clone()).or_default() += 1;
+        }
         self.pods += 1;
+    }
+
+    /// Takes back what was added.
+    pub fn remove(&mut self, demand: &Demand) {
+        for (name, amount) in &demand.amounts {
+            *self.amounts.entry(name.clone()).or_default() -= amount;
+        }
+        for port in &demand.ports {
+            if let Some(count) = self.ports.get_mut(port) {
+                *count -= 1;
+            }
+        }
+        self.ports.retain(|_, count| *count > 0);
+        self.pods -= 1;
+    }
+
+    pub fn pods(&self) -> usize {
+        self.pods
     }
 }
 
@@ -74,14 +94,14 @@ pub fn lacks(node: &Node, taken: &Taken, demand: &Demand) -> Vec<String> {
             (&known.0, known.2) == (&wanted.0, wanted.2)
                 && (known.1.is_empty() || wanted.1.is_empty() || known.1 == wanted.1)
         };
-        taken.ports.iter().any(|known| clash(&known))
+        taken.ports.keys().any(|known| clash(&known))
     };
     if demand.ports.iter().any(taken_port) {
         reasons.push("node(s) didn't have free ports for the requested pod ports".to_owned());
     }
     let Some(allocatable) = node.status.as_ref().and_then(|status| status.allocatable.as_ref()) else { return reasons };
     let has = |name: &str| allocatable.get(name).and_then(|quantity| amount(name, quantity));
-    if has("pods").is_some_and(|places| taken.pods >= places) {
+    if has("pods").is_some_and(|places| taken.pods as i128 >= places) {
         reasons.push("Too many pods".to_owned());
     }
     for (name, wanted) in demand.amounts.iter().filter(|(_, wanted)| **wanted > 0) {
@@ -139,14 +159,14 @@ mod tests {
         let mut taken = Taken::default();
         let big = pod(json!({ "containers": [asks("1500m", "600Mi")] }));
         assert!(lacks(&node, &taken, &demand(&big)).is_empty());
-        taken.add(&big);
+        taken.add(&demand(&big));
         assert_eq!(lacks(&node, &taken, &demand(&big)), ["Insufficient cpu", "Insufficient memory"]);
         assert!(lacks(&node, &taken, &demand(&pod(json!({ "containers": [asks("500m", "1Mi")] })))).is_empty());
         let extended =
             pod(json!({ "containers": [{ "name": "c", "resources": { "requests": { "example.com/gpu": "1" } } }] }));
         assert_eq!(lacks(&node, &taken, &demand(&extended)), ["Insufficient example.com/gpu"]);
         let none = pod(json!({ "containers": [] }));
-        (0..2).for_each(|_| taken.add(&none));
+        (0..2).for_each(|_| taken.add(&demand(&none)));
         assert_eq!(lacks(&node, &taken, &demand(&none)), ["Too many pods"]);
         assert!(lacks(&Node::default(), &taken, &demand(&big)).is_empty(), "it hasn't said what it has");
     }
@@ -170,7 +190,7 @@ mod tests {
             pod(json!({ "containers": [{ "name": "c", "ports": [port] }] }))
         };
         let mut taken = Taken::default();
-        taken.add(&with("10.0.0.1", "TCP"));
+        taken.add(&demand(&with("10.0.0.1", "TCP")));
         let refused = |pod: &Pod| !lacks(&node, &taken, &demand(pod)).is_empty();
         assert!(refused(&with("", "TCP")) && refused(&with("10.0.0.1", "TCP")) && refused(&with("0.0.0.0", "TCP")));
         assert!(!refused(&with("10.0.0.2", "TCP")) && !refused(&with("", "UDP")));

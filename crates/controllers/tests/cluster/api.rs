@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tower::{ServiceExt, service_fn};
 
 /// Resources that the tests look at, with where they are served.
-const SEEN: [(&str, &str); 12] = [
+const SEEN: [(&str, &str); 13] = [
     ("namespaces", "/api/v1"),
     ("nodes", "/api/v1"),
     ("pods", "/api/v1"),
@@ -29,12 +29,15 @@ const SEEN: [(&str, &str); 12] = [
     ("replicasets", "/apis/apps/v1"),
     ("deployments", "/apis/apps/v1"),
     ("endpointslices", "/apis/discovery.k8s.io/v1"),
+    ("servicecidrs", "/apis/networking.k8s.io/v1"),
     ("leases", "/apis/coordination.k8s.io/v1"),
 ];
 
 pub struct Api {
     server: ApiServer,
     writes: Arc<Mutex<Vec<String>>>,
+    /// The write that fails.
+    refused: Arc<Mutex<String>>,
     written: watch::Sender<usize>,
 }
 
@@ -61,17 +64,23 @@ impl Api {
         };
         let server = ApiServer::new(store, config, Arc::new(NoNodes)).expect("a valid configuration");
         server.bootstrap().await.expect("the bootstrap objects");
-        Arc::new(Self { server, writes: Arc::default(), written: watch::Sender::new(0) })
+        Arc::new(Self { server, writes: Arc::default(), refused: Arc::default(), written: watch::Sender::new(0) })
     }
 
     /// A client whose writes are recorded.
     pub fn client(&self) -> Client {
         let (server, writes, written) = (self.server.clone(), self.writes.clone(), self.written.clone());
+        let refused = self.refused.clone();
         let service = service_fn(move |request: Request<Body>| {
             let (server, writes, written) = (server.clone(), writes.clone(), written.clone());
+            let refused = refused.lock().expect("no panic under the lock").clone();
             async move {
                 let write =
                     (request.method() != Method::GET).then(|| format!("{} {}", request.method(), request.uri().path()));
+                let request = match write.as_ref() == Some(&refused) {
+                    true => Request::delete("/api/v1/namespaces/default").body(Body::empty()).expect("a request"),
+                    false => request,
+                };
                 let answer = server.service().oneshot(request).await;
                 if let Some(write) = write {
                     writes.lock().expect("no panic under the lock").push(write);
@@ -81,6 +90,11 @@ impl Api {
             }
         });
         Client::new(service, "default")
+    }
+
+    /// From now on this write, as method and path, fails.
+    pub fn refuse(&self, write: &str) {
+        *self.refused.lock().expect("no panic under the lock") = write.to_owned();
     }
 
     /// Everything written so far: method and path.
@@ -124,5 +138,9 @@ impl World {
 
     pub fn has(&self, resource: &str, namespace: &str, name: &str) -> bool {
         self.0[resource].iter().any(|o| o["metadata"]["namespace"] == namespace && o["metadata"]["name"] == name)
+    }
+
+    pub fn has_event(&self, reason: &str, about: &str) -> bool {
+        self.0["events"].iter().any(|event| event["reason"] == reason && event["involvedObject"]["name"] == about)
     }
 }

@@ -71,6 +71,7 @@ impl Cluster {
     async fn send(&self, method: &str, namespace: &str, resource: &str, name: &str, body: Value) {
         let group = match resource {
             "deployments" | "replicasets" => "/apis/apps/v1",
+            "servicecidrs" => "/apis/networking.k8s.io/v1",
             _ => "/api/v1",
         };
         let name = if name.is_empty() { String::new() } else { format!("/{name}") };
@@ -259,6 +260,25 @@ async fn a_deleted_namespace_takes_everything_with_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_object_that_cant_be_deleted_keeps_no_other() {
+    let cluster = Cluster::start().await;
+    for name in ["a", "b", "c"] {
+        cluster.create("shop", "configmaps", json!({ "metadata": { "name": name } })).await;
+    }
+    cluster.create("shop", "services", json!({ "metadata": { "name": "web" }, "spec": { "clusterIP": "None" } })).await;
+    cluster.api.refuse("DELETE /api/v1/namespaces/shop/configmaps/a");
+    cluster.send("DELETE", "", "namespaces", "shop", json!({})).await;
+    cluster
+        .api
+        .wait("all but the one", |world| names(&world.list("configmaps")) == ["a"] && world.list("services").is_empty())
+        .await;
+    assert!(names(&cluster.api.world().await.list("namespaces")).contains(&"shop"));
+    cluster.api.refuse("");
+    cluster.api.wait("no namespace", |world| !names(&world.list("namespaces")).contains(&"shop")).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_change_of_a_pod_is_one_write_of_its_slice() {
     let cluster = Cluster::start().await;
     cluster.deploy().await;
@@ -284,5 +304,63 @@ async fn pods_of_a_deleted_node_are_replaced() {
     cluster.send("DELETE", "", "nodes", "n1", json!({})).await;
     cluster.api.wait("all three pods on the other node", |world| on(world, "n1") == 0 && on(world, "n2") == 3).await;
     cluster.api.wait("3 ready endpoints", |world| ready(world) == 3 && endpoints(world).len() == 3).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pods_leave_a_node_with_a_taint_that_they_dont_tolerate() {
+    let cluster = Cluster::start().await;
+    cluster.deploy().await;
+    let on =
+        |world: &World, node: &str| world.list("pods").iter().filter(|pod| pod["spec"]["nodeName"] == node).count();
+    assert!(on(&cluster.api.world().await, "n1") > 0, "pods are spread over the nodes");
+    let taint = json!({ "key": "example.com/broken", "effect": "NoExecute" });
+    cluster.send("PATCH", "", "nodes", "n1", json!({ "spec": { "taints": [taint] } })).await;
+    cluster.api.wait("all three pods on the other node", |world| on(world, "n1") == 0 && on(world, "n2") == 3).await;
+    let told = |event: &&Value| event["reason"] == "TaintManagerEviction";
+    cluster.api.wait("an event", |world| world.list("events").iter().any(told)).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_garbage_collector_keeps_what_it_cant_judge_and_collects_what_is_owned_from_elsewhere() {
+    let cluster = Cluster::start().await;
+    let owner = |world: &World| {
+        let owner = world.list("configmaps").into_iter().find(|map| map["metadata"]["name"] == "owner")?;
+        let uid = owner["metadata"]["uid"].clone();
+        Some(json!({ "apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": uid }))
+    };
+    cluster.create("shop", "configmaps", json!({ "metadata": { "name": "owner" } })).await;
+    let owner = owner(&cluster.api.world().await).expect("the owner");
+    let owned = |name: &str| json!({ "metadata": { "name": name, "ownerReferences": [owner] } });
+    cluster.create("", "namespaces", owned("kept")).await;
+    cluster.create("default", "configmaps", owned("strayed")).await;
+    cluster.create("shop", "configmaps", owned("child")).await;
+    cluster.api.wait("the collection", |world| !world.has("configmaps", "default", "strayed")).await;
+    let about = |world: &World, name: &str| world.has_event("OwnerRefInvalidNamespace", name);
+    cluster.api.wait("events", |world| about(world, "strayed") && about(world, "kept")).await;
+    let world = cluster.api.world().await;
+    assert!(world.has("configmaps", "shop", "child"));
+    let kept = world.list("namespaces").into_iter().find(|namespace| namespace["metadata"]["name"] == "kept");
+    assert!(kept.expect("the namespace")["metadata"]["deletionTimestamp"].is_null());
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_range_in_use_stays() {
+    let cluster = Cluster::start().await;
+    let range = json!({ "metadata": { "name": "more" }, "spec": { "cidrs": ["10.97.0.0/24"] } });
+    cluster.create("", "servicecidrs", range).await;
+    let ready = |world: &World, wanted: &str| {
+        let range = world.list("servicecidrs").into_iter().find(|range| range["metadata"]["name"] == "more");
+        range.is_some_and(|range| {
+            range["status"]["conditions"][0]["status"] == wanted && !range["metadata"]["finalizers"].is_null()
+        })
+    };
+    cluster.api.wait("a ready range", |world| ready(world, "True")).await;
+    let spec = json!({ "clusterIP": "10.97.0.9", "ports": [{ "port": 80 }] });
+    cluster.create("shop", "services", json!({ "metadata": { "name": "web" }, "spec": spec })).await;
+    cluster.send("DELETE", "", "servicecidrs", "more", json!({})).await;
+    cluster.api.wait("a range that waits for its addresses", |world| ready(world, "False")).await;
     cluster.stop().await;
 }
