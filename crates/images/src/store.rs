@@ -279,7 +279,7 @@ impl ImageStore {
                 continue;
             }
             if let Ok(_held) = lock_directory(&path, FlockOperation::NonBlockingLockExclusive) {
-                let _ = fs::remove_dir_all(path);
+                let _ = filetree::remove(&path);
             }
         }
     }
@@ -330,7 +330,7 @@ struct Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         // A layer was moved away from under its name; the rest goes.
-        let _ = fs::remove_dir_all(&self.path);
+        let _ = filetree::remove(&self.path);
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
-use pod_runtime::{ContainerId, ContainerState, ContainerStatus, size_of_tree};
+use pod_runtime::{ContainerId, ContainerState, ContainerStatus};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -140,7 +140,7 @@ impl Look {
             .collect();
         let measured = tokio::task::spawn_blocking(move || {
             let sizes = |dir: &Path, names: Vec<String>| -> Vec<(String, u64)> {
-                names.into_iter().map(|name| (name.clone(), size_of_tree(&dir.join(name)))).collect()
+                names.into_iter().map(|name| (name.clone(), filetree::size(&dir.join(name)))).collect()
             };
             (sizes(&logs, names), sizes(&volumes, kept))
         });

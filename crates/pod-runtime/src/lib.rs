@@ -4,9 +4,6 @@
 //! (`runtime-libcontainer` is one).
 
 pub mod battery;
-mod disk;
-
-pub use disk::size_of_tree;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -37,6 +37,7 @@ fact no-new-privileges "$(grep -c 'NoNewPrivs:.1' /proc/self/status)"
 fact capabilities "$(grep CapBnd /proc/self/status | tr -s '\t' ' ')"
 fact root "$(touch /x 2>&1 | grep -c 'Read-only file system')"
 fact conf-read-only "$(touch /conf/x 2>&1 | grep -c 'Read-only file system')"
+fact ours-read-only "$(touch /secret/x /all/x /down/x /part/color 2>&1 | grep -c 'Read-only file system')"
 fact memory-volume "$(stat -f -c %T /mem):$(dd if=/dev/zero of=/mem/big bs=1M count=8 2>&1 | grep -c 'No space left')"
 fact scratch-group "$(touch /scratch/mine && stat -c %g /scratch/mine)"
 group() { cat /sys/fs/cgroup/$1 2>/dev/null || cat /sys/fs/cgroup/$2; }
@@ -55,6 +56,18 @@ echo last words > /dev/termination-log
 trap 'exit 0' TERM
 fact done yes
 while :; do cp /conf/color /out/color.new && mv /out/color.new /out/color; sleep 0.2; done
+"#;
+
+/// Names what it could change of its own limits, of both versions of control groups, or of the machine's groups.
+const LIMITS: &str = r#"
+exec > /dev/termination-log
+cd /sys/fs/cgroup
+for file in memory/memory.limit_in_bytes pids/pids.max cpu/cpu.cfs_quota_us memory.max pids.max cpu.max; do
+    [ ! -e $file ] || ! { echo -1 > $file || echo max > $file; } || echo $file
+done
+for group in . systemd unified memory pids; do mkdir $group/escaped && echo $group; done
+echo tried
+exit 3
 "#;
 
 fn shell_volumes() -> Vec<Value> {
@@ -238,6 +251,7 @@ fn compare(found: &BTreeMap<String, String>, ip: &str) {
         ("capabilities", capabilities),
         ("root", "1"),
         ("conf-read-only", "1"),
+        ("ours-read-only", "4"),
         ("memory-volume", "tmpfs:1"),
         ("scratch-group", "2000"),
         ("memory", "67108864"),
@@ -363,6 +377,7 @@ fn hostile_pods_are_contained_and_named() {
     let rest = if unified() { "tail /dev/zero; sleep 600" } else { "exec tail /dev/zero" };
     one("whole", &[], container("m", rest, &[], limits("memory", "16Mi")));
     one("words", &[], container("m", words, &[], json!({})));
+    one("limits", &[], container("m", LIMITS, &[], limits("memory", "64Mi")));
     one("deaf", &[], container("m", "trap '' TERM; echo ready; while :; do sleep 1; done", &[], json!({})));
 
     let usage = "Usage of EmptyDir volume \"v\" exceeds the limit \"1Mi\"";
@@ -383,6 +398,8 @@ fn hostile_pods_are_contained_and_named() {
     }
     assert_eq!((&ended("words")["exitCode"], &ended("words")["message"]), (&json!(3), &json!("said\n")));
     system.step("killed what fills the memory");
+    assert_eq!(ended("limits")["message"], json!("tried\n"), "what is named before it was changed");
+    system.step("kept what would lift its limits");
 
     api.until_pod_ready("deaf");
     api.delete(Kind::POD, "deaf");

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use images::Image;
 use pod_runtime::{
-    Changed, ContainerId, ContainerSpec, ContainerState, ContainerStatus, Exit, RuntimeError, SandboxId, size_of_tree,
+    Changed, ContainerId, ContainerSpec, ContainerState, ContainerStatus, Exit, RuntimeError, SandboxId,
 };
 use shim::record::{self as files, ExitRecord, LogLimit, Running, ShimConfig, StartReport};
 use shim::{SHIM, cgroup};
@@ -119,6 +119,7 @@ impl Shared {
             cgroup,
             oom_score_adj: own_score.trim().parse().unwrap_or(0),
             directory: &directory,
+            hierarchies: cgroup::version_1(),
         }))
     }
 
@@ -164,7 +165,7 @@ impl Shared {
 
     pub(crate) async fn written_bytes(self: &Arc<Self>, id: &ContainerId) -> Result<u64, RuntimeError> {
         let writable = self.layout.writable(id).join("upper");
-        blocking("measure a container", move || Ok(size_of_tree(&writable))).await
+        blocking("measure a container", move || Ok(filetree::size(&writable))).await
     }
 
     pub(crate) fn refused_forks(&self, id: &ContainerId) -> Result<u64, RuntimeError> {
@@ -255,8 +256,8 @@ impl Shared {
         // First what makes it a container: a half-deleted one must not be listed.
         for gone in [
             fs::remove_file(directory.join(CONTAINER)),
-            remove_tree(&self.layout.writable(id)),
-            remove_tree(&directory),
+            filetree::remove(&self.layout.writable(id)),
+            filetree::remove(&directory),
         ] {
             match gone {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -362,10 +363,6 @@ fn check(spec: &ContainerSpec, image: &Image) -> Result<(), RuntimeError> {
         Some(target) => Err(RuntimeError::CannotRun(format!("mount target {} is not absolute", target.display()))),
         None => Ok(()),
     }
-}
-
-fn remove_tree(directory: &Path) -> io::Result<()> {
-    fs::remove_dir_all(directory)
 }
 
 /// pidfd_send_signal(2), which takes real-time signals too.

@@ -112,12 +112,7 @@ pub(crate) fn remove(directory: &Path) -> Result<(), RuntimeError> {
         while unmount(kind.pin(directory), UnmountFlags::DETACH).is_ok() {}
     }
     while unmount(shared_memory(directory), UnmountFlags::DETACH).is_ok() {}
-    match fs::remove_dir_all(directory) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(io_at("remove a pod's directory of namespaces")(error))
-        }
-        _ => Ok(()),
-    }
+    filetree::remove(directory).map_err(io_at("remove a pod's directory of namespaces"))
 }
 
 #[allow(unsafe_code)]

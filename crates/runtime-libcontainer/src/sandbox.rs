@@ -76,7 +76,7 @@ impl Shared {
         blocking("remove a pod", move || {
             // Another sandbox of the same pod may still have groups below.
             cgroup::remove_if_empty(&group);
-            fs::remove_dir_all(directory).map_err(io_at("remove a pod's directory"))
+            filetree::remove(&directory).map_err(io_at("remove a pod's directory"))
         })
         .await
     }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use images::ImageConfig;
 use pod_runtime::{ContainerSpec, Mount, Resources};
 use serde_json::{Value, json};
+use shim::cgroup::Hierarchy;
 use shim::record::SourcePart;
 
 use crate::capability::CapabilitySet;
@@ -31,6 +32,8 @@ const MASKED: [&str; 10] = [
 
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
+const CGROUPS: &str = "/sys/fs/cgroup";
+
 /// Everything the specification is made from.
 pub(crate) struct Parts<'a> {
     pub(crate) container: &'a ContainerSpec,
@@ -47,6 +50,8 @@ pub(crate) struct Parts<'a> {
     /// The pod's, when it has one of its own.
     pub(crate) hostname: &'a str,
     pub(crate) cgroup: &'a Path,
+    /// The machine's control groups of version 1.
+    pub(crate) hierarchies: Vec<Hierarchy>,
     /// This process's own: without CAP_SYS_RESOURCE it can only be raised.
     pub(crate) oom_score_adj: i32,
     /// The container's directory, below which its shim binds parts of volumes.
@@ -173,15 +178,29 @@ fn linux(parts: &Parts<'_>) -> Value {
     let own = processes.into_iter().chain([json!({"type": "mount"})]);
     let namespaces: Vec<Value> = own.chain(pinned).chain(groups).collect();
     let hidden = !parts.container.privileged;
-    let paths = |list: &[&str]| if hidden { json!(list) } else { json!([]) };
+    let paths = |list: &[String]| if hidden { json!(list) } else { json!([]) };
+    let (masked, read_only) = protected(&parts.hierarchies);
     json!({
         "namespaces": namespaces,
         "cgroupsPath": parts.cgroup,
         "rootfsPropagation": "private",
-        "maskedPaths": paths(&MASKED),
-        "readonlyPaths": paths(&READ_ONLY),
+        "maskedPaths": paths(&masked),
+        "readonlyPaths": paths(&read_only),
         "resources": resources(&parts.container.resources, parts.container.privileged),
     })
+}
+
+/// What is hidden from a container, and what it may only read. Of version 1 libcontainer mounts every hierarchy to be
+/// written, whatever the mount's options say, and those without controllers from their top, not from the container's
+/// group.
+fn protected(hierarchies: &[Hierarchy]) -> (Vec<String>, Vec<String>) {
+    let (limits, plain): (Vec<_>, Vec<_>) = hierarchies.iter().partition(|hierarchy| hierarchy.controllers);
+    let at = |hierarchy: &Hierarchy| format!("{CGROUPS}/{}", hierarchy.name);
+    let masked = MASKED.iter().map(|path| (*path).to_owned()).chain(plain.into_iter().map(at));
+    // The directory first: what is mounted below it comes along, and then has its turn.
+    let above = (!hierarchies.is_empty()).then(|| CGROUPS.to_owned());
+    let read_only = READ_ONLY.iter().map(|path| (*path).to_owned()).chain(above).chain(limits.into_iter().map(at));
+    (masked.collect(), read_only.collect())
 }
 
 fn resources(wanted: &Resources, privileged: bool) -> Value {
@@ -222,6 +241,9 @@ mod tests {
             processes_of_node: false,
             hostname: "pod-0",
             cgroup: Path::new("/portolan/c/n/uid/id"),
+            hierarchies: [("memory", true), ("systemd", false)]
+                .map(|(name, controllers)| Hierarchy { name: name.to_owned(), controllers })
+                .to_vec(),
             oom_score_adj: 100,
             directory: Path::new("/c/id"),
         })
@@ -241,6 +263,17 @@ mod tests {
         assert_eq!(with(&[], &["a"]), ["entry", "a"]);
         assert_eq!(with(&["c"], &[]), ["c"]);
         assert_eq!(with(&["c"], &["a"]), ["c", "a"]);
+    }
+
+    #[test]
+    fn limits_can_be_read_and_the_machine_s_groups_not_even_that() {
+        let container = ContainerSpec::default();
+        let document = document_of(&container, &ImageConfig::default());
+        let paths = |list: &str| -> Vec<String> { serde_json::from_value(document["linux"][list].clone()).unwrap() };
+        assert_eq!(paths("readonlyPaths")[5..], strings(&["/sys/fs/cgroup", "/sys/fs/cgroup/memory"]));
+        assert_eq!(paths("maskedPaths").last().unwrap(), "/sys/fs/cgroup/systemd");
+        let privileged = document_of(&ContainerSpec { privileged: true, ..container }, &ImageConfig::default());
+        assert_eq!(privileged["linux"]["readonlyPaths"], json!([]));
     }
 
     #[test]

@@ -4,7 +4,6 @@
 //! Not responsible for pods the agent no longer wants: it lists and removes those.
 
 use std::collections::HashSet;
-use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -59,13 +58,13 @@ impl Shared {
             if self.layout.container(&id).exists() {
                 return Ok(());
             }
-            fs::remove_dir_all(self.layout.writable(&id)).map_err(io_at("remove what a container wrote"))
+            filetree::remove(&self.layout.writable(&id)).map_err(io_at("remove what a container wrote"))
         })?;
         each(self.layout.sandboxes(), |name| {
             let id = SandboxId(name);
             match self.sandbox_record(&id)? {
                 Some(_) => Ok(()),
-                None => fs::remove_dir_all(self.layout.sandbox(&id)).map_err(io_at("remove a pod's directory")),
+                None => filetree::remove(&self.layout.sandbox(&id)).map_err(io_at("remove a pod's directory")),
             }
         })?;
         let pods = self.sandbox_records()?;

@@ -32,6 +32,34 @@ pub fn hierarchies() -> Vec<PathBuf> {
     found
 }
 
+/// A hierarchy of version 1.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hierarchy {
+    /// Its directory's.
+    pub name: String,
+    /// False of one that only names groups, as `name=systemd` does.
+    pub controllers: bool,
+}
+
+/// This machine's; none where there is version 2 alone.
+pub fn version_1() -> Vec<Hierarchy> {
+    fs::read_to_string("/proc/self/mountinfo").map(|mounts| mounted(&mounts)).unwrap_or_default()
+}
+
+fn mounted(mounts: &str) -> Vec<Hierarchy> {
+    let hierarchy = |line: &str| {
+        let (place, kind) = line.split_once(" - ")?;
+        let point = Path::new(place.split(' ').nth(4)?);
+        let mut kind = kind.split(' ');
+        if kind.next() != Some("cgroup") || point.parent() != Some(Path::new(ROOT)) {
+            return None;
+        }
+        let named = kind.nth(1)?.split(',').any(|option| option.starts_with("name="));
+        Some(Hierarchy { name: point.file_name()?.to_str()?.to_owned(), controllers: !named })
+    };
+    mounts.lines().filter_map(hierarchy).collect()
+}
+
 /// Whether this machine has version 2 alone.
 pub fn is_unified() -> bool {
     Path::new(ROOT).join("cgroup.controllers").exists()
@@ -180,7 +208,20 @@ fn remove_below(directory: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::cpu_weight;
+    use super::{Hierarchy, cpu_weight, mounted};
+
+    #[test]
+    fn hierarchies_with_controllers_are_told_from_those_that_only_name() {
+        let mounts = "\
+30 25 0:26 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755
+31 30 0:27 / /sys/fs/cgroup/unified rw,relatime shared:9 - cgroup2 cgroup2 rw
+32 30 0:28 / /sys/fs/cgroup/systemd rw,relatime shared:10 - cgroup cgroup rw,xattr,name=systemd
+33 30 0:29 / /sys/fs/cgroup/cpu,cpuacct rw,relatime - cgroup cgroup rw,cpu,cpuacct
+";
+        let expected = [("systemd", false), ("cpu,cpuacct", true)]
+            .map(|(name, controllers)| Hierarchy { name: name.to_owned(), controllers });
+        assert_eq!(mounted(mounts), expected);
+    }
 
     #[test]
     fn shares_become_weights_over_the_whole_range() {

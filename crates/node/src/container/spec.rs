@@ -10,6 +10,7 @@ use super::env::{EnvError, environment};
 use super::expand::expand;
 use super::{Facts, Sources, quantity};
 use crate::pod::spec::{self, PodKey};
+use crate::volumes;
 
 /// Why a container can't be configured; shown as `CreateContainerConfigError`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -60,7 +61,7 @@ pub fn build(
     let lookup = |name: &str| env.iter().rev().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
     let expanded = |texts: &Option<Vec<String>>| texts.iter().flatten().map(|text| expand(text, lookup)).collect();
     let (command, args) = (expanded(&container.command), expanded(&container.args));
-    let (mounts, parts) = mounts(container, &prepared, lookup)?;
+    let (mounts, parts) = mounts(pod, container, &prepared, lookup)?;
     let own = container.security_context.clone().unwrap_or_default();
     let capabilities = own.capabilities.clone().unwrap_or_default();
     let spec = ContainerSpec {
@@ -95,6 +96,7 @@ pub fn build(
 type Parts = Vec<(PathBuf, PathBuf)>;
 
 fn mounts<'a>(
+    pod: &Pod,
     container: &Container,
     prepared: &FilesAndMounts,
     lookup: impl Fn(&str) -> Option<&'a str> + Copy,
@@ -108,7 +110,8 @@ fn mounts<'a>(
         let inside = sub_path(mount, lookup)?;
         parts.extend(inside.iter().map(|inside| (root.clone(), inside.clone())));
         let target = Path::new("/").join(&mount.mount_path);
-        mounts.push(Mount { source: root.clone(), inside, target, read_only: mount.read_only == Some(true) });
+        let read_only = mount.read_only == Some(true) || volumes::is_read_only(pod, &mount.name);
+        mounts.push(Mount { source: root.clone(), inside, target, read_only });
     }
     Ok((mounts, parts))
 }
@@ -148,7 +151,11 @@ fn user(
     Ok(match (user, group) {
         (Some(user), Some(group)) => Some(format!("{user}:{group}")),
         (Some(user), None) => Some(user.to_string()),
-        (None, Some(group)) => Some(format!("0:{group}")),
+        // The image's user, without whom it is root.
+        (None, Some(group)) => {
+            let user = image.split(':').next().filter(|user| !user.is_empty()).unwrap_or("0");
+            Some(format!("{user}:{group}"))
+        }
         (None, None) => None,
     })
 }
@@ -266,6 +273,37 @@ mod tests {
         let mounts = json!([{"name": "none", "mountPath": "/d"}]);
         let error = run(json!({"containers": [{"name": "m", "volumeMounts": mounts}]})).unwrap_err();
         assert_eq!(error, ContainerError::Volume("none".into()));
+    }
+
+    #[test]
+    fn what_the_node_writes_is_mounted_to_be_read_only() {
+        for (kind, expected) in [
+            (json!({"configMap": {"name": "c"}}), true),
+            (json!({"secret": {"secretName": "s"}}), true),
+            (json!({"downwardAPI": {}}), true),
+            (json!({"projected": {"sources": []}}), true),
+            (json!({"emptyDir": {}}), false),
+            (json!({"hostPath": {"path": "/srv"}}), false),
+        ] {
+            let mut volume = kind.clone();
+            volume["name"] = json!("data");
+            let mounts =
+                json!([{"name": "data", "mountPath": "/d"}, {"name": "data", "mountPath": "/e", "subPath": "x"}]);
+            let pod = json!({"volumes": [volume], "containers": [{"name": "m", "volumeMounts": mounts}]});
+            let (spec, _) = run(pod).unwrap();
+            let own: Vec<bool> = spec.mounts[1..].iter().map(|mount| mount.read_only).collect();
+            assert_eq!(own, [expected, expected], "{kind}");
+        }
+    }
+
+    #[test]
+    fn a_group_alone_leaves_the_image_its_user() {
+        let (spec, _) = run(json!({"containers": [{"name": "m", "securityContext": {"runAsGroup": 3000}}]})).unwrap();
+        assert_eq!(spec.user.as_deref(), Some("nobody:3000"));
+        let pod = crate::pod::spec::testing::pod(json!({"containers": [{"name": "m"}]}));
+        let context = SecurityContext { run_as_group: Some(3000), ..SecurityContext::default() };
+        let of = |image: &str| user(&pod, &spec::spec(&pod).containers[0], &context, image).unwrap().unwrap();
+        assert_eq!([of(""), of("1000"), of("1000:7")], ["0:3000", "1000:3000", "1000:3000"]);
     }
 
     #[test]

@@ -212,13 +212,6 @@ pub async fn finish(shared: Arc<Shared>, key: PodKey, sandbox: Option<pod_runtim
     Outcome::Finished(finish_steps(&shared, &key, sandbox, gone).await)
 }
 
-fn remove_dir(dir: &std::path::Path) -> std::io::Result<()> {
-    match std::fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
 async fn finish_steps(
     shared: &Shared,
     key: &PodKey,
@@ -231,7 +224,7 @@ async fn finish_steps(
     let (dir, logs) = (shared.config.pod_dir(&key.uid), shared.config.log_dir(key));
     let places = shared.config.volumes(&key.uid);
     let removed = tokio::task::spawn_blocking(move || {
-        volumes::remove(&places).and_then(|()| remove_dir(&dir)).and_then(|()| remove_dir(&logs))
+        volumes::remove(&places).and_then(|()| filetree::remove(&dir)).and_then(|()| filetree::remove(&logs))
     });
     text(text(removed.await)?)?;
     if gone {

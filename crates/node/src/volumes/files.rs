@@ -70,6 +70,17 @@ pub fn references(pod: &Pod) -> (BTreeSet<String>, BTreeSet<String>) {
     (config_maps, secrets)
 }
 
+/// Whether a volume holds what the node writes: no container writes there, whatever it asks for.
+pub fn is_read_only(pod: &Pod, name: &str) -> bool {
+    let written = |volume: &Volume| {
+        volume.config_map.is_some()
+            || volume.secret.is_some()
+            || volume.downward_api.is_some()
+            || volume.projected.is_some()
+    };
+    spec::spec(pod).volumes.iter().flatten().any(|volume| volume.name == name && written(volume))
+}
+
 /// All volumes of the pod.
 pub fn plan(pod: &Pod, sources: &Sources, facts: &Facts<'_>) -> Result<Vec<VolumePlan>, VolumeError> {
     let maker = Maker { pod, sources, facts };

@@ -36,10 +36,7 @@ pub(super) fn remove(directory: &Path) -> io::Result<()> {
             Err(errno) => return Err(errno.into()),
         }
     }
-    match fs::remove_dir_all(directory) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
+    filetree::remove(directory)
 }
 
 fn prepare(base: &Path) -> io::Result<()> {

@@ -6,8 +6,9 @@
 mod files;
 mod memory;
 mod part;
+mod versions;
 mod write;
 
-pub use files::{VolumePlan, follows_metadata, plan, references};
+pub use files::{VolumePlan, follows_metadata, is_read_only, plan, references};
 pub use part::ensure_part;
 pub use write::{Places, refresh, remove, write};

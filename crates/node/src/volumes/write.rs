@@ -1,14 +1,14 @@
-//! Volumes on disk: `<pod>/volumes/<name>`. Files are reached through a `..data` link, so that a later version is swapped
-//! in at once.
+//! Volumes on disk: `<pod>/volumes/<name>`. Not responsible for the files in those that have some (`versions`).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt, chown, symlink};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
-use super::files::{File, VolumePlan, VolumeSource};
+use super::files::{VolumePlan, VolumeSource};
 use super::memory;
+use super::versions::write_files;
 
 /// A failed step on a volume.
 #[derive(Debug, thiserror::Error)]
@@ -28,9 +28,6 @@ pub struct Places {
     /// Directly below the mount of all pods' volumes in memory.
     pub memory: PathBuf,
 }
-
-/// What `fsGroup` adds to a file's mode.
-const GROUP_MAY_READ: u32 = 0o040;
 
 /// Makes the volumes; gives each one's path. What is there stays.
 pub fn write(
@@ -91,10 +88,7 @@ pub fn refresh(places: &Places, plans: &[VolumePlan], fs_group: Option<u32>) -> 
 /// Removes what `write` made.
 pub fn remove(places: &Places) -> io::Result<()> {
     memory::remove(&places.memory)?;
-    match fs::remove_dir_all(&places.disk) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-        _ => Ok(()),
-    }
+    filetree::remove(&places.disk)
 }
 
 fn make_dir(path: &Path, mode: u32) -> io::Result<()> {
@@ -105,98 +99,12 @@ fn make_dir(path: &Path, mode: u32) -> io::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(mode))
 }
 
-/// `fsGroup`: the group owns it, may write, and new files inherit it.
+/// `fsGroup`: the group owns the directory, may write, and new files inherit it.
 fn give(path: &Path, group: Option<u32>) -> io::Result<()> {
     let Some(group) = group else { return Ok(()) };
     chown(path, None, Some(group))?;
-    let metadata = fs::metadata(path)?;
-    let extra = if metadata.is_dir() { 0o2070 } else { GROUP_MAY_READ };
-    fs::set_permissions(path, fs::Permissions::from_mode(metadata.permissions().mode() & 0o7777 | extra))
-}
-
-/// As kubelet's atomic writer: each version in a directory of its own, to which the link `..data` leads, to which the
-/// visible names lead. Readers see one version whole or the next. Nothing is written when nothing has changed.
-fn write_files(root: &Path, files: &BTreeMap<PathBuf, File>, group: Option<u32>) -> io::Result<()> {
-    let link = root.join("..data");
-    let old = fs::read_link(&link).ok();
-    if old.is_some() && held(&link)? == as_given(files, group) {
-        return visible_names(root, files);
-    }
-    let now = jiff::Timestamp::now();
-    let version = format!("..{}.{:09}", now.strftime("%Y_%m_%d_%H_%M_%S"), now.subsec_nanosecond());
-    let directory = root.join(&version);
-    make_dir(&directory, 0o755)?;
-    for (path, file) in files {
-        let target = directory.join(path);
-        if let Some(parent) = target.parent() {
-            make_dir(parent, 0o755)?;
-        }
-        fs::write(&target, &file.bytes)?;
-        fs::set_permissions(&target, fs::Permissions::from_mode(file.mode))?;
-        give(&target, group)?;
-    }
-    let next = root.join("..data_tmp");
-    // Left by an agent that was killed.
-    let _ = fs::remove_file(&next);
-    symlink(&version, &next)?;
-    fs::rename(&next, &link)?;
-    visible_names(root, files)?;
-    remove_versions_but(root, &version)
-}
-
-/// The files with the modes they have on disk.
-fn as_given(files: &BTreeMap<PathBuf, File>, group: Option<u32>) -> BTreeMap<PathBuf, File> {
-    let extra = if group.is_some() { GROUP_MAY_READ } else { 0 };
-    files.iter().map(|(path, file)| (path.clone(), File { mode: file.mode | extra, ..file.clone() })).collect()
-}
-
-/// What the present version holds.
-fn held(version: &Path) -> io::Result<BTreeMap<PathBuf, File>> {
-    let mut found = BTreeMap::new();
-    let mut pending = vec![PathBuf::new()];
-    while let Some(inside) = pending.pop() {
-        for entry in fs::read_dir(version.join(&inside))? {
-            let entry = entry?;
-            let path = inside.join(entry.file_name());
-            let metadata = entry.metadata()?;
-            if metadata.is_dir() {
-                pending.push(path);
-                continue;
-            }
-            let mode = metadata.permissions().mode() & 0o777;
-            found.insert(path, File { bytes: fs::read(entry.path())?, mode });
-        }
-    }
-    Ok(found)
-}
-
-/// A link per name at the top, and none for names that are gone.
-fn visible_names(root: &Path, files: &BTreeMap<PathBuf, File>) -> io::Result<()> {
-    let tops: BTreeSet<_> = files.keys().filter_map(|path| path.components().next()).map(|c| c.as_os_str()).collect();
-    for top in &tops {
-        let visible = root.join(top);
-        if !visible.is_symlink() {
-            symlink(Path::new("..data").join(top), visible)?;
-        }
-    }
-    for entry in fs::read_dir(root)? {
-        let name = entry?.file_name();
-        if !name.to_string_lossy().starts_with("..") && !tops.contains(name.as_os_str()) {
-            fs::remove_file(root.join(name))?;
-        }
-    }
-    Ok(())
-}
-
-fn remove_versions_but(root: &Path, version: &str) -> io::Result<()> {
-    for entry in fs::read_dir(root)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        if entry.file_type()?.is_dir() && name.to_string_lossy().starts_with("..") && name != *version {
-            fs::remove_dir_all(entry.path())?;
-        }
-    }
-    Ok(())
+    let mode = fs::metadata(path)?.permissions().mode();
+    fs::set_permissions(path, fs::Permissions::from_mode(mode & 0o7777 | 0o2070))
 }
 
 fn host_path(volume: &str, path: &Path, kind: &str) -> Result<(), WriteError> {
@@ -230,8 +138,10 @@ fn host_path(volume: &str, path: &Path, kind: &str) -> Result<(), WriteError> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::files::File;
     use super::*;
     use crate::testing::TempDir;
+    use std::collections::BTreeSet;
 
     fn file(text: &str) -> File {
         File { bytes: text.into(), mode: 0o440 }
@@ -288,6 +198,26 @@ mod tests {
         assert_eq!(names.iter().map(|name| name.as_os_str()).collect::<BTreeSet<_>>(), expected);
         refresh(&places, &[files(&[("a", "2"), ("new", "y"), ("d/b", "2")])], Some(0)).unwrap();
         assert_eq!(fs::read_link(conf.join("..data")).unwrap(), version);
+    }
+
+    #[test]
+    fn a_volume_of_any_depth_goes() {
+        use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
+        // In memory, where depth is quick.
+        let root = Path::new("/dev/shm").join(format!("portolan-node-deep-{}", std::process::id()));
+        let places = Places { disk: root.join("disk"), memory: root.join("memory") };
+        let plans = [VolumePlan { name: "scratch".into(), source: VolumeSource::Empty }];
+        let paths = write(&places, &plans, None).unwrap();
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let mut here = openat(CWD, &paths["scratch"], flags, Mode::empty()).unwrap();
+        for _ in 0..10_000 {
+            mkdirat(&here, "d", Mode::from_raw_mode(0o755)).unwrap();
+            here = openat(&here, "d", flags, Mode::empty()).unwrap();
+        }
+        let removal = std::thread::Builder::new().stack_size(128 << 10).spawn(move || remove(&places));
+        removal.unwrap().join().unwrap().unwrap();
+        assert!(!root.join("disk").exists());
+        filetree::remove(&root).unwrap();
     }
 
     #[test]

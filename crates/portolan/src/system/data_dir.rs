@@ -107,8 +107,7 @@ impl DataDir {
         if let Some(point) = points.find(|point| point.starts_with(&self.0) && *point != self.0) {
             bail!("{} is mounted in the data directory; unmount it first", point.display());
         }
-        match fs::remove_dir_all(&self.0) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        match filetree::remove(&self.0) {
             // The directory itself is a mount point: what was in it is gone.
             Err(e) if e.kind() == io::ErrorKind::ResourceBusy => Ok(()),
             other => other.with_context(|| format!("cannot remove {}", self.0.display())),
