@@ -19,6 +19,13 @@ pub enum What {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
+    /// Kill -9 the processes of a system at random moments, under writes and traffic.
+    System {
+        #[arg(long, default_value_t = 200)]
+        kills: usize,
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
 }
 
 /// Runs one of them, in full.
@@ -31,6 +38,12 @@ pub fn run(what: What) -> Result<()> {
             tests.env("PORTOLAN_CRASH_POINTS", points.to_string());
             tests.env("PORTOLAN_REQUESTS", requests.to_string()).env("PORTOLAN_SEED", seed.to_string());
             step::run("crash the store", &mut tests)
+        }
+        What::System { kills, seed } => {
+            let mut tests = step::cargo();
+            tests.args(["test", "--release", "-p", "portolan", "--test", "chaos", "--", "--nocapture"]);
+            tests.env("PORTOLAN_CHAOS_KILLS", kills.to_string()).env("PORTOLAN_SEED", seed.to_string());
+            step::run("kill a system's processes", &mut tests)
         }
     }
 }

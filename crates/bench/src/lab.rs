@@ -69,7 +69,7 @@ impl System {
 
     /// A client by the system's socket. Has to be made inside an event loop.
     pub fn client(&self) -> Client {
-        runtime::transport::unix(&self.data_dir.join("run/api.sock"))
+        runtime::transport::unix(&self.data_dir.join("run/sockets/api.sock"))
     }
 
     /// The network namespace of a node.

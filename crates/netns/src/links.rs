@@ -110,6 +110,11 @@ impl Links {
         self.set(name, LinkMessageBuilder::up, "bring up").await
     }
 
+    /// Gives a link a hardware address of our choice: neighbours keep the one they know for a while.
+    pub async fn set_hardware_address(&self, name: &LinkName, address: [u8; 6]) -> Result<(), Error> {
+        self.set(name, |link| link.address(address.to_vec()), "set the hardware address of").await
+    }
+
     /// Brings `lo` up.
     pub async fn loopback_up(&self) -> Result<(), Error> {
         self.up(&LinkName("lo".to_owned())).await
@@ -166,11 +171,14 @@ impl Links {
         }
     }
 
-    /// Sends packets with a mark by way of a table of their own, in one family.
+    /// Sends packets with a mark by way of a table of their own, in one family, or goes on doing so.
     pub async fn add_mark_rule(&self, v6: bool, mark: u32, table: u8) -> Result<(), Error> {
         let request = self.handle.rule().add().fw_mark(mark).table_id(table.into()).action(RuleAction::ToTable);
         let added = if v6 { request.v6().execute().await } else { request.v4().execute().await };
-        added.map_err(|source| failed("add the rule for mark", &mark.to_string(), source))
+        match added.map_err(|source| failed("add the rule for mark", &mark.to_string(), source)) {
+            Err(error) if error.exists() => Ok(()),
+            other => other,
+        }
     }
 
     async fn route_message(&self, route: &Route) -> Result<RouteMessage, Error> {

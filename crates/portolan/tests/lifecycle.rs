@@ -2,6 +2,7 @@
 //! answered with what is wrong and what to do.
 
 use std::collections::BTreeMap;
+use std::net::TcpListener;
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -48,11 +49,25 @@ fn nothing_is_left_and_everything_comes_back() {
 
     system.start(&[]);
     comes_back(&system, &objects);
-    system.kill_supervisor();
-    // Without `down`, the next `up` clears away what the last one left.
-    system.start(&[]);
+    // Without `down`, the next `up` takes over what the last one left, if it would start the same …
+    system.replace_supervisor(&[]);
     comes_back(&system, &objects);
     system.step("up after kill -9");
+    let node = system.node_init(1);
+    system.kill_supervisor();
+    // … one that gets nowhere leaves it as it is …
+    let bind = || TcpListener::bind("127.0.0.1:6443").map_err(|error| error.to_string());
+    let port = eventually("the API's port", || system.host().namespace().run(bind).expect("a namespace"));
+    system.portolan(&["up", "--detach"]).fails();
+    drop(port);
+    system.start(&[]);
+    assert_eq!(system.node_init(1), node, "the node was made anew");
+    system.kill_supervisor();
+    // … and clears it away otherwise.
+    system.start(&["--egress", "none"]);
+    assert_ne!(system.node_init(1), node, "the node of another kind of system was kept");
+    answers(&system);
+    system.step("up of another kind after kill -9");
     system.down();
 }
 

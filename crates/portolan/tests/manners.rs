@@ -149,7 +149,7 @@ fn who_called_owns_it_and_the_port_and_the_names_are_told() {
     drop(resolved);
     system.step("names on the host");
 
-    for file in ["", "kubeconfig", "log", "run", "run/api.sock", "state.db", "pki"] {
+    for file in ["", "kubeconfig", "log", "run", "run/sockets/api.sock", "state.db", "pki"] {
         let path = system.data_dir().join(file);
         assert_eq!(fs::metadata(&path).expect("it's there").uid(), NOBODY, "{}", path.display());
     }

@@ -1,10 +1,11 @@
 //! The ways out of a system and into it: each kind of egress with what it leaves on the host, addresses that clash, and
 //! systems side by side.
 
-use std::net::UdpSocket;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 
 use serde_json::{Value, json};
-use testkit::{Kind, Net, Outcome, Outside, System, eventually};
+use testkit::{Kind, Net, Outcome, Outside, System, eventually, patience};
 
 const PORTOLAN: &str = env!("CARGO_BIN_EXE_portolan");
 const MYAPP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/myapp");
@@ -42,6 +43,20 @@ impl World {
         });
     }
 
+    /// A connection to the outside that the kernel translates outlives the supervisor.
+    fn holds_over_a_replaced_supervisor(&mut self, args: &[&str]) {
+        let listener = self.outside.namespace().run(|| TcpListener::bind("192.0.2.7:7000"));
+        let listener = listener.expect("a namespace").expect("an address of ours");
+        let client = self.system.pod_net(CLIENT).namespace().run(|| TcpStream::connect("192.0.2.7:7000"));
+        let mut client = client.expect("a namespace").expect("a connection");
+        let (mut server, _) = listener.accept().expect("a connection");
+        self.system.replace_supervisor(args);
+        server.set_read_timeout(Some(patience())).expect("a timeout");
+        client.write_all(b"still there").expect("the connection holds");
+        let mut heard = [0; 11];
+        server.read_exact(&mut heard).expect("the connection holds");
+    }
+
     fn sysctl(&self, name: &str) -> String {
         self.system.on_host(&["sysctl", "-n", name]).ok().trim().to_owned()
     }
@@ -75,6 +90,12 @@ fn pods_and_nodes_get_out_by_the_relay_and_the_host_stays_as_it_was() {
     assert_eq!(world.rules(), "", "rules on the host");
     assert_eq!(world.sysctl("net.ipv4.ip_forward"), forwarding);
     world.system.step("relayed");
+    world.system.replace_supervisor(&[]);
+    let pod = world.system.pod_net(CLIENT);
+    assert_eq!(pod.get(SERVER, "/"), Outcome::Answered("outside".to_owned()));
+    assert_eq!(pod.udp("192.0.2.7:5353", "who am I?"), Outcome::Answered("192.0.2.1".to_owned()));
+    assert_eq!(pod.get(NOBODY, "/"), Outcome::Refused);
+    world.system.step("relayed by the next supervisor");
     external_ips_answer_everywhere(&world.system);
     world.system.down();
 }
@@ -125,6 +146,7 @@ fn nat_is_undone_at_the_end_and_after_a_crash() {
         assert!(world.rules().contains("portolan0-egress"), "{}", world.rules());
         assert_eq!(world.sysctl("net.ipv4.ip_forward"), "1");
         if crash {
+            world.holds_over_a_replaced_supervisor(&["--egress", "nat"]);
             world.system.kill_supervisor();
         }
         world.system.down();
@@ -167,15 +189,24 @@ fn two_ip_families_all_the_way() {
     for host in ["172.30.0.11", "172.30.0.12", "[fd00:172:30::b]", "[fd00:172:30::c]"] {
         places.push(format!("{host}:{node_port}"));
     }
-    for net in [system.pod_net(CLIENT), system.node_net("node-1"), system.node_net("node-2"), system.host().clone()] {
-        for to in &places {
-            eventually(&format!("an answer by {to}"), || match net.get(to, "/hostname") {
-                Outcome::Answered(name) if name.starts_with("myapp-") => Ok(()),
-                other => Err(other.to_string()),
-            });
+    let all_answer = |system: &System| {
+        for net in [system.pod_net(CLIENT), system.node_net("node-1"), system.node_net("node-2"), system.host().clone()]
+        {
+            for to in &places {
+                eventually(&format!("an answer by {to}"), || match net.get(to, "/hostname") {
+                    Outcome::Answered(name) if name.starts_with("myapp-") => Ok(()),
+                    other => Err(other.to_string()),
+                });
+            }
         }
-    }
+    };
+    all_answer(&system);
     system.step("both families answer");
+    system.replace_supervisor(&["--dual-stack", "--nodes", "2"]);
+    system.kill_node(2);
+    system.api().until_pod_ready("client");
+    all_answer(&system);
+    system.step("and do so under the next supervisor, and on a node made anew");
 
     let dig = |words: &[&str]| system.in_pod(CLIENT, &[&["dig", "+short"], words].concat()).ok();
     assert_eq!(dig(&["AAAA", "dual.default.svc.cluster.local"]).trim(), ip6);
@@ -223,6 +254,11 @@ fn systems_side_by_side_and_a_clash_is_named_before_anything_is_made() {
     for node in ["172.30.0.11", "172.30.1.11"] {
         let answer = system.host().get(&format!("{node}:31234"), "/hostname");
         assert!(matches!(&answer, Outcome::Answered(name) if name.starts_with("myapp-")), "{node}: {answer}");
+    }
+    system.replace_supervisor(&["--service-cidr", "10.97.0.0/16"]);
+    for node in ["172.30.0.11", "172.30.1.11"] {
+        let answer = system.host().get(&format!("{node}:31234"), "/hostname");
+        assert!(matches!(&answer, Outcome::Answered(_)), "{node}, with another supervisor beside: {answer}");
     }
     system.portolan(&["down", "--data-dir", &other]).ok();
     let answer = system.host().get("172.30.0.11:31234", "/hostname");

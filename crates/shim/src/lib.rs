@@ -22,14 +22,14 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
-pub use node_init::{Bind, Child, NodeInitConfig, NodeReady, OnExit};
+pub use node_init::{Bind, Child, LIFELINE_END, LIFELINE_GO, NodeInitConfig, NodeReady, OnExit};
 pub use process::ProcessIdentity;
 
 /// `argv[1]` of a container's shim; `argv[2]` is the container's directory.
 pub const SHIM: &str = "__shim";
 /// `argv[1]` of an exec; `argv[2]` is the container's directory, `argv[3]` the exec's.
 pub const EXEC: &str = "__exec";
-/// `argv[1]` of a node's init; `argv[2]` is a file with its `NodeInitConfig`.
+/// `argv[1]` of a node's init; `argv[2]` is a file with its `NodeInitConfig`; `argv[3]`, if there, a file to keep open.
 pub const NODE_INIT: &str = "__node-init";
 
 /// Runs the process these arguments (with the program's name in front) ask for; `None` when they mean none of ours.
@@ -41,7 +41,7 @@ pub fn dispatch(args: impl IntoIterator<Item = OsString>) -> Option<ExitCode> {
     match (command, path(2), path(3)) {
         (SHIM, Some(container), _) => Some(container::run(container)),
         (EXEC, Some(container), Some(exec)) => Some(exec::run(container, exec)),
-        (NODE_INIT, Some(config), _) => Some(node_init::run(config)),
+        (NODE_INIT, Some(config), keep) => Some(node_init::run(config, keep)),
         (SHIM | EXEC | NODE_INIT, _, _) => {
             eprintln!("{command}: missing argument");
             Some(ExitCode::from(2))

@@ -84,6 +84,19 @@ impl Api {
         self.send("POST", &kind.collection(namespace), "application/json", object)
     }
 
+    /// Creates an object on a server that may be killed meanwhile: a failure says whether it was refused (`Ok(None)`
+    /// means it is there already) or nothing is known.
+    pub fn try_create(&self, kind: Kind, object: &Value) -> Result<Option<Value>, kube::Error> {
+        let namespace = object["metadata"]["namespace"].as_str().unwrap_or("default");
+        let path = kind.collection(namespace);
+        let request = request("POST", &path, "application/json", object.to_string().into_bytes());
+        match self.runtime.block_on(self.client.request(request)) {
+            Ok(made) => Ok(Some(made)),
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Merges a patch (RFC 7396) into an object.
     #[track_caller]
     pub fn merge(&self, kind: Kind, name: &str, patch: &Value) -> Value {

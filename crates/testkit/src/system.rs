@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::remains::UPLINK;
-use crate::{Api, Net, Ran, Running, Temporary, remains, run, slowly};
+use crate::{Api, Net, Process, Ran, Running, Temporary, eventually, remains, run, slowly};
 
 /// A machine, and perhaps a system on it.
 pub struct System {
@@ -94,7 +94,7 @@ impl System {
 
     /// From here on the system is expected to run.
     pub fn runs(&mut self) {
-        self.api = Some(Api::new(&self.data_dir.join("run/api.sock")));
+        self.api = Some(Api::new(&self.data_dir.join("run/sockets/api.sock")));
         self.cgroup = self.record()["cgroup"].as_str().map(str::to_owned);
         assert!(self.cgroup.is_some(), "the system's record names no cgroup");
     }
@@ -124,12 +124,50 @@ impl System {
         serde_json::from_slice(&text).expect("the record is JSON")
     }
 
+    /// A node's init as a process, the node counted from 1; everything of the node descends from it.
+    #[track_caller]
+    pub fn node_init(&self, node: usize) -> Process {
+        let name = format!("node-{node}");
+        eventually(&name, || {
+            let record = self.record();
+            let node = record["nodes"].as_array().into_iter().flatten().find(|node| node["name"] == name.as_str());
+            let pid = node.and_then(|node| node["init"].as_i64()).and_then(|pid| pid.try_into().ok());
+            pid.and_then(Process::find).ok_or_else(|| "it isn't there".to_owned())
+        })
+    }
+
     /// Kills the supervisor: it alone, not what it started. Doesn't wait for its end: nobody who kills it does.
     #[track_caller]
     pub fn kill_supervisor(&self) {
         let supervisor = self.record()["supervisor"].as_i64().expect("the supervisor's process id");
         let pid = Pid::from_raw(supervisor.try_into().expect("a process id"));
         kill(pid, Signal::SIGKILL).expect("the supervisor runs");
+    }
+
+    /// Kills the supervisor and starts another one, which has to take over every node. Returns what that one said.
+    #[track_caller]
+    pub fn replace_supervisor(&mut self, args: &[&str]) -> String {
+        let nodes = |system: &System| {
+            let record = system.record();
+            let inits = record["nodes"].as_array().into_iter().flatten().map(|node| node["init"].as_i64());
+            inits.collect::<std::collections::BTreeSet<_>>()
+        };
+        let before = nodes(self);
+        self.kill_supervisor();
+        let said = self.start(args);
+        assert_eq!(nodes(self), before, "nodes were made anew: {said}");
+        said
+    }
+
+    /// Kills a node's init, and with it the node; returns when another runs in its place.
+    #[track_caller]
+    pub fn kill_node(&self, node: usize) {
+        let init = self.node_init(node);
+        init.kill();
+        eventually("another node in its place", || match self.node_init(node) {
+            other if other != init && !other.descendants().is_empty() => Ok(()),
+            init => Err(format!("{init:?} is there")),
+        });
     }
 
     /// Runs the product on the host, with this system's data directory.

@@ -152,13 +152,19 @@ impl DataDir {
         self.0.join("run")
     }
 
+    /// What the supervisor serves to nodes. They see the directory: the sockets in it are others after the supervisor
+    /// was replaced.
+    pub fn sockets(&self) -> PathBuf {
+        self.run().join("sockets")
+    }
+
     pub fn api_socket(&self) -> PathBuf {
-        self.run().join("api.sock")
+        self.sockets().join("api.sock")
     }
 
     /// Where nodes ask for images to be pulled.
     pub fn pull_socket(&self) -> PathBuf {
-        self.run().join("pull.sock")
+        self.sockets().join("pull.sock")
     }
 
     /// The directories of all nodes.
@@ -178,6 +184,11 @@ impl DataDir {
 
     pub(super) fn record(&self) -> PathBuf {
         self.run().join("system.json")
+    }
+
+    /// Every container's cgroup is in this one, below the root of each hierarchy.
+    pub fn cgroup(&self) -> String {
+        format!("portolan/{}", self.id())
     }
 
     /// Short, and the same for the same directory: what cgroups and links are marked with.

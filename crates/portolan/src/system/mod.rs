@@ -12,7 +12,6 @@ mod record;
 mod remains;
 mod socket_path;
 
-pub use cgroups::sweep as sweep_cgroups;
 pub use data_dir::{DataDir, Lock};
 pub use host_table::HostTable;
 pub use owner::{Owner, default_data_dir};

@@ -20,6 +20,9 @@ pub struct Record {
     pub host_table: Option<HostTable>,
     /// Cgroup of every container, below the root of each hierarchy.
     pub cgroup: String,
+    /// What was asked of the network: only a system that is asked for the same takes over what a killed one left.
+    #[serde(default)]
+    pub asked: Vec<String>,
     pub nodes: Vec<NodeRecord>,
 }
 

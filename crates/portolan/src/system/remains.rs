@@ -1,6 +1,7 @@
-//! Clearing away what a system leaves when it didn't end by itself (kill -9, power): links and cgroups. Its nodes end
-//! on their own, when the supervisor's end of their lifeline closes.
+//! Clearing away what a system leaves when it didn't end by itself (kill -9, power): nodes that wait for another
+//! supervisor, links and cgroups.
 
+use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -8,15 +9,26 @@ use anyhow::{Context, Result};
 use netns::NetNs;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 use super::{DataDir, Record, cgroups, forwarding};
-use crate::up::remove_host_link;
+use crate::up::{lifeline, remove_host_link};
 
 /// How long a node may take to end by itself before it is killed.
 const NODE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Removes everything the record names, and the record.
 pub async fn clear(dir: &DataDir, record: &Record) -> Result<()> {
+    for node in &record.nodes {
+        // Those that run are told at once, so that they end side by side.
+        if Process::find(node.starter, &dir.node(&node.name).to_string_lossy()).is_some()
+            && let Ok(mut lifeline) = lifeline(node.starter)
+        {
+            // One that is ending already doesn't listen.
+            let _ = lifeline.write_all(&[shim::LIFELINE_END]);
+        }
+    }
     for node in &record.nodes {
         let mark = dir.node(&node.name).to_string_lossy().into_owned();
         for id in [node.init, node.starter] {
@@ -58,6 +70,15 @@ impl Process {
             Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
             Err(e) => Err(e).context("cannot signal a process of the system; as its owner or by sudo it can be"),
         }
+    }
+
+    /// Waits for its end.
+    pub async fn ended(&self) -> Result<()> {
+        let waiting = "cannot wait for a process";
+        let handle = self.0.try_clone().context(waiting)?;
+        #[allow(deprecated, reason = "its unsafe successor is for descriptors that somebody else may close")]
+        let handle = AsyncFd::with_interest(handle, Interest::READABLE).context(waiting)?;
+        handle.readable().await.map(drop).context(waiting)
     }
 
     /// Whether it ended within the time.

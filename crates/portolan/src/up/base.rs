@@ -22,13 +22,13 @@ pub async fn keep(client: &Client, plan: &Plan) -> Result<()> {
     dns_service(client, plan).await
 }
 
-/// Applies it all.
-pub async fn apply(client: &Client, plan: &Plan, nodes: &[String]) -> Result<()> {
+/// Applies it all. Nothing runs yet on the nodes in `new`; what others reported last still holds.
+pub async fn apply(client: &Client, plan: &Plan, nodes: &[String], new: &[String]) -> Result<()> {
     same_addresses(client, plan).await?;
     dns_service(client, plan).await?;
     forget_other_nodes(client, nodes).await?;
     forget_other_ranges(client, plan).await?;
-    forget_readiness(client).await
+    forget_readiness(client, new).await
 }
 
 /// `kube-system/kube-dns`, without a selector: every node's agent publishes its own server as an endpoint. What others
@@ -151,8 +151,11 @@ async fn forget_other_ranges(client: &Client, plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-/// Nothing runs yet, whatever was ready when the last run ended: only what is reported from now on counts.
-async fn forget_readiness(client: &Client) -> Result<()> {
+/// Nothing runs yet on these nodes, whatever was ready when they ended: only what is reported from now on counts.
+pub async fn forget_readiness(client: &Client, of: &[String]) -> Result<()> {
+    if of.is_empty() {
+        return Ok(());
+    }
     let params = PatchParams::default();
     let condition = |kind: &str, status: &str| {
         let now = Time(Timestamp::now());
@@ -163,6 +166,9 @@ async fn forget_readiness(client: &Client) -> Result<()> {
     let unknown = Patch::Strategic(json!({"status": {"conditions": [condition("Ready", "Unknown")]}}));
     for node in nodes.list(&ListParams::default()).await.context("cannot list nodes")? {
         let name = node.name_any();
+        if !of.contains(&name) {
+            continue;
+        }
         nodes.patch_status(&name, &params, &unknown).await.with_context(|| format!("cannot reset node {name}"))?;
     }
     // Each node's agent publishes its DNS server again when that is ready.
@@ -170,12 +176,17 @@ async fn forget_readiness(client: &Client) -> Result<()> {
     let of_agents = ListParams::default().labels("endpointslice.kubernetes.io/managed-by=portolan-node");
     for slice in slices.list(&of_agents).await.context("cannot list the DNS servers' slices")? {
         let name = slice.name_any();
+        if !slice.endpoints.iter().flatten().any(|e| e.node_name.as_ref().is_some_and(|node| of.contains(node))) {
+            continue;
+        }
         slices.delete(&name, &DeleteParams::default()).await.with_context(|| format!("cannot delete slice {name}"))?;
     }
     let pods = Api::<Pod>::all(client.clone()).list(&ListParams::default()).await.context("cannot list pods")?;
     let conditions = [condition("Ready", "False"), condition("ContainersReady", "False")];
     let unready = Patch::Strategic(json!({"status": {"conditions": conditions}}));
-    for pod in pods.iter().filter(|pod| ready::pod_ready(pod)) {
+    let theirs =
+        |pod: &&Pod| pod.spec.as_ref().and_then(|s| s.node_name.as_ref()).is_some_and(|node| of.contains(node));
+    for pod in pods.iter().filter(theirs).filter(|pod| ready::pod_ready(pod)) {
         let (namespace, name) = (pod.namespace().unwrap_or_default(), pod.name_any());
         let reset = Api::<Pod>::namespaced(client.clone(), &namespace).patch_status(&name, &params, &unready).await;
         reset.with_context(|| format!("cannot reset pod {namespace}/{name}"))?;

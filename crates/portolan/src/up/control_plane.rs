@@ -11,7 +11,7 @@ use apiserver::pki::{self, Pki, ServerNames};
 use apiserver::{ApiServer, AsyncReadWrite, Config, NodeDialer};
 use kube::Client;
 use store::embedded::{Embedded, Options};
-use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::net::{TcpListener, UnixStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -108,7 +108,7 @@ impl ControlPlane {
         let pods = pods.and_then(|listener| listener.set_nonblocking(true).map(|()| listener));
         let pods = pods.and_then(TcpListener::from_std).context("cannot serve the API in the fabric")?;
         let socket = SocketPath::new(&dir.api_socket()).context("the API's socket")?;
-        let local = UnixListener::bind(socket.as_path()).context("cannot serve the API on its socket")?;
+        let local = socket.listen().context("cannot serve the API on its socket")?;
         let relay = plan.resolver().map(|at| Relay::bind(fabric.namespace(), at)).transpose()?;
 
         let tls = apiserver::server_config(&pki).context("the API's certificate")?;

@@ -1,7 +1,12 @@
 //! The fabric: a network namespace with one bridge that joins the host and the nodes.
 //!
 //! The bridge lies outside the host's namespace so that neither the host's firewall nor br_netfilter sees what nodes
-//! say to each other. The namespace has no name: it lives while the supervisor holds it, and takes every link with it.
+//! say to each other. The namespace has no name: it lives while the supervisor or a node holds it, and takes every link
+//! with it.
+
+use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -30,6 +35,8 @@ impl Fabric {
         let bridge = bridge()?;
         inside.loopback_up().await?;
         inside.add_bridge(&bridge).await?;
+        // It would have the lowest address of its ports, another one whenever a node is made anew.
+        inside.set_hardware_address(&bridge, hardware_address(plan.fabric_address())).await?;
         for address in plan.fabric_addresses() {
             inside.add_address(&bridge, plan.in_fabric(address)?).await?;
         }
@@ -66,6 +73,23 @@ impl Fabric {
         Ok(())
     }
 
+    /// The fabric that a node of an earlier supervisor holds, if it and the host's link are still whole.
+    pub async fn take_over(plan: &Plan, holder: i32, host_link: &str) -> Result<Option<Self>> {
+        let Some(namespace) = held(holder)? else { return Ok(None) };
+        let (inside, host) = (Links::of(&namespace)?, Links::of(&NetNs::current()?)?);
+        let host_link = LinkName::new(host_link)?;
+        let whole = inside.exists(&bridge()?).await?
+            && inside.exists(&LinkName::new(HOST_PORT)?).await?
+            && host.exists(&host_link).await?;
+        Ok(whole.then(|| Fabric { namespace, inside, host, host_link, plan: plan.clone() }))
+    }
+
+    /// Where another process can open the namespace for as long as we hold it.
+    pub fn descriptor(&self) -> PathBuf {
+        let number = self.namespace.as_fd().as_raw_fd();
+        format!("/proc/{}/fd/{number}", std::process::id()).into()
+    }
+
     pub fn namespace(&self) -> &NetNs {
         &self.namespace
     }
@@ -78,10 +102,13 @@ impl Fabric {
     pub async fn attach(&self, index: u32, node: &NetNs) -> Result<()> {
         let (port, eth0) = (LinkName::new(&format!("node{index}"))?, LinkName::new("eth0")?);
         let links = Links::of(node)?;
+        // The kernel takes the link of a node that has just ended away in its own time.
+        self.inside.delete(&port).await?;
         self.inside.add_veth(&port, &eth0, node).await.context("cannot join the node to the fabric")?;
         self.inside.enslave(&port, &bridge()?).await?;
         self.inside.up(&port).await?;
         links.loopback_up().await?;
+        links.set_hardware_address(&eth0, hardware_address(self.plan.node_v4(index))).await?;
         for address in self.plan.node(index) {
             links.add_address(&eth0, self.plan.in_fabric(address)?).await?;
         }
@@ -128,6 +155,26 @@ impl Fabric {
 pub async fn remove_host_link(name: &str) -> Result<()> {
     let host = Links::of(&NetNs::current()?)?;
     Ok(host.delete(&LinkName::new(name)?).await?)
+}
+
+/// The same for the same address, also when its link was made anew: others would send to the old one for half a minute.
+/// Locally administered (IEEE 802, the second bit), then the last four bytes of the address.
+fn hardware_address(address: IpAddr) -> [u8; 6] {
+    let [.., a, b, c, d] = match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+        IpAddr::V6(address) => address.octets(),
+    };
+    [0x02, 0x50, a, b, c, d]
+}
+
+/// The network namespace among a process's descriptors.
+fn held(holder: i32) -> Result<Option<NetNs>> {
+    let Ok(descriptors) = std::fs::read_dir(format!("/proc/{holder}/fd")) else { return Ok(None) };
+    let paths = descriptors.flatten().map(|entry| entry.path());
+    let is_network = |path: &PathBuf| {
+        std::fs::read_link(path).is_ok_and(|to| to.as_os_str().as_encoded_bytes().starts_with(b"net:["))
+    };
+    Ok(paths.into_iter().find(is_network).map(|path| NetNs::open(&path)).transpose()?)
 }
 
 fn bridge() -> Result<LinkName> {

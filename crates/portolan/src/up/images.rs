@@ -8,7 +8,6 @@ use std::path::PathBuf;
 use ::images::registry::{PullSettings, Puller, serve};
 use ::images::{ImageStore, ImportFolder, Imported};
 use anyhow::{Context, Result, anyhow};
-use tokio::net::UnixListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -28,7 +27,7 @@ impl Images {
         let store = ImageStore::open(dir.path(), None).context("cannot open the images")?;
         let puller = Puller::new(store.clone(), &settings(registries));
         let socket = SocketPath::new(&dir.pull_socket()).context("the socket for pulls")?;
-        let listener = UnixListener::bind(socket.as_path()).context("cannot take nodes' requests to pull images")?;
+        let listener = socket.listen().context("cannot take nodes' requests to pull images")?;
         let folder = ImportFolder::open(store).context("cannot use the import folder")?;
         let mut tasks = JoinSet::new();
         tasks.spawn(serve(listener, puller.clone(), stop.clone()));

@@ -19,29 +19,34 @@ mod ready;
 mod relay;
 mod saved;
 pub mod table;
+mod takeover;
 mod three_way;
 mod view;
 mod way_out;
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use ::images::registry::Puller;
 
 pub use fabric::remove_host_link;
+pub use nodes::lifeline;
 pub use progress::export;
 pub use view::View;
 
 use crate::cli::Up;
 use crate::commands::block_on;
 use crate::failure::Usage;
-use crate::system::{DataDir, Lock, Record, clear, sweep_cgroups};
-use control_plane::ControlPlane;
+use crate::system::{DataDir, Lock, Record, clear};
+use control_plane::{ControlPlane, Prepared};
 use fabric::Fabric;
 use images::Images;
 use manifests::{Applied, Manifest};
@@ -50,7 +55,6 @@ use nodes::{Node, Start};
 use progress::Progress;
 use saved::Saved;
 use view::Following;
-use way_out::WayOut;
 
 /// How often what must be there is looked for; as often as kube-apiserver looks for `default/kubernetes`.
 const KEEP: Duration = Duration::from_secs(10);
@@ -85,14 +89,9 @@ pub fn start(options: &Up) -> Result<ExitCode> {
 
 async fn run(options: &Up, begun: Instant, plan: Plan, manifests: &[Manifest], dir: &DataDir) -> Result<ExitCode> {
     let lock = dir.lock()?;
-    if let Some(record) = Record::load(dir)? {
-        progress::tell(&format!("clearing away what process {} left", record.supervisor));
-        clear(dir, &record).await?;
-    }
-    plan.check_here().await?;
     let mut ends = Ends::new(options.detached)?;
-    let (nodes, stop, skipped) = (Vec::new(), CancellationToken::new(), Cell::new(0));
-    let mut system = System { nodes, images: None, control: None, way_out: None, fabric: None, stop, skipped, lock };
+    let (nodes, stop, skipped) = (BTreeMap::new(), CancellationToken::new(), Cell::new(0));
+    let mut system = System { nodes, images: None, control: None, relay: None, fabric: None, stop, skipped, lock };
     let lived = tokio::select! {
         lived = system.live(options, begun, &plan, manifests, dir) => lived,
         () = ends.requested() => Ok(()),
@@ -100,6 +99,10 @@ async fn run(options: &Up, begun: Instant, plan: Plan, manifests: &[Manifest], d
     let code = exit_code(system.skipped.get());
     let ended = system.end(dir).await;
     lived.and(ended).map(|()| ExitCode::from(code))
+}
+
+fn names<'a>(starts: impl IntoIterator<Item = &'a Start>) -> Vec<String> {
+    starts.into_iter().map(|start| start.name.clone()).collect()
 }
 
 fn exit_code(skipped: usize) -> u8 {
@@ -136,10 +139,11 @@ impl Ends {
 
 /// Everything that runs, in the order in which it has to end.
 struct System {
-    nodes: Vec<Node>,
+    /// By number.
+    nodes: BTreeMap<u32, Node>,
     images: Option<Images>,
     control: Option<ControlPlane>,
-    way_out: Option<WayOut>,
+    relay: Option<JoinHandle<()>>,
     fabric: Option<Fabric>,
     stop: CancellationToken,
     /// How many objects of the manifests were left out.
@@ -158,35 +162,18 @@ impl System {
         manifests: &[Manifest],
         dir: &DataDir,
     ) -> Result<()> {
-        for made in [dir.run(), dir.logs(), dir.images()] {
-            dir.make(&made)?;
-        }
-        let api = control_plane::listen(options.api_port).await?;
-        let (fabric, prepared) = tokio::join!(Fabric::build(plan), control_plane::prepare(dir, plan));
-        let fabric = self.fabric.insert(fabric?);
-        let mut record = Record {
-            supervisor: i32::try_from(std::process::id()).context("our process id")?,
-            host_link: fabric.host_link().as_str().to_owned(),
-            host_table: None,
-            cgroup: format!("portolan/{}", dir.id()),
-            nodes: Vec::new(),
-        };
-        record.save(dir)?;
-        let way_out = WayOut::open(options.egress, plan, fabric, dir, &mut record, &self.stop).await?;
-        self.way_out = Some(way_out);
-        let control = self.control.insert(ControlPlane::start(prepared?, api, dir, plan, fabric, &self.stop).await?);
+        let starts = Start::all(options.nodes, plan, dir);
+        let (mut record, api, prepared) = self.ground(options, plan, dir, &starts).await?;
+        let fabric = self.fabric.as_ref().context("no fabric")?;
+        self.relay = way_out::open(options.egress, plan, fabric, dir, &mut record, &self.stop).await?;
+        let control = self.control.insert(ControlPlane::start(prepared, api, dir, plan, fabric, &self.stop).await?);
         let images = self.images.insert(Images::start(dir, &options.registries, &self.stop)?);
         let puller = images.puller().clone();
         let client = control.client().clone();
-        let names: Vec<String> = (1..=options.nodes).map(|n| format!("node-{n}")).collect();
-        base::apply(&client, plan, &names).await?;
-        for (index, name) in (0..).zip(&names) {
-            let parts = parts::Configs::new(plan, name, index, &record.cgroup);
-            let start = Start { dir, index, name, cgroup: &record.cgroup, parts: &parts };
-            let node = Node::start(&start, fabric).await?;
-            record.nodes.push(node.record.clone());
-            self.nodes.push(node);
-            record.save(dir)?;
+        let new: Vec<&Start> = starts.iter().filter(|start| !self.nodes.contains_key(&start.index)).collect();
+        base::apply(&client, plan, &names(&starts), &names(new.iter().copied())).await?;
+        for start in new {
+            takeover::start(start, fabric, &mut self.nodes, &mut record).await?;
         }
         fabric.route_services(0).await?;
         dir.hand_over()?;
@@ -202,20 +189,55 @@ impl System {
                 watched = saved.follow(&client), if options.watch => watched,
             }
         };
-        let nodes = &mut self.nodes;
+        let kept_nodes = takeover::keep(&mut self.nodes, &starts, fabric, &client, &mut record);
         tokio::select! {
             followed = serve => followed,
             kept = keep(&client, plan, fabric) => kept,
             failed = control.failed() => Err(failed),
             failed = images.failed() => Err(failed),
-            ended = first_to_end(nodes) => Err(ended),
+            kept = kept_nodes => kept,
         }
+    }
+
+    /// Finds what a killed supervisor left, or builds the fabric anew, while the control plane is prepared.
+    async fn ground(
+        &mut self,
+        options: &Up,
+        plan: &Plan,
+        dir: &DataDir,
+        starts: &[Start],
+    ) -> Result<(Record, TcpListener, Prepared)> {
+        for made in [dir.run(), dir.sockets(), dir.logs(), dir.images()] {
+            dir.make(&made)?;
+        }
+        // Nothing is touched when the port is taken.
+        let api = control_plane::listen(options.api_port).await?;
+        let left = takeover::find(dir, plan, options, starts).await?;
+        (self.nodes, self.fabric) = (left.nodes, left.fabric);
+        let built = async {
+            if self.fabric.is_none() {
+                plan.check_here().await?;
+                self.fabric = Some(Fabric::build(plan).await?);
+            }
+            self.fabric.as_ref().context("no fabric")
+        };
+        let (fabric, prepared) = tokio::join!(built, control_plane::prepare(dir, plan));
+        let record = Record {
+            supervisor: i32::try_from(std::process::id()).context("our process id")?,
+            host_link: fabric?.host_link().as_str().to_owned(),
+            host_table: left.host_table,
+            cgroup: dir.cgroup(),
+            asked: takeover::asked(plan, options),
+            nodes: self.nodes.values().map(|node| node.record.clone()).collect(),
+        };
+        record.save(dir)?;
+        Ok((record, api, prepared?))
     }
 
     /// Ends what runs: nodes first, so that nothing talks to what is gone.
     async fn end(mut self, dir: &DataDir) -> Result<()> {
         let mut result = Ok(());
-        let ended = futures::future::join_all(self.nodes.drain(..).map(Node::end)).await;
+        let ended = futures::future::join_all(self.nodes.into_values().map(Node::end)).await;
         for node in ended {
             result = result.and(node);
         }
@@ -226,16 +248,19 @@ impl System {
         if let Some(control) = self.control.take() {
             control.end().await;
         }
-        if let Some(way_out) = self.way_out.take() {
-            result = result.and(way_out.close(dir).await);
+        if let Some(relay) = self.relay.take() {
+            result = result.and(relay.await.context("the relay panicked"));
         }
+        let begun = self.fabric.is_some();
         if let Some(fabric) = self.fabric.take() {
             result = result.and(fabric.tear_down().await);
         }
-        if let Some(record) = Record::load(dir)? {
-            result = result.and(sweep_cgroups(&record.cgroup).await);
+        match Record::load(dir)? {
+            Some(record) if begun => result.and(clear(dir, &record).await),
+            // Of a supervisor that was killed: what it left waits for an `up` that gets further.
+            Some(_) => result,
+            None => result.and(Record::forget(dir)),
         }
-        result.and(Record::forget(dir))
     }
 }
 
@@ -313,20 +338,5 @@ impl Shown<'_> {
             progress::changes(&table::changes(&rows, &now));
             rows = now;
         }
-    }
-}
-
-/// A node that ends by itself ends the system: half a system would look like a whole one.
-async fn first_to_end(nodes: &mut [Node]) -> anyhow::Error {
-    let ends = nodes.iter_mut().map(|node| {
-        Box::pin(async move {
-            let name = node.record.name.clone();
-            (name, node.ended().await)
-        })
-    });
-    let ((name, status), _, _) = futures::future::select_all(ends).await;
-    match status {
-        Ok(status) => anyhow::anyhow!("node {name} ended by itself ({status}); see its log"),
-        Err(error) => anyhow::Error::new(error).context(format!("cannot wait for node {name}")),
     }
 }

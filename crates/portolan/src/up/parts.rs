@@ -135,19 +135,30 @@ impl Configs {
 
     /// Writes each process's file into the node's directory.
     pub fn write(&self, node_dir: &Path) -> Result<()> {
-        let encoded = [
+        for (file, text) in self.encoded()? {
+            let path = node_dir.join(file);
+            std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Whether the node's directory has them as they would be written.
+    pub fn written(&self, node_dir: &Path) -> Result<bool> {
+        Ok(self.encoded()?.into_iter().all(|(file, text)| std::fs::read(node_dir.join(file)).ok() == Some(text)))
+    }
+
+    fn encoded(&self) -> Result<Vec<(&'static str, Vec<u8>)>> {
+        let files = [
             ("agent.json", serde_json::to_vec_pretty(&self.agent)),
             ("proxy.json", serde_json::to_vec_pretty(&self.proxy)),
             ("dns.json", serde_json::to_vec_pretty(&self.dns)),
             (RESOLV_CONF, Ok(self.resolv_conf.clone().into_bytes())),
             (CLUSTER_RESOLV_CONF, Ok(self.cluster_resolv_conf.clone().into_bytes())),
         ];
-        for (file, text) in encoded {
-            let path = node_dir.join(file);
-            let text = text.with_context(|| format!("cannot encode {file}"))?;
-            std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
-        }
-        Ok(())
+        let encode = |(file, text): (&'static str, serde_json::Result<Vec<u8>>)| {
+            Ok((file, text.with_context(|| format!("cannot encode {file}"))?))
+        };
+        files.into_iter().map(encode).collect()
     }
 }
 

@@ -1,4 +1,4 @@
-//! How pods get outside (`--egress`): what is opened for it, and what of it has to be taken back.
+//! How pods get outside (`--egress`): what is opened for it. Taking back what of it is on the host is `system`'s work.
 
 use anyhow::{Context, Result};
 use egress::Relay;
@@ -14,65 +14,42 @@ use crate::system::{DataDir, HostTable, Record, forwarding};
 
 const INSTEAD: &str = " (--egress nat and --egress none do without)";
 
-/// The way out of a running system.
-pub enum WayOut {
-    Relayed(JoinHandle<()>),
-    Translated(HostTable),
-    Closed,
+/// Opens it; a relay runs until the token is cancelled. What is changed on the host stands in the record before. Where
+/// nobody chose, and the kernel can't do what is chosen by default, pods have no way out and the user is told so.
+pub async fn open(
+    mode: Option<Egress>,
+    plan: &Plan,
+    fabric: &Fabric,
+    dir: &DataDir,
+    record: &mut Record,
+    stop: &CancellationToken,
+) -> Result<Option<JoinHandle<()>>> {
+    match mode {
+        Some(Egress::Relay) | None => match Relay::new(fabric.namespace(), &plan.inside()).await {
+            Ok(relay) => {
+                more_files();
+                return Ok(Some(tokio::spawn(relay.run(stop.clone()))));
+            }
+            Err(error) if mode.is_none() => {
+                progress::tell(&format!("pods have no way out: {error}{INSTEAD}"));
+                close(plan, fabric).await?;
+            }
+            Err(error) => return Err(error).with_context(|| format!("cannot relay what pods send outside{INSTEAD}")),
+        },
+        Some(Egress::None) => close(plan, fabric).await?,
+        Some(Egress::Nat) => {
+            let table = HostTable::new(fabric.host_link().as_str());
+            record.host_table = Some(table.clone());
+            record.save(dir)?;
+            forwarding::take(&NetNs::current()?, dir, plan.families())?;
+            table.make(fabric.host_link().as_str(), &plan.sources())?;
+        }
+    }
+    Ok(None)
 }
 
-impl WayOut {
-    /// Opens it. What is changed on the host stands in the record before. Where nobody chose, and the kernel can't do
-    /// what is chosen by default, pods have no way out and the user is told so.
-    pub async fn open(
-        mode: Option<Egress>,
-        plan: &Plan,
-        fabric: &Fabric,
-        dir: &DataDir,
-        record: &mut Record,
-        stop: &CancellationToken,
-    ) -> Result<Self> {
-        match mode {
-            Some(Egress::Relay) | None => match Relay::new(fabric.namespace(), &plan.inside()).await {
-                Ok(relay) => {
-                    more_files();
-                    Ok(WayOut::Relayed(tokio::spawn(relay.run(stop.clone()))))
-                }
-                Err(error) if mode.is_none() => {
-                    progress::tell(&format!("pods have no way out: {error}{INSTEAD}"));
-                    Self::closed(plan, fabric).await
-                }
-                Err(error) => Err(error).with_context(|| format!("cannot relay what pods send outside{INSTEAD}")),
-            },
-            Some(Egress::None) => Self::closed(plan, fabric).await,
-            Some(Egress::Nat) => {
-                let table = HostTable::new(fabric.host_link().as_str());
-                record.host_table = Some(table.clone());
-                record.save(dir)?;
-                forwarding::take(&NetNs::current()?, dir, plan.families())?;
-                table.make(fabric.host_link().as_str(), &plan.sources())?;
-                Ok(WayOut::Translated(table))
-            }
-        }
-    }
-
-    async fn closed(plan: &Plan, fabric: &Fabric) -> Result<Self> {
-        let refused = egress::refuse(fabric.namespace(), &plan.inside()).await;
-        refused.context("cannot refuse what pods send outside")?;
-        Ok(WayOut::Closed)
-    }
-
-    /// Takes back what was changed on the host. A relay has ended with the token it was given.
-    pub async fn close(self, dir: &DataDir) -> Result<()> {
-        match self {
-            WayOut::Relayed(task) => task.await.context("the relay panicked"),
-            WayOut::Translated(table) => {
-                table.remove()?;
-                forwarding::give_back(&NetNs::current()?, dir)
-            }
-            WayOut::Closed => Ok(()),
-        }
-    }
+async fn close(plan: &Plan, fabric: &Fabric) -> Result<()> {
+    egress::refuse(fabric.namespace(), &plan.inside()).await.context("cannot refuse what pods send outside")
 }
 
 /// Every relayed connection takes two descriptors, and the usual soft limit is 1024. What is started from here has the

@@ -40,7 +40,9 @@ pub fn run_agent(case: &str, directory: &Path) -> ExitCode {
     tokio.block_on(async {
         let mut subject = Lab::open(case, directory).await;
         match case {
-            "supervisor-gone" | "node-stopped" | "outer-killed" => hold_pod(&subject, directory).await,
+            "supervisor-gone" | "node-stopped" | "outer-killed" | "lifeline-taken-up" => {
+                hold_pod(&subject, directory).await
+            }
             "node-came-back" if directory.join("pod-runs").exists() => came_back(&subject).await,
             "node-came-back" => hold_pod(&subject, directory).await,
             "cgroup-v2" => {

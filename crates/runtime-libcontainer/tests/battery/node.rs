@@ -7,14 +7,15 @@ use std::process::{Child as Process, Command, ExitCode, Stdio};
 use std::time::Instant;
 
 use pod_runtime::battery::CASES;
-use shim::{Bind, Child, NODE_INIT, NodeInitConfig, NodeReady, OnExit};
+use shim::{Bind, Child, LIFELINE_END, NODE_INIT, NodeInitConfig, NodeReady, OnExit};
 
 use crate::cases::OWN_CASES;
 
 /// Cases that are about a node's init itself.
-const NODE_CASES: [&str; 7] = [
+const NODE_CASES: [&str; 8] = [
     "supervisor-gone",
     "outer-killed",
+    "lifeline-taken-up",
     "node-stopped",
     "node-came-back",
     "child-restarted",
@@ -49,6 +50,7 @@ fn run_case(case: &str) -> Result<(), String> {
         "node-came-back" => node.supervisor_gone().and_then(|()| node.until_end(node.config("agent", OnExit::EndNode))),
         "cgroup-v2" => node.with_unified_groups(),
         "outer-killed" => node.outer_killed(),
+        "lifeline-taken-up" => node.lifeline_taken_up(),
         "node-stopped" => node.stopped(),
         "node-joins-network" => node.joins_network(),
         _ => node.until_end(node.config("agent", OnExit::EndNode)),
@@ -90,6 +92,7 @@ impl Node {
             network_namespace: None,
             lifeline: 0,
             wait_for_go: false,
+            lifeline_grace_ms: 0,
             tmpfs: vec!["/run".into()],
             binds: Vec::new(),
             children: vec![Child {
@@ -156,6 +159,25 @@ impl Node {
             std::thread::sleep(std::time::Duration::from_millis(2));
         }
         shim::cgroup::remove_tree(&self.cgroup).map_err(|error| error.to_string())
+    }
+
+    /// A node outlives its supervisor by its grace; who takes the lifeline up has the node, and ends it with a word.
+    fn lifeline_taken_up(&self) -> Result<(), String> {
+        let config = NodeInitConfig { lifeline_grace_ms: 60_000, ..self.config("agent", OnExit::Restart) };
+        let mut process = self.spawn(&config);
+        Self::ready(&mut process)?;
+        self.wait_for_pod();
+        let began = || fs::metadata(self.directory.join("pod-runs")).unwrap().modified().unwrap();
+        let before = began();
+        drop(process.stdin.take());
+        let path = format!("/proc/{}/fd/0", process.id());
+        let mut lifeline = File::options().write(true).open(path).unwrap();
+        assert!(process.try_wait().unwrap().is_none(), "the node ended before its grace did");
+        assert_eq!(began(), before, "its agent was started again");
+        lifeline.write_all(&[LIFELINE_END]).unwrap();
+        let status = process.wait().unwrap();
+        drop(lifeline);
+        if status.success() { Ok(()) } else { Err(format!("{status}")) }
     }
 
     fn stopped(&self) -> Result<(), String> {

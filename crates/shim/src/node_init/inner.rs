@@ -18,7 +18,7 @@ use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 
 use super::children::{Children, Ending};
 use super::outer::{READY, signals};
-use super::{Bind, NodeInitConfig, NodeInitError, at, step};
+use super::{Bind, LIFELINE_END, NodeInitConfig, NodeInitError, at, step};
 
 /// Runs until the node ends; the value is its exit code.
 pub(super) fn run(config: &NodeInitConfig, ready: OwnedFd, outer_life: OwnedFd) -> i32 {
@@ -148,6 +148,9 @@ fn wait_for_go(lifeline: &OwnedFd, outer_life: &OwnedFd) -> bool {
     }
 }
 
+/// How often a lifeline is looked at that nobody holds: that somebody took it up is no news to wait for.
+const LOOSE_LOOK: Duration = Duration::from_millis(50);
+
 fn keep_running(
     config: &NodeInitConfig,
     lifeline: &OwnedFd,
@@ -156,25 +159,33 @@ fn keep_running(
 ) -> Result<i32, NodeInitError> {
     let news = SignalFd::with_flags(&signals(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         .map_err(step("make a signalfd"))?;
+    let grace = Duration::from_millis(config.lifeline_grace_ms);
+    let mut loose_since: Option<Instant> = None;
     let mut stop_at: Option<Instant> = None;
     loop {
         if stop_at.is_none() {
             children.start_due(Instant::now());
         }
-        let next = stop_at.or_else(|| children.next_start());
+        let look = loose_since.map(|_| Instant::now() + LOOSE_LOOK);
+        let next = stop_at.or_else(|| children.next_start()).into_iter().chain(look).min();
         let timeout = next.map(|at| timespec(at.saturating_duration_since(Instant::now())));
-        let mut watched = [
-            PollFd::new(lifeline, PollFlags::IN),
-            PollFd::new(outer_life, PollFlags::IN),
-            PollFd::new(&news, PollFlags::IN),
-        ];
+        let mut watched = vec![PollFd::new(outer_life, PollFlags::IN), PollFd::new(&news, PollFlags::IN)];
+        if loose_since.is_none() {
+            watched.push(PollFd::new(lifeline, PollFlags::IN));
+        }
         match poll(&mut watched, timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(errno) => return Err(step("wait for news")(errno)),
         }
-        let supervisor_gone = !watched[1].revents().is_empty()
-            || !watched[0].revents().is_empty() && !matches!(rustix::io::read(lifeline, &mut [0_u8; 64]), Ok(1..));
-        if supervisor_gone || stop_at.is_some_and(|at| at <= Instant::now()) {
+        if !watched[0].revents().is_empty() || stop_at.is_some_and(|at| at <= Instant::now()) {
+            return Ok(0);
+        }
+        loose_since = match listen(lifeline) {
+            Line::Held => None,
+            Line::Ended => return Ok(0),
+            Line::Loose => Some(loose_since.unwrap_or_else(Instant::now)),
+        };
+        if loose_since.is_some_and(|since| since.elapsed() >= grace) {
             return Ok(0);
         }
         while let Ok(Some(signal)) = news.read_signal() {
@@ -191,6 +202,34 @@ fn keep_running(
             return Ok(0);
         }
     }
+}
+
+/// What the lifeline says.
+enum Line {
+    Held,
+    /// Nobody holds the other end.
+    Loose,
+    /// The supervisor ends, and the node with it.
+    Ended,
+}
+
+/// Never blocks: whoever takes the lifeline up again has nothing to say at first.
+fn listen(lifeline: &OwnedFd) -> Line {
+    let mut watched = [PollFd::new(lifeline, PollFlags::IN)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    if poll(&mut watched, Some(&now)).is_err() {
+        return Line::Held;
+    }
+    let found = watched[0].revents();
+    if found.contains(PollFlags::IN) {
+        let mut said = [0_u8; 64];
+        return match rustix::io::read(lifeline, &mut said) {
+            Ok(0) => Line::Loose,
+            Ok(length) if said[..length].contains(&LIFELINE_END) => Line::Ended,
+            _ => Line::Held,
+        };
+    }
+    if found.is_empty() { Line::Held } else { Line::Loose }
 }
 
 fn timespec(duration: Duration) -> Timespec {

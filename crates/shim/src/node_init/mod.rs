@@ -6,10 +6,13 @@
 //!
 //! # Use
 //!
-//! `EXE __node-init FILE`, where FILE holds a [`NodeInitConfig`] as JSON. The lifeline is a descriptor (standard
-//! input by default) whose end of file means that the supervisor is gone: give a pipe and keep its other end open.
+//! `EXE __node-init FILE [KEEP]`, where FILE holds a [`NodeInitConfig`] as JSON and KEEP is opened and held for as long
+//! as the node lives (a namespace that must not end before it). The lifeline is a descriptor (standard input by
+//! default) whose end of file means that the supervisor is gone: give a pipe and keep its other end open. With
+//! `lifeline_grace_ms` a node outlives its supervisor by so much, for another to take the lifeline up again: the outer
+//! process has it as `/proc/<pid>/fd/0` to open for writing. [`LIFELINE_END`] on the lifeline ends the node at once.
 //! On standard output comes one line, a [`NodeReady`], when the namespaces are made; then nothing. With `wait_for_go`
-//! the children start when a byte comes over the lifeline (say, when the node's links are made); else at once.
+//! the children start when [`LIFELINE_GO`] comes over the lifeline (say, when the node's links are made); else at once.
 //! SIGTERM is forwarded to the children, which get `stop_grace_ms` to end. The exit code is 0, unless a child with
 //! [`OnExit::EndNode`] ended: then it is that child's.
 #![allow(unsafe_code)]
@@ -25,6 +28,11 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use outer::run;
 
+/// Over the lifeline: start the children.
+pub const LIFELINE_GO: u8 = b'g';
+/// Over the lifeline: end the node now.
+pub const LIFELINE_END: u8 = b'e';
+
 /// What a node is. Field names in JSON are camelCase.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -39,6 +47,9 @@ pub struct NodeInitConfig {
     /// Start the children only when a byte has come over the lifeline.
     #[serde(default)]
     pub wait_for_go: bool,
+    /// How long the node goes on when the lifeline has ended, unless somebody takes it up again.
+    #[serde(default)]
+    pub lifeline_grace_ms: u64,
     /// Directories that get an empty tmpfs of the node's own.
     #[serde(default = "run_directory")]
     pub tmpfs: Vec<PathBuf>,

@@ -15,15 +15,15 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{WaitOptions, waitpid};
 use rustix::thread::UnshareFlags;
 
-use super::{NodeInitConfig, NodeInitError, NodeReady, exit_code, inner, step};
+use super::{NodeInitConfig, NodeInitError, NodeReady, at, exit_code, inner, step};
 use crate::cgroup;
 use crate::process::Ended;
 
 /// What the inner process says when the namespaces are made; anything else is an error message.
 pub(super) const READY: &[u8] = b"ready";
 
-pub(crate) fn run(config: &Path) -> ExitCode {
-    match make_node(config) {
+pub(crate) fn run(config: &Path, keep: Option<&Path>) -> ExitCode {
+    match make_node(config, keep) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("node: {error}");
@@ -32,7 +32,8 @@ pub(crate) fn run(config: &Path) -> ExitCode {
     }
 }
 
-fn make_node(path: &Path) -> Result<ExitCode, NodeInitError> {
+fn make_node(path: &Path, keep: Option<&Path>) -> Result<ExitCode, NodeInitError> {
+    let _kept = keep.map(|path| File::open(path).map_err(at("open", path))).transpose()?;
     let config: NodeInitConfig = std::fs::read(path)
         .and_then(|bytes| Ok(serde_json::from_slice(&bytes)?))
         .map_err(|source| NodeInitError::Config { path: path.to_owned(), source })?;
