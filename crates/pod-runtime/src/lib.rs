@@ -218,6 +218,9 @@ pub enum ContainerState {
     Exited(Exit),
 }
 
+/// The `reason` of an exit that nobody saw (kubelet's word; its exit code then is 137).
+pub const STATUS_UNKNOWN: &str = "ContainerStatusUnknown";
+
 /// How a container ended.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Exit {
@@ -226,9 +229,9 @@ pub struct Exit {
     pub signal: Option<i32>,
     pub started_at: i64,
     pub finished_at: i64,
-    /// `Completed`, `Error`, `OOMKilled`, `ContainerCannotRun` (as kubelet and runtimes name them).
+    /// `Completed`, `Error`, `OOMKilled`, `ContainerCannotRun` (as kubelet and runtimes name them), [`STATUS_UNKNOWN`].
     pub reason: String,
-    /// What went wrong, for `reason` = `ContainerCannotRun`.
+    /// What went wrong, for `ContainerCannotRun` and [`STATUS_UNKNOWN`].
     pub message: String,
 }
 

@@ -7,7 +7,7 @@ use std::fs;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use pod_runtime::{Changed, ContainerId, RuntimeError};
+use pod_runtime::{Changed, ContainerId, RuntimeError, STATUS_UNKNOWN};
 use shim::record::{self as files, ExitRecord};
 use shim::{ProcessIdentity, cgroup};
 use tokio::io::Interest;
@@ -120,11 +120,12 @@ impl Shared {
         let _ = fs::remove_dir_all(directory.join(files::OCI_STATE));
         let exit = ExitRecord {
             code: 128 + SIGKILL,
-            signal: Some(SIGKILL),
+            signal: None,
             started_at: running.started_at,
             finished_at: now(),
-            reason: "Error".to_owned(),
-            message: "the container ended because its shim did, or with its node".to_owned(),
+            reason: STATUS_UNKNOWN.to_owned(),
+            message: "how it ended is unknown: its shim was killed, which would have said so, or its node ended"
+                .to_owned(),
         };
         files::write(&directory.join(files::EXIT), &exit).map_err(io_at("record a container's exit"))
     }

@@ -3,14 +3,12 @@
 //! Not responsible for asking the runtime (the worker does) nor for what follows from the facts (`plan`, `status`).
 
 use k8s_openapi::api::core::v1 as core;
-use pod_runtime::{ContainerId, ContainerState, ContainerStatus, Exit, SandboxStatus};
+use pod_runtime::{ContainerId, ContainerState, ContainerStatus, Exit, STATUS_UNKNOWN, SandboxStatus};
 
 use super::spec::sandbox_attempt;
 
 /// The scheme of `containerID` in a pod's status.
 pub const ID_SCHEME: &str = "portolan://";
-/// The reason of a container that ran and can't be found any more (the node went down with it).
-pub const LOST: &str = "ContainerStatusUnknown";
 
 /// The runtime's state of one pod.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -129,7 +127,7 @@ fn from_report(reported: &core::ContainerStatus) -> History {
             signal: None,
             started_at: running.started_at.map_or(0, |t| t.0.as_second()),
             finished_at: 0,
-            reason: LOST.to_owned(),
+            reason: STATUS_UNKNOWN.to_owned(),
             message: "The container could not be located when the pod was looked at again".to_owned(),
         };
         let current = run(attempt, reported.container_id.as_deref(), lost);
@@ -207,7 +205,7 @@ mod tests {
         let history = history("m", &Observed::default(), Some(&status));
         assert_eq!(history.next_attempt(), 3);
         let run = history.current.unwrap();
-        assert_eq!((run.exit().unwrap().code, run.exit().unwrap().reason.as_str()), (137, LOST));
+        assert_eq!((run.exit().unwrap().code, run.exit().unwrap().reason.as_str()), (137, STATUS_UNKNOWN));
         assert_eq!(run.id, Some(ContainerId("abc".into())));
     }
 

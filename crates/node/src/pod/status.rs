@@ -7,10 +7,10 @@ use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::core::v1::{ContainerState, PodCondition, PodStatus};
-use pod_runtime::Exit;
+use pod_runtime::{Exit, STATUS_UNKNOWN};
 
 use super::memory::{FailureKind, PULL_ERROR_SHOWN};
-use super::observed::{History, ID_SCHEME, LOST, Run, reported_container};
+use super::observed::{History, ID_SCHEME, Run, reported_container};
 use super::spec::{self, Member, PodKey, Role};
 use super::view::View;
 use crate::clock::{Moment, time_of};
@@ -167,7 +167,7 @@ fn will_restart(view: &View<'_>, member: Member<'_>, exit: &Exit) -> bool {
     }
     let memory = view.memory.container(member.name());
     let backing_off = memory.and_then(|memory| memory.crash.until(Moment::from_seconds(exit.finished_at)));
-    exit.reason == LOST
+    exit.reason == STATUS_UNKNOWN
         || (!view.launching(member) && backing_off.is_some_and(|until| until > view.now))
         || memory.is_some_and(|memory| memory.failure.is_some())
 }
@@ -175,7 +175,7 @@ fn will_restart(view: &View<'_>, member: Member<'_>, exit: &Exit) -> bool {
 fn never_ran() -> core::ContainerStateTerminated {
     core::ContainerStateTerminated {
         exit_code: 137,
-        reason: Some(LOST.to_owned()),
+        reason: Some(STATUS_UNKNOWN.to_owned()),
         message: Some("The container could not be located when the pod was terminated".to_owned()),
         ..Default::default()
     }
