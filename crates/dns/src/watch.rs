@@ -149,7 +149,8 @@ pub async fn follow(client: Client, published: Published, stop: CancellationToke
 }
 
 fn changes<K: Watched>(client: &Client) -> BoxStream<'static, Change> {
-    let events = watcher(Api::<K>::all(client.clone()), watcher::Config::default()).default_backoff();
+    let events =
+        watcher(Api::<K>::all(client.clone()), watcher::Config::default()).backoff(runtime::backoff::watching());
     translate(events).boxed()
 }
 

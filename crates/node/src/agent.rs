@@ -102,7 +102,8 @@ pub async fn run(
 
 fn watch_services(client: &Client, tasks: &mut JoinSet<()>, stop: &CancellationToken) -> reflector::Store<Service> {
     let (store, writer) = reflector::store();
-    let stream = watcher(Api::<Service>::all(client.clone()), watcher::Config::default()).default_backoff();
+    let stream =
+        watcher(Api::<Service>::all(client.clone()), watcher::Config::default()).backoff(runtime::backoff::watching());
     let (stream, stop) = (stream.reflect(writer), stop.clone());
     tasks.spawn(async move {
         let mut stream = std::pin::pin!(stream);
@@ -179,7 +180,7 @@ impl Agent {
     fn watch_pods(&self) -> impl Stream<Item = Result<watcher::Event<Pod>, watcher::Error>> + Send + use<> {
         let fields = format!("spec.nodeName={}", self.shared.config.node_name);
         let config = watcher::Config::default().fields(&fields);
-        watcher(Api::<Pod>::all(self.shared.client.clone()), config).default_backoff()
+        watcher(Api::<Pod>::all(self.shared.client.clone()), config).backoff(runtime::backoff::watching())
     }
 
     fn apply(&mut self, pod: Pod, adoptable: &mut HashMap<String, SandboxStatus>) {

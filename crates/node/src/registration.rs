@@ -251,7 +251,7 @@ impl Registration {
     async fn watch_cidrs(&self, cidrs: &watch::Sender<Vec<IpNet>>) {
         let fields = format!("metadata.name={}", self.config.node_name);
         let config = watcher::Config::default().fields(&fields);
-        let mut events = watcher(self.nodes(), config).default_backoff().applied_objects().boxed();
+        let mut events = watcher(self.nodes(), config).backoff(runtime::backoff::watching()).applied_objects().boxed();
         while let Some(event) = events.next().await {
             match event {
                 Ok(node) if node.name_any() == self.config.node_name => {

@@ -70,7 +70,8 @@ impl SourceWatch {
     where
         K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
     {
-        let stream = watcher(Api::<K>::all(self.client.clone()), watcher::Config::default()).default_backoff();
+        let stream = watcher(Api::<K>::all(self.client.clone()), watcher::Config::default())
+            .backoff(runtime::backoff::watching());
         let (changes, stop) = (self.changes.clone(), self.stop.clone());
         self.tasks.spawn(async move {
             let mut stream = std::pin::pin!(stream);

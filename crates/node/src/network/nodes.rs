@@ -73,7 +73,8 @@ pub async fn watch_nodes(client: Client, config: Config, network: Arc<NodeNetwor
     let mut nodes: BTreeMap<String, Node> = BTreeMap::new();
     let mut listed = BTreeMap::new();
     let mut synced = false;
-    let mut events = watcher(Api::<Node>::all(client), watcher::Config::default()).default_backoff().boxed();
+    let mut events =
+        watcher(Api::<Node>::all(client), watcher::Config::default()).backoff(runtime::backoff::watching()).boxed();
     let mut again = false;
     loop {
         let event = tokio::select! {
