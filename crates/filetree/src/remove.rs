@@ -123,7 +123,7 @@ mod tests {
         let scratch = Scratch::new("deep");
         let tree = scratch.0.join("tree");
         fs::create_dir(&tree).unwrap();
-        chain(&tree, 30_000);
+        chain(&tree, 10_000);
         let removed = std::thread::Builder::new().stack_size(64 << 10).spawn({
             let tree = tree.clone();
             move || remove(&tree)

@@ -210,7 +210,7 @@ mod tests {
         let paths = write(&places, &plans, None).unwrap();
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let mut here = openat(CWD, &paths["scratch"], flags, Mode::empty()).unwrap();
-        for _ in 0..10_000 {
+        for _ in 0..3_000 {
             mkdirat(&here, "d", Mode::from_raw_mode(0o755)).unwrap();
             here = openat(&here, "d", flags, Mode::empty()).unwrap();
         }
