@@ -33,6 +33,11 @@ const COMPARISONS: &[Comparison] = &[
         about: "scripted commands of every kubectl from 1.29 on, against the real server and ours: what it prints",
         peers: &["etcd", "kube-apiserver", "kubectl"],
     },
+    Comparison {
+        name: "watch",
+        about: "lists and watches by many clients (raw, kube-rs, kubectl) during seeded writes: what each is told",
+        peers: &["etcd", "etcdctl", "kube-apiserver", "kubectl"],
+    },
 ];
 
 /// The kubectls that are compared, oldest first.

@@ -12,6 +12,8 @@ use crate::{machine, step};
 /// The Kubernetes release we emulate, and the oldest kubectl of the scripted runs.
 const KUBERNETES: &str = "v1.36.3";
 const KUBECTL_OLD: &str = "v1.33.5";
+/// Releases between those that machines carry and the one we emulate.
+const KUBECTLS_BUILT: &[(&str, &str)] = &[("1.34", "v1.34.4"), ("1.35", "v1.35.4")];
 const ETCD: &str = "v3.6.8";
 const COREDNS: &str = "v1.15.0";
 
@@ -29,7 +31,8 @@ const ETCD_PARTS: &[(&str, &str)] = &[("etcd", "go.etcd.io/etcd/server/v3"), ("e
 /// Builds the named parts, or all of them, and prints their paths.
 pub fn print(names: &[String]) -> Result<()> {
     let known = PARTS.iter().chain(ETCD_PARTS).map(|(name, _)| *name).chain(["coredns"]);
-    let known: Vec<String> = known.map(str::to_owned).collect();
+    let older = KUBECTLS_BUILT.iter().map(|(minor, _)| format!("kubectl-{minor}"));
+    let known: Vec<String> = known.map(str::to_owned).chain(older).collect();
     let names = if names.is_empty() { &known[..] } else { names };
     if let Some(unknown) = names.iter().find(|name| !known.contains(name)) {
         bail!("no peer {unknown:?}; there are {}", known.join(", "));
@@ -45,7 +48,10 @@ pub fn built(name: &str) -> Result<PathBuf> {
     match name {
         "etcd" | "etcdctl" => etcd_part(name),
         "coredns" => coredns(),
-        part => kubernetes_part(part, KUBERNETES),
+        part => match part.strip_prefix("kubectl-") {
+            Some(minor) => kubectl(minor),
+            None => kubernetes_part(part, KUBERNETES),
+        },
     }
 }
 
@@ -54,7 +60,10 @@ pub fn kubectl(minor: &str) -> Result<PathBuf> {
     match beside_kubectl(&format!("kubectl.{minor}")) {
         Some(path) => Ok(path),
         None if KUBERNETES.starts_with(&format!("v{minor}.")) => kubernetes_part("kubectl", KUBERNETES),
-        None => kubernetes_part("kubectl", &format!("v{minor}.0")),
+        None => match KUBECTLS_BUILT.iter().find(|(known, _)| *known == minor) {
+            Some((_, version)) => kubernetes_part("kubectl", version),
+            None => kubernetes_part("kubectl", &format!("v{minor}.0")),
+        },
     }
 }
 
@@ -106,14 +115,14 @@ pub fn cache(name: &str) -> Result<PathBuf> {
 
 fn kubernetes_part(part: &str, version: &str) -> Result<PathBuf> {
     let home = home()?;
-    let name = if version == KUBERNETES { part.to_owned() } else { format!("{part}-{version}") };
+    let name = if version == KUBERNETES { part.to_owned() } else { format!("{part}-{}", minor_of(version)) };
     let binary = home.join("bin").join(name);
     if binary.is_file() {
         return Ok(binary);
     }
     needs_go(part, version, &binary)?;
     let module = kubernetes_module(&home, version)?;
-    let minor = version.trim_start_matches("v1.").split('.').next().unwrap_or_default();
+    let minor = minor_of(version).trim_start_matches("1.");
     let stamp = "k8s.io/component-base/version";
     let flags = format!("-X {stamp}.gitVersion={version} -X {stamp}.gitMajor=1 -X {stamp}.gitMinor={minor}");
     let folder = PARTS.iter().find(|(name, _)| *name == part).map(|(_, folder)| *folder);
@@ -122,6 +131,12 @@ fn kubernetes_part(part: &str, version: &str) -> Result<PathBuf> {
     build.args(["build", "-mod=mod", "-o"]).arg(&binary).args(["-ldflags", &flags, &package]);
     step::run(&format!("build {part} {version}"), &mut build)?;
     Ok(binary)
+}
+
+/// `1.34` of `v1.34.2`.
+fn minor_of(version: &str) -> &str {
+    let version = version.trim_start_matches('v');
+    version.rsplit_once('.').map_or(version, |(minor, _)| minor)
 }
 
 fn etcd_part(part: &str) -> Result<PathBuf> {

@@ -42,7 +42,7 @@ impl ApiServer {
         let registry = &self.0.registry;
         let Some(resource) = registry.kinds.find("networking.k8s.io", "v1", "servicecidrs") else { return Ok(()) };
         let name = Some("kubernetes".to_owned());
-        let target = Target { resource, namespace: None, name, subresource: "status" };
+        let target = Target { resource, namespace: None, name, subresource: "status", watch: false };
         let mut scene = Scene { target: &target, now: Timestamp::now(), dry_run: false, warnings: Vec::new() };
         let condition = json!({
             "type": "Ready",
@@ -123,6 +123,7 @@ impl ApiServer {
             namespace: namespace.map(str::to_owned),
             name: name.map(str::to_owned),
             subresource: "",
+            watch: false,
         };
         let (collection, one) = (target(None), target(Some(name)));
         let mut scene = Scene { target: &collection, now: Timestamp::now(), dry_run: false, warnings: Vec::new() };

@@ -1,4 +1,5 @@
-//! `/openapi/v3`: an index whose URLs carry content hashes, and a document per group and version.
+//! `/openapi/v3`: an index whose URLs carry content hashes, and a document per group and version; and `/openapi/v2`, one
+//! document of all, in protobuf for those who want it so.
 //!
 //! With a hash in its URL a document may be kept for a year, so clients fetch each one once and ask for the small
 //! index afterwards. Not responsible for what the documents say (`api::openapi`).
@@ -7,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, EXPIRES, HeaderValue, IF_NONE_MATCH, LOCATION, VARY};
+use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, ETAG, EXPIRES, HeaderValue, IF_NONE_MATCH, LOCATION, VARY};
 use http::{HeaderMap, Response, StatusCode};
 use jiff::{Timestamp, ToSpan, tz::TimeZone};
 use serde_json::{Value, json};
@@ -27,11 +28,44 @@ struct Document {
 pub struct OpenApi {
     versions: Vec<(&'static str, &'static str)>,
     documents: OnceLock<BTreeMap<String, Document>>,
+    v2: OnceLock<(Document, Document)>,
 }
+
+/// The protobuf form's media types: the one that clients ask for, and what the answer calls it.
+const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+const PROTOBUF_ANSWER: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
 impl OpenApi {
     pub fn new(kinds: &Kinds) -> Self {
-        OpenApi { versions: kinds.group_versions(), documents: OnceLock::new() }
+        OpenApi { versions: kinds.group_versions(), documents: OnceLock::new(), v2: OnceLock::new() }
+    }
+
+    /// `/openapi/v2`.
+    pub fn v2(&self, request: &HeaderMap) -> Response<Body> {
+        let (json, protobuf) = self.v2.get_or_init(|| {
+            let document = api::openapi::v2(api::resources());
+            let made = |content: Vec<u8>| Document { hash: hash(&content), content: Bytes::from(content) };
+            (made(document.to_string().into_bytes()), made(api::openapi::gnostic::document(&document)))
+        });
+        let accepts = |media: &str| {
+            let values = request.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+            values.into_iter().any(|value| value.contains(media))
+        };
+        let (document, media) = match accepts(PROTOBUF) || accepts(PROTOBUF_ANSWER) {
+            true => (protobuf, PROTOBUF_ANSWER),
+            false => (json, "application/json"),
+        };
+        let etag = HeaderValue::try_from(format!("\"{}\"", document.hash)).ok();
+        if etag.is_some() && request.get(IF_NONE_MATCH) == etag.as_ref() {
+            let mut response = Response::new(full(""));
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+            return response;
+        }
+        let mut response = respond::maybe_gzip(request, StatusCode::OK, media, document.content.to_vec());
+        let headers = response.headers_mut();
+        headers.extend(etag.map(|etag| (ETAG, etag)));
+        headers.insert(VARY, HeaderValue::from_static("Accept, Accept-Encoding"));
+        response
     }
 
     /// `/openapi/v3`.

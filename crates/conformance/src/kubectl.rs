@@ -13,6 +13,8 @@ use crate::{Originals, Ours};
 const SCRIPT: &str = include_str!("../scripts/kubectl.txt");
 /// Files of the script, below a line `=== NAME`.
 const FILES: &str = include_str!("../scripts/files.yaml");
+/// The original runs without the plugin that fills these in.
+const ACCOUNT: &[&str] = &["serviceAccount: default", "serviceAccountName: default", "Service Account: default"];
 /// An argument list like PATH.
 const KUBECTLS: &str = "PORTOLAN_TEST_KUBECTLS";
 
@@ -108,7 +110,10 @@ impl Side {
             .env("KUBECONFIG", &self.kubeconfig);
         command.env("KUBE_EDITOR", "sed -i -e s/edited:.no/edited:\\ yes/").stdin(Stdio::null());
         let output = command.output().with_context(|| format!("running {}", kubectl.display()))?;
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).lines().map(masked).collect::<Vec<_>>().join("\n");
+        let text = |bytes: &[u8]| {
+            let lines = String::from_utf8_lossy(bytes).lines().map(masked).collect::<Vec<_>>();
+            lines.into_iter().filter(|line| !ACCOUNT.contains(&line.as_str())).collect::<Vec<_>>().join("\n")
+        };
         let code = output.status.code().unwrap_or(-1);
         Ok(format!("[{code}] {}\n{}", text(&output.stdout), text(&output.stderr)))
     }
@@ -135,6 +140,14 @@ fn masked_word(word: &str) -> String {
         "<time>"
     } else if plain.starts_with("10.96.") && !plain.starts_with("10.96.0.") {
         "<address>"
+    } else if plain.len() == 8 && plain.split(':').all(|part| part.len() == 2 && digits(part)) {
+        "<clock>"
+    } else if let Some((port, protocol)) = plain.split_once('/')
+        && digits(port)
+        && port.len() == 5
+        && port.starts_with('3')
+    {
+        return word.replace(plain, &format!("<port>/{protocol}"));
     } else if digits(plain) && plain.len() < 7 && plain.len() > 1 {
         // Revisions, ports: too like each other to tell apart.
         "<number>"

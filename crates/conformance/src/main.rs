@@ -5,6 +5,7 @@ mod deployments;
 mod dice;
 mod endpoints;
 mod side;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -29,6 +30,8 @@ enum Command {
     Deployments(deployments::Options),
     /// Scripted commands of the kubectls in PORTOLAN_TEST_KUBECTLS (a list like PATH): what they print.
     Kubectl(kubectl::Options),
+    /// Lists and watches by many clients during seeded writes: what they are told, and in which order.
+    Watch(watch::Options),
 }
 
 fn main() -> Result<ExitCode> {
@@ -48,6 +51,19 @@ fn main() -> Result<ExitCode> {
         Command::Kubectl(options) => {
             let originals = Originals::start(api::flags())?;
             runtime()?.block_on(kubectl::run(options, &originals))?
+        }
+        Command::Watch(options) => {
+            let runtime = runtime()?;
+            let mut tally = watch::Tally::new(options);
+            let originals = Originals::start(api::flags())?;
+            runtime.block_on(watch::run(options, &originals, &mut tally))?;
+            drop(originals);
+            // Else its caches go on showing the past that its store has forgotten.
+            let mut flags = api::flags().to_vec();
+            flags.push("--feature-gates=ListFromCacheSnapshot=false");
+            let originals = Originals::start(&flags)?;
+            runtime.block_on(watch::run_compaction(&originals, &mut tally))?;
+            tally.tell()?
         }
     };
     Ok(if agree { ExitCode::SUCCESS } else { ExitCode::FAILURE })

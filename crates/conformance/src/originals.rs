@@ -194,7 +194,9 @@ impl Drop for Originals {
 /// A client by a kubeconfig.
 pub(crate) async fn client(kubeconfig: &Path) -> Result<kube::Client> {
     let kubeconfig = Kubeconfig::read_from(kubeconfig).context("reading the kubeconfig")?;
-    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+    let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+    // What a server answers is to be seen, whatever it is.
+    config.default_retry = false;
     Ok(kube::Client::try_from(config)?)
 }
 

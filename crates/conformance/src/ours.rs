@@ -10,7 +10,7 @@ use anyhow::{Context, Result, anyhow};
 use apiserver::pki::{Pki, ServerNames};
 use apiserver::{ApiServer, AsyncReadWrite, Config, NodeDialer, server_config};
 use async_trait::async_trait;
-use store::{Embedded, Options};
+use store::{Embedded, Options, Store};
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -21,6 +21,7 @@ const PORT: u16 = 7443;
 /// A running server of ours. Ends when dropped.
 pub struct Ours {
     server: ApiServer,
+    store: Arc<dyn Store>,
     directory: PathBuf,
     _stop: DropGuard,
 }
@@ -28,7 +29,7 @@ pub struct Ours {
 impl Ours {
     /// Starts one, with the objects that every cluster begins with.
     pub async fn start() -> Result<Self> {
-        let server = server().await?;
+        let (server, store) = server().await?;
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, PORT)).await.context("listening")?;
         let names = ServerNames { cluster_domain: "cluster.local".to_owned(), ..ServerNames::default() };
         let pki = Pki::in_memory(&names)?;
@@ -39,16 +40,21 @@ impl Ours {
         let stop = CancellationToken::new();
         let (serving, until, tls) = (server.clone(), stop.clone(), server_config(&pki)?);
         tokio::spawn(async move { serving.serve_tls(listener, tls, until).await });
-        Ok(Ours { server, directory, _stop: stop.drop_guard() })
+        Ok(Ours { server, store, directory, _stop: stop.drop_guard() })
     }
 
     /// A client of one that isn't served to anybody else.
     pub async fn in_process() -> Result<kube::Client> {
-        Ok(kube::Client::new(server().await?.service(), "default"))
+        Ok(kube::Client::new(server().await?.0.service(), "default"))
     }
 
     pub fn server(&self) -> &ApiServer {
         &self.server
+    }
+
+    /// Forgets every state but the present one.
+    pub async fn compact(&self) -> Result<()> {
+        Ok(self.store.compact(self.store.revision().await?).await?)
     }
 
     pub fn kubeconfig(&self) -> PathBuf {
@@ -72,7 +78,7 @@ impl Drop for Ours {
     }
 }
 
-async fn server() -> Result<ApiServer> {
+async fn server() -> Result<(ApiServer, Arc<dyn Store>)> {
     let config = Config {
         service_cidrs: vec![SERVICE_CIDR.parse()?],
         node_port_range: 30000..=32767,
@@ -80,10 +86,10 @@ async fn server() -> Result<ApiServer> {
         advertise: SocketAddr::from((ADDRESS, 6443)),
         cluster_domain: "cluster.local".to_owned(),
     };
-    let store = Embedded::in_memory(Options::default()).context("opening the store")?;
-    let server = ApiServer::new(Arc::new(store), config, Arc::new(NoNodes))?;
+    let store: Arc<dyn Store> = Arc::new(Embedded::in_memory(Options::default()).context("opening the store")?);
+    let server = ApiServer::new(store.clone(), config, Arc::new(NoNodes))?;
     server.bootstrap().await.map_err(|status| anyhow!("the first objects: {}", status.message))?;
-    Ok(server)
+    Ok((server, store))
 }
 
 /// A cluster without nodes.

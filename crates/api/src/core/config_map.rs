@@ -62,7 +62,7 @@ impl Strategy for ConfigMap {
     }
 
     fn columns(&self) -> &'static [Column] {
-        const { &[NAME, Column::integer("Data", "How many keys there are."), AGE] }
+        const { &[NAME, Column::text("Data", "How many keys there are."), AGE] }
     }
 
     fn cells(&self, object: &Value, now: jiff::Timestamp) -> Vec<Value> {

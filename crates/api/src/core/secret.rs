@@ -80,7 +80,7 @@ impl Strategy for Secret {
             &[
                 NAME,
                 Column::text("Type", "What the Secret is for; the type decides which keys it must have."),
-                Column::integer("Data", "How many keys there are."),
+                Column::text("Data", "How many keys there are."),
                 AGE,
             ]
         }

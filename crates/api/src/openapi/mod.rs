@@ -1,4 +1,4 @@
-//! OpenAPI v3 documents, one per group and version: what `kubectl explain`, `apply`, `create` and `edit` read.
+//! OpenAPI v3 documents, one per group and version, and the v2 document of all: what `kubectl explain`, `apply`, `create` and `edit` read.
 //! Not responsible for serving or caching them.
 //!
 //! Facts come from the schema table, descriptions from `k8s-openapi`; both are joined only while a document is made.
@@ -8,8 +8,12 @@ use serde_json::{Value, json};
 use crate::Resource;
 
 mod descriptions;
+pub mod gnostic;
 mod paths;
 mod schemas;
+mod v2;
+
+pub use v2::v2;
 
 /// The document of one group and version, of those `resources` that belong to it.
 pub fn v3(group: &str, version: &str, resources: &[&Resource]) -> Value {

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::body::{self, Body};
 use super::decode::{self, Expected};
-use super::negotiate;
+use super::negotiate::{self, Form};
 use super::query::Query;
 use super::render::{Include, Renderer};
 use super::respond;
@@ -118,7 +118,7 @@ impl ObjectRequest<'_> {
     async fn watch(&self) -> Answer<Response<Body>> {
         let mut list = ListOptions::parse(self.query, self.target.resource, true)?;
         if let Some(name) = &self.target.name {
-            // `?watch` on one object is a watch of the collection that selects it.
+            // The old path of one object is a watch of the collection that selects it.
             list.selection.select_name(name);
         }
         let options = WatchOptions { list, renderer: self.renderer()?, ending: self.ending.clone() };
@@ -294,7 +294,10 @@ impl ObjectRequest<'_> {
 
     fn renderer(&self) -> Answer<Renderer> {
         let form = negotiate::form(self.headers).map_err(|_| Box::new(not_acceptable()))?;
-        let include = Include::parse(self.query.text("includeObject"))?;
+        let include = match form {
+            Form::Table(_) => Include::parse(self.query.text("includeObject"))?,
+            Form::Object | Form::Metadata => Include::default(),
+        };
         Ok(Renderer { resource: self.target.resource, form, include, now: Timestamp::now() })
     }
 

@@ -59,6 +59,16 @@ impl Renderer {
         object
     }
 
+    /// An object as a member of a list, whose kind says what its members are.
+    fn listed(&self, object: Value) -> Value {
+        let mut object = self.served(object);
+        if let Some(fields) = object.as_object_mut() {
+            fields.remove("kind");
+            fields.remove("apiVersion");
+        }
+        object
+    }
+
     /// A list, as the bytes of its JSON.
     pub fn list(&self, listed: &Listed) -> Vec<u8> {
         let mut metadata = Map::new();
@@ -82,7 +92,7 @@ impl Renderer {
                     &kind,
                     &self.resource.api_version(),
                     &metadata,
-                    listed.items.iter().map(|item| self.served(item.clone())),
+                    listed.items.iter().map(|item| self.listed(item.clone())),
                 )
             }
         }
@@ -107,11 +117,9 @@ impl Renderer {
         }
         match self.form {
             Form::Object => {
-                metadata["creationTimestamp"] = Value::Null;
                 json!({"kind": self.resource.kind, "apiVersion": self.resource.api_version(), "metadata": metadata})
             }
             Form::Metadata => {
-                metadata["creationTimestamp"] = Value::Null;
                 json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata})
             }
             Form::Table(version) => self.table(version, metadata, false, &[]),

@@ -16,6 +16,8 @@ pub enum Route {
     },
     Version,
     Metrics,
+    /// `/openapi/v2`.
+    OpenApiV2,
     /// `/openapi/v3`.
     OpenApiIndex,
     /// `/openapi/v3/apis/apps/v1`: what follows the index's path.
@@ -42,6 +44,8 @@ pub struct Target {
     pub name: Option<String>,
     /// Empty for the object itself.
     pub subresource: &'static str,
+    /// The path itself asks for a watch, as paths did before the parameter: `/api/v1/watch/services`.
+    pub watch: bool,
 }
 
 impl std::fmt::Debug for Target {
@@ -82,7 +86,8 @@ impl Verb {
     pub fn of(method: &Method, target: &Target, query: &Query) -> Option<Verb> {
         let named = target.name.is_some();
         Some(match *method {
-            Method::GET | Method::HEAD if query.flag("watch") && target.subresource.is_empty() => Verb::Watch,
+            // Of one object only the old path is a watch; the parameter is not looked at, as upstream has it.
+            Method::GET | Method::HEAD if target.watch || (!named && query.flag("watch")) => Verb::Watch,
             Method::GET | Method::HEAD if named => Verb::Get,
             Method::GET | Method::HEAD => Verb::List,
             Method::POST => Verb::Create,
@@ -107,6 +112,7 @@ impl Route {
             ["healthz", ref rest @ ..] => health("healthz", rest),
             ["version"] => Route::Version,
             ["metrics"] => Route::Metrics,
+            ["openapi", "v2"] => Route::OpenApiV2,
             ["openapi", "v3"] => Route::OpenApiIndex,
             ["openapi", "v3", ref rest @ ..] => Route::OpenApi(rest.join("/")),
             ["api"] => Route::Core,
@@ -114,6 +120,10 @@ impl Route {
             ["api", version] => Route::GroupVersion(String::new(), version.to_owned()),
             ["apis", group] => Route::Group(group.to_owned()),
             ["apis", group, version] => Route::GroupVersion(group.to_owned(), version.to_owned()),
+            ["api", version, "watch", ref rest @ ..] => watch(resource(kinds, "", version, rest)),
+            ["apis", group, version, "watch", ref rest @ ..] if !group.is_empty() => {
+                watch(resource(kinds, group, version, rest))
+            }
             ["api", version, ref rest @ ..] => resource(kinds, "", version, rest),
             ["apis", group, version, ref rest @ ..] if !group.is_empty() => resource(kinds, group, version, rest),
             _ => Route::Unknown,
@@ -125,6 +135,14 @@ fn health(endpoint: &'static str, rest: &[&str]) -> Route {
     match rest {
         [] => Route::Health { endpoint, check: None },
         [check] => Route::Health { endpoint, check: Some((*check).to_owned()) },
+        _ => Route::Unknown,
+    }
+}
+
+/// The watch of what a path names.
+fn watch(route: Route) -> Route {
+    match route {
+        Route::Resource(target) if target.subresource.is_empty() => Route::Resource(Target { watch: true, ..target }),
         _ => Route::Unknown,
     }
 }
@@ -152,7 +170,8 @@ fn resource(kinds: &Kinds, group: &str, version: &str, rest: &[&str]) -> Route {
 
 fn within(resource: &'static Resource, namespace: Option<&str>, rest: &[&str]) -> Option<Target> {
     let target = |name: Option<&str>, subresource| {
-        Some(Target { resource, namespace: namespace.map(str::to_owned), name: name.map(str::to_owned), subresource })
+        let (namespace, name) = (namespace.map(str::to_owned), name.map(str::to_owned));
+        Some(Target { resource, namespace, name, subresource, watch: false })
     };
     match *rest {
         [] => target(None, ""),

@@ -73,9 +73,12 @@ async fn dispatch(
     body: Body,
 ) -> Answer<Response<Body>> {
     let open = matches!(route, Route::Health { .. } | Route::Version);
-    match &caller.identity {
+    let identity = caller.identity.clone().map(|identity| identity.impersonated(&parts.headers)).transpose()?;
+    match &identity {
         _ if open => {}
         Some(identity) if identity.is_master() => {}
+        // What they are and may do themselves is told to all users (upstream's role system:basic-user).
+        Some(_) if is_about_oneself(route) && parts.method == Method::POST => {}
         // What the API looks like is no secret among its users (upstream's role system:discovery).
         Some(_) if is_discovery(route) && matches!(parts.method, Method::GET | Method::HEAD) => {}
         Some(identity) => return Err(Box::new(refused(identity, route, query, parts))),
@@ -93,8 +96,8 @@ async fn dispatch(
             query,
             headers: &parts.headers,
             caller: api::Caller {
-                user: caller.identity.as_ref().map_or("", |identity| identity.user.as_str()),
-                groups: caller.identity.as_ref().map_or(&[], |identity| identity.groups.as_slice()),
+                user: identity.as_ref().map_or("", |identity| identity.user.as_str()),
+                groups: identity.as_ref().map_or(&[], |identity| identity.groups.as_slice()),
             },
             ending: caller.ending.clone(),
         };
@@ -125,6 +128,7 @@ async fn document(server: &Arc<Inner>, route: &Route, query: &Query, parts: &Par
             response.headers_mut().insert(http::header::CONTENT_TYPE, kind);
             Ok(response)
         }
+        Route::OpenApiV2 => Ok(server.openapi.v2(&parts.headers)),
         Route::OpenApiIndex => Ok(server.openapi.index()),
         Route::OpenApi(path) => server.openapi.document(path, query, &parts.headers).ok_or_else(unknown),
         Route::Core => discovery(true),
@@ -135,10 +139,20 @@ async fn document(server: &Arc<Inner>, route: &Route, query: &Query, parts: &Par
     }
 }
 
+fn is_about_oneself(route: &Route) -> bool {
+    match route {
+        Route::Resource(target) => {
+            matches!(target.resource.group, "authentication.k8s.io" | "authorization.k8s.io")
+                && target.resource.plural.starts_with("selfsubject")
+        }
+        _ => false,
+    }
+}
+
 fn is_discovery(route: &Route) -> bool {
     match route {
         Route::Core | Route::Groups | Route::Group(_) | Route::GroupVersion(..) => true,
-        Route::OpenApiIndex | Route::OpenApi(_) => true,
+        Route::OpenApiV2 | Route::OpenApiIndex | Route::OpenApi(_) => true,
         Route::Health { .. } | Route::Version | Route::Metrics | Route::Resource(_) | Route::Unknown => false,
     }
 }

@@ -57,6 +57,12 @@ pub fn parse_revision(text: &str) -> Answer<Option<Revision>> {
     match text.parse::<i64>() {
         Ok(0) => Ok(None),
         Ok(number) if number > 0 => Ok(Some(Revision(number))),
-        _ => Err(Box::new(Status::bad_request(format!("invalid resource version: {text:?}")))),
+        _ => {
+            let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+            let why = if digits { "value out of range" } else { "invalid syntax" };
+            Err(Box::new(Status::bad_request(format!(
+                "invalid resource version: resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: {why}"
+            ))))
+        }
     }
 }

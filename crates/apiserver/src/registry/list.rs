@@ -89,9 +89,11 @@ fn plan(options: &ListOptions, prefix: &str) -> Answer<Plan> {
         plan.start = format!("{prefix}{}", token.start);
         plan.at = (token.rv > 0).then_some(Revision(token.rv));
         plan.token = Some(token);
+        // Any state may be shown whole (upstream's cache doesn't cut it in pages).
+        plan.limit = if options.resource_version == "0" { 0 } else { plan.limit };
         return Ok(plan);
     }
-    match (options.matching, options.revision) {
+    match (&options.matching, options.revision) {
         (Some(Match::Exact), Some(revision)) => (plan.reach, plan.at) = (Some(revision), Some(revision)),
         // Before resourceVersionMatch existed, a limit made a revision exact.
         (None, Some(revision)) if options.limit > 0 => (plan.reach, plan.at) = (Some(revision), Some(revision)),

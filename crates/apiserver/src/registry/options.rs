@@ -20,10 +20,30 @@ use crate::http::query::Query;
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// `resourceVersionMatch`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Match {
     Exact,
     NotOlderThan,
+    /// Refused wherever it comes, as sent.
+    Unknown(String),
+}
+
+impl Match {
+    fn parse(text: &str) -> Self {
+        match text {
+            "Exact" => Match::Exact,
+            "NotOlderThan" => Match::NotOlderThan,
+            other => Match::Unknown(other.to_owned()),
+        }
+    }
+
+    fn text(&self) -> &str {
+        match self {
+            Match::Exact => "Exact",
+            Match::NotOlderThan => "NotOlderThan",
+            Match::Unknown(text) => text,
+        }
+    }
 }
 
 /// Which objects are meant.
@@ -104,14 +124,14 @@ impl ListOptions {
     pub fn parse(query: &Query, resource: &Resource, watch: bool) -> Answer<Self> {
         let number = |name: &str| query.text(name).map(integer).transpose();
         let resource_version = query.text("resourceVersion").unwrap_or_default().to_owned();
-        let options = ListOptions {
+        let mut options = ListOptions {
             selection: Selection::parse(query, resource)?,
             // A negative limit is none, as upstream has it.
             limit: number("limit")?.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(0),
             token: query.text("continue").map(str::to_owned),
             revision: query.text("resourceVersion").map(parse_revision).transpose()?.flatten(),
             resource_version,
-            matching: matching(query.text("resourceVersionMatch"))?,
+            matching: query.text("resourceVersionMatch").map(Match::parse),
             send_initial_events: query.first("sendInitialEvents").map(|_| query.flag("sendInitialEvents")),
             bookmarks: query.flag("allowWatchBookmarks"),
             // What is negative is over at once, as upstream has it; more than a year is a year.
@@ -119,6 +139,15 @@ impl ListOptions {
                 .filter(|seconds| *seconds != 0)
                 .map(|seconds| Duration::from_secs(u64::try_from(seconds).unwrap_or(0)).min(LONGEST)),
         };
+        // A watch from nowhere begins with what there is, and says when it has told it all (upstream's defaults).
+        if watch
+            && options.revision.is_none()
+            && options.send_initial_events.is_none()
+            && query.text("resourceVersionMatch").is_none()
+        {
+            options.send_initial_events = Some(true);
+            options.matching = Some(Match::NotOlderThan);
+        }
         let mistakes = if watch { options.watch_mistakes() } else { options.list_mistakes() };
         if mistakes.is_empty() {
             return Ok(options);
@@ -129,7 +158,7 @@ impl ListOptions {
     fn list_mistakes(&self) -> Vec<field::Error> {
         let path = Path::new("resourceVersionMatch");
         let mut mistakes = Vec::new();
-        if self.matching.is_some() {
+        if let Some(matching) = &self.matching {
             if self.resource_version.is_empty() {
                 let why = "resourceVersionMatch is forbidden unless resourceVersion is provided";
                 mistakes.push(field::Error::forbidden(&path, why));
@@ -138,7 +167,11 @@ impl ListOptions {
                 let why = "resourceVersionMatch is forbidden when continue is provided";
                 mistakes.push(field::Error::forbidden(&path, why));
             }
-            if self.matching == Some(Match::Exact) && self.resource_version == "0" {
+            if matches!(matching, Match::Unknown(_)) {
+                let supported = &["Exact", "NotOlderThan", ""];
+                mistakes.push(field::Error::not_supported(&path, matching.text(), supported));
+            }
+            if *matching == Match::Exact && self.resource_version == "0" {
                 let why = "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"";
                 mistakes.push(field::Error::forbidden(&path, why));
             }
@@ -162,23 +195,16 @@ impl ListOptions {
             let why = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided";
             mistakes.push(field::Error::forbidden(&path, why));
         }
-        if self.token.is_some() {
-            mistakes.push(field::Error::forbidden(&Path::new("continue"), "continue is forbidden for watch"));
+        if let Some(matching) = &self.matching {
+            if *matching != Match::NotOlderThan {
+                mistakes.push(field::Error::not_supported(&path, matching.text(), &["NotOlderThan"]));
+            }
+            if self.token.is_some() {
+                let why = "resourceVersionMatch is forbidden when continue is provided";
+                mistakes.push(field::Error::forbidden(&path, why));
+            }
         }
         mistakes
-    }
-}
-
-fn matching(text: Option<&str>) -> Answer<Option<Match>> {
-    match text {
-        None => Ok(None),
-        Some("Exact") => Ok(Some(Match::Exact)),
-        Some("NotOlderThan") => Ok(Some(Match::NotOlderThan)),
-        Some(other) => {
-            let supported = &["Exact", "NotOlderThan", ""];
-            let mistake = field::Error::not_supported(&Path::new("resourceVersionMatch"), other, supported);
-            Err(Box::new(Status::invalid("meta.k8s.io", "ListOptions", "", &[mistake])))
-        }
     }
 }
 

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::Answer;
 
 /// Where a list goes on.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Token {
     v: String,
     /// The revision of the first page; −1 goes on with whatever is there now.
@@ -37,11 +38,13 @@ impl Token {
     }
 
     pub fn decode(text: &str) -> Answer<Self> {
-        let bad = |why: &str| Box::new(Status::bad_request(format!("continue key is not valid: {why}")));
+        let bad = |why: &str| {
+            Box::new(Status::bad_request(format!("invalid continue token: continue key is not valid: {why}")))
+        };
         let bytes = URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).map_err(|error| bad(&error.to_string()))?;
         let token: Token = serde_json::from_slice(&bytes).map_err(|error| bad(&error.to_string()))?;
         if token.v != VERSION {
-            return Err(bad("server does not recognize this encoded version"));
+            return Err(bad(&format!("server does not recognize this encoded version {}", token.v)));
         }
         if token.rv == 0 {
             return Err(bad("incorrect encoded start resourceVersion (version meta.k8s.io/v1)"));
@@ -51,7 +54,7 @@ impl Token {
         }
         // A forged start must not lead out of the collection.
         if token.start.starts_with('/') || token.start.split('/').any(|part| part == "..") {
-            return Err(bad(&format!("{:?} is not under the collection", token.start)));
+            return Err(bad(&token.start));
         }
         Ok(token)
     }

@@ -70,7 +70,12 @@ impl Registry {
             prefix.push_str(name);
         }
         if let Some(revision) = list.revision.filter(|_| list.send_initial_events == Some(true)) {
-            self.reach(revision).await?;
+            // Over an open stream as well.
+            if let Err(status) = self.reach(revision).await {
+                let mut stream = WatchStream::new(&options);
+                stream.failed = Some(*status);
+                return Ok(stream);
+            }
         }
         let wants_state = list.send_initial_events.unwrap_or(list.revision.is_none());
         let mut stream = WatchStream::new(&options, self.lines.clone());

@@ -2,7 +2,7 @@
 
 use http::{Method, Request};
 use http_body_util::Full;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use apiserver::Identity;
 
@@ -134,4 +134,40 @@ async fn bootstrap_makes_the_cluster_and_changes_nothing_the_second_time() {
     let revision = server.store.revision().await.unwrap();
     server.api.bootstrap().await.unwrap();
     assert_eq!(server.store.revision().await.unwrap(), revision);
+}
+
+#[tokio::test]
+async fn openapi_v2_is_one_document_in_json_or_protobuf() {
+    let server = Server::start().await;
+    let json = server.get("/openapi/v2").await;
+    assert_eq!(json.headers["content-type"], "application/json");
+    assert_eq!(json.ok()["swagger"], "2.0");
+    // What kubectl asks for when a kind isn't in v3.
+    let accept = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+    let protobuf = server.get_as(accept, "/openapi/v2").await;
+    assert_eq!(protobuf.headers["content-type"], "application/com.github.proto-openapi.spec.v2.v1.0+protobuf");
+    assert!(protobuf.body.starts_with(b"\x0a\x032.0"));
+    let text = String::from_utf8_lossy(&protobuf.body);
+    assert!(text.contains("fieldValidation") && text.contains("io.k8s.api.core.v1.ServiceSpec"));
+}
+
+#[tokio::test]
+async fn a_master_acts_as_others_and_is_refused_what_they_are_refused() {
+    let server = Server::start().await;
+    let request = |method: Method, path: &str, user: &str, body: &Value| {
+        let request = Request::builder().method(method).uri(path).header("content-type", "application/json");
+        request.header("impersonate-user", user).body(Full::from(body.to_string())).unwrap()
+    };
+    let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"});
+    let path = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
+    let who = server.send(request(Method::POST, path, "jane", &review)).await.ok();
+    let expected = json!({"username": "jane", "groups": ["system:authenticated"]});
+    assert_eq!(who["status"]["userInfo"], expected);
+    let status = server.send(request(Method::GET, SERVICES, "jane", &json!({}))).await.fails(403, "Forbidden");
+    assert!(status["message"].as_str().unwrap().starts_with("services is forbidden: User \"jane\" cannot list"));
+    let jane = || Some(Identity { user: "jane".into(), groups: vec![] });
+    let status = server.send_as(jane(), request(Method::GET, SERVICES, "root", &json!({}))).await;
+    let why = "users \"root\" is forbidden: User \"jane\" cannot impersonate resource \"users\" in API group \"\" at the \
+               cluster scope";
+    assert_eq!(status.fails(403, "Forbidden")["message"], why);
 }

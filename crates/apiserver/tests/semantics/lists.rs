@@ -27,6 +27,8 @@ async fn a_list_is_of_one_revision_and_in_order() {
     let list = server.get(CONFIG_MAPS).await.ok();
     assert_eq!((&list["kind"], &list["apiVersion"]), (&json!("ConfigMapList"), &json!("v1")));
     assert_eq!(names(&list), ["a", "b", "c"]);
+    // The list says what its members are.
+    assert!(list["items"][0].get("kind").is_none() && list["items"][0].get("apiVersion").is_none());
     let revision = server.store.revision().await.unwrap();
     assert_eq!(list["metadata"]["resourceVersion"], revision.to_string());
     let everywhere = server.get("/api/v1/configmaps").await.ok();

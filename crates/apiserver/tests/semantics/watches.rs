@@ -105,6 +105,43 @@ async fn initial_events_end_with_an_annotated_bookmark() {
 }
 
 #[tokio::test]
+async fn a_watch_from_nowhere_says_when_it_has_told_what_there_is() {
+    let server = Server::start().await;
+    server.post(CONFIG_MAPS, &config_map("a", json!({}))).await.ok();
+    for query in ["allowWatchBookmarks=true", "allowWatchBookmarks=true&resourceVersion=0"] {
+        let mut events = Events::start(&server, query).await;
+        events.expect("ADDED", "a").await;
+        let bookmark = events.next().await.unwrap();
+        assert_eq!(bookmark["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"], "true");
+        assert!(bookmark["object"]["metadata"].get("creationTimestamp").is_none());
+    }
+}
+
+#[tokio::test]
+async fn only_the_old_path_watches_one_object() {
+    let server = Server::start().await;
+    server.post(CONFIG_MAPS, &config_map("a", json!({}))).await.ok();
+    let object = server.get(&format!("{CONFIG_MAPS}/a?watch=true")).await.ok();
+    assert_eq!(object["metadata"]["name"], "a");
+    for path in [CONFIG_MAPS.to_owned(), format!("{CONFIG_MAPS}/a")] {
+        let old = path.replace("/v1/", "/v1/watch/");
+        let events = server.get(&format!("{old}?timeoutSeconds=1")).await;
+        assert_eq!(events.json()["type"], "ADDED", "{old}");
+    }
+    server.get("/api/v1/watch/nothing").await.fails(404, "NotFound");
+}
+
+#[tokio::test]
+async fn a_revision_of_the_future_is_an_error_event_of_initial_events() {
+    let server = Server::start().await;
+    let query = "sendInitialEvents=true&resourceVersionMatch=NotOlderThan&resourceVersion=1000000";
+    let mut events = Events::start(&server, query).await;
+    let error = events.next().await.unwrap();
+    assert_eq!((&error["type"], &error["object"]["reason"]), (&json!("ERROR"), &json!("Timeout")));
+    assert!(events.next().await.is_none());
+}
+
+#[tokio::test]
 async fn crossing_the_selector_is_appearing_and_disappearing() {
     let server = Server::start().await;
     let mut events = Events::start(&server, "labelSelector=tier%3Dfront").await;
