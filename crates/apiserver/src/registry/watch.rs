@@ -72,7 +72,7 @@ impl Registry {
         if let Some(revision) = list.revision.filter(|_| list.send_initial_events == Some(true)) {
             // Over an open stream as well.
             if let Err(status) = self.reach(revision).await {
-                let mut stream = WatchStream::new(&options);
+                let mut stream = WatchStream::new(&options, self.lines.clone());
                 stream.failed = Some(*status);
                 return Ok(stream);
             }
