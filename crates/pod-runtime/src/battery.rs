@@ -387,7 +387,7 @@ async fn repeatable(subject: &mut dyn Subject) {
     runtime.start_container(&id).await.expect("it starts again");
     assert_eq!(runtime.containers(Some(&pod.id)).await.expect("listed").len(), 1);
     for _ in 0..2 {
-        runtime.stop_container(&id, SIGTERM, PATIENCE).await.expect("it stops");
+        runtime.stop_container(&id, SIGTERM, Duration::from_millis(200)).await.expect("it stops");
     }
     for _ in 0..2 {
         runtime.remove_container(&id).await.expect("it is removed");

@@ -37,7 +37,8 @@ fact no-new-privileges "$(grep -c 'NoNewPrivs:.1' /proc/self/status)"
 fact capabilities "$(grep CapBnd /proc/self/status | tr -s '\t' ' ')"
 fact root "$(touch /x 2>&1 | grep -c 'Read-only file system')"
 fact conf-read-only "$(touch /conf/x 2>&1 | grep -c 'Read-only file system')"
-fact ours-read-only "$(touch /secret/x /all/x /down/x /part/color 2>&1 | grep -c 'Read-only file system')"
+fact ours-read-only "$(touch /secret/x /all/x /down/x 2>&1 | grep -c 'Read-only file system')"
+fact part-read-only "$(grep ' /part/color ' /proc/self/mounts | cut -d ' ' -f 4 | cut -c 1-3)"
 fact memory-volume "$(stat -f -c %T /mem):$(dd if=/dev/zero of=/mem/big bs=1M count=8 2>&1 | grep -c 'No space left')"
 fact scratch-group "$(touch /scratch/mine && stat -c %g /scratch/mine)"
 group() { cat /sys/fs/cgroup/$1 2>/dev/null || cat /sys/fs/cgroup/$2; }
@@ -251,7 +252,8 @@ fn compare(found: &BTreeMap<String, String>, ip: &str) {
         ("capabilities", capabilities),
         ("root", "1"),
         ("conf-read-only", "1"),
-        ("ours-read-only", "4"),
+        ("ours-read-only", "3"),
+        ("part-read-only", "ro,"),
         ("memory-volume", "tmpfs:1"),
         ("scratch-group", "2000"),
         ("memory", "67108864"),

@@ -105,11 +105,11 @@ async fn apply_edit_patch_label_and_annotate() {
         assert_eq!(kubectl.run("edit configmap settings").await, "configmap/settings edited\n");
         let colour = "get configmap settings -o jsonpath={.data.colour}";
         assert_eq!(kubectl.run(colour).await, "green");
-        kubectl.run("patch configmap settings -p {\"data\":{\"colour\":\"red\"}}").await;
+        kubectl.run("patch configmap settings -p '{\"data\":{\"colour\":\"red\"}}'").await;
         assert_eq!(kubectl.run(colour).await, "red");
-        kubectl.run("patch cm settings --type merge -p {\"data\":{\"colour\":null,\"size\":\"big\"}}").await;
+        kubectl.run("patch cm settings --type merge -p '{\"data\":{\"colour\":null,\"size\":\"big\"}}'").await;
         let operations = "[{\"op\":\"add\",\"path\":\"/data/colour\",\"value\":\"white\"}]";
-        kubectl.run(&format!("patch cm settings --type json -p {operations}")).await;
+        kubectl.run(&format!("patch cm settings --type json -p '{operations}'")).await;
         assert_eq!(kubectl.run(colour).await, "white");
         assert_eq!(kubectl.run("label svc web tier=front").await, "service/web labeled\n");
         assert_eq!(kubectl.run("annotate svc web note='two words'").await, "service/web annotated\n");
@@ -122,7 +122,7 @@ async fn apply_edit_patch_label_and_annotate() {
         assert_eq!((replaced.as_str(), kubectl.run(colour).await.as_str()), ("configmap/settings replaced\n", "blue"));
         let dry = kubectl.run("apply -f service.yaml --dry-run=server").await;
         assert!(dry.contains("(server dry run)"), "{dry}");
-        let invalid = kubectl.refused("patch svc web -p {\"spec\":{\"ports\":[{\"port\":80,\"nodePort\":5}]}}").await;
+        let invalid = kubectl.refused("patch svc web -p '{\"spec\":{\"ports\":[{\"port\":80,\"nodePort\":5}]}}'").await;
         assert!(invalid.contains("The Service \"web\" is invalid") && invalid.contains("30000-32767"), "{invalid}");
     })
     .await;
@@ -169,7 +169,7 @@ async fn watching_waiting_and_deleting() {
         watching.kill().await.unwrap();
         let (mut waiting, _lines) =
             kubectl.follow("wait --for=jsonpath={.data.done}=yes configmap/later --timeout=30s");
-        kubectl.run("patch cm later --type merge -p {\"data\":{\"done\":\"yes\"}}").await;
+        kubectl.run("patch cm later --type merge -p '{\"data\":{\"done\":\"yes\"}}'").await;
         assert!(waiting.wait().await.unwrap().success());
         let (mut waiting, _lines) = kubectl.follow("wait --for=delete configmap/later --timeout=30s");
         assert_eq!(
@@ -177,10 +177,10 @@ async fn watching_waiting_and_deleting() {
             Some("configmap \"later\"")
         );
         assert!(waiting.wait().await.unwrap().success());
-        kubectl.run("patch cm settings --type merge -p {\"metadata\":{\"finalizers\":[\"example.com/hold\"]}}").await;
+        kubectl.run("patch cm settings --type merge -p '{\"metadata\":{\"finalizers\":[\"example.com/hold\"]}}'").await;
         kubectl.run("delete cm settings --wait=false").await;
         assert!(kubectl.run("get cm settings -o jsonpath={.metadata.deletionTimestamp}").await.ends_with('Z'));
-        kubectl.run("patch cm settings --type json -p [{\"op\":\"remove\",\"path\":\"/metadata/finalizers\"}]").await;
+        kubectl.run("patch cm settings --type json -p '[{\"op\":\"remove\",\"path\":\"/metadata/finalizers\"}]'").await;
         assert!(kubectl.refused("get cm settings").await.contains("NotFound"));
         kubectl.run("create configmap a").await;
         kubectl.run("create configmap b").await;
