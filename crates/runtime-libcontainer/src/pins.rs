@@ -38,8 +38,10 @@ pub fn network_pin(state_dir: &Path, pod_uid: &str) -> io::Result<Option<PathBuf
         };
         let Ok(record) = serde_json::from_slice::<SandboxRecord>(&record) else { continue };
         let ready = record.phase == SandboxPhase::Ready && record.spec.network == SandboxNetwork::Pod;
-        if record.spec.uid == pod_uid && ready {
-            return Ok(Some(Kind::Net.pin(&layout.namespaces(&record.spec.id))));
+        let pin = Kind::Net.pin(&layout.namespaces(&record.spec.id));
+        // A sandbox that ended with its node still has its record beside its successor's, but no pin.
+        if record.spec.uid == pod_uid && ready && pin.exists() {
+            return Ok(Some(pin));
         }
     }
     Ok(None)

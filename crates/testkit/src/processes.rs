@@ -20,17 +20,20 @@ pub struct Process {
 }
 
 impl Process {
-    /// A process that is there and not a zombie.
+    /// A process that is there and not ending: one that ends, a zombie too, has no command line any more.
     pub fn find(pid: i32) -> Option<Process> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         // The name in parentheses may hold anything (proc_pid_stat(5)).
         let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
-        let [state, parent, ..] = fields[..] else { return None };
+        let parent = fields.get(1)?.parse().ok()?;
         let command = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        if command.is_empty() {
+            return None;
+        }
         let role = command.split(|b| *b == 0).nth(1).unwrap_or_default();
         let role = String::from_utf8_lossy(role).into_owned();
         let began = fields.get(19)?.parse().ok()?;
-        (state != "Z").then(|| Some(Process { pid, parent: parent.parse().ok()?, role, began }))?
+        Some(Process { pid, parent, role, began })
     }
 
     pub fn kill(&self) {
