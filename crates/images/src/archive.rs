@@ -48,12 +48,12 @@ impl ArchiveFiles {
     pub(crate) fn unpack(reader: impl Read, directory: &Path) -> Result<Self, ImageError> {
         let unreadable = |error: io::Error| io_at("read the archive")(error);
         let mut stream = decompress(reader).map_err(unreadable)?;
-        let mut first = [0; 512];
-        let length = read_up_to(&mut stream, &mut first).map_err(unreadable)?;
+        let mut first = Vec::new();
+        stream.by_ref().take(entries::BLOCK as u64).read_to_end(&mut first).map_err(unreadable)?;
         if !entries::begins(&first) {
             return Err(ImageError::NotAnArchive);
         }
-        entries::for_each(first[..length].chain(stream), unreadable, |entry| {
+        entries::for_each(first.as_slice().chain(stream), unreadable, |entry| {
             entry.set_preserve_permissions(false);
             let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
             let wanted = matches!(
@@ -200,15 +200,4 @@ fn docker_image(manifest: DockerManifest) -> FoundImage {
 
 fn blob(digest: &Digest) -> String {
     format!("blobs/sha256/{}", digest.hex())
-}
-/// Fills the buffer as far as there is something to fill it with.
-fn read_up_to(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match reader.read(&mut buffer[filled..])? {
-            0 => break,
-            read => filled += read,
-        }
-    }
-    Ok(filled)
 }

@@ -12,7 +12,8 @@ use tar::{Archive, Entry, Header};
 /// What may be between two entries: the longest path of Linux twice (PATH_MAX), and attributes of 64 KiB each
 /// (XATTR_SIZE_MAX), with plenty of room.
 const BETWEEN_MAX: u64 = 1 << 20;
-const BLOCK: usize = 512;
+/// What archives are made of.
+pub(crate) const BLOCK: usize = 512;
 
 /// What an archive is read from: gives no more than is allowed at the moment.
 pub(crate) struct Metered<R> {
@@ -42,8 +43,11 @@ pub(crate) fn for_each<R: Read, E>(
 }
 
 /// Whether an archive can begin so: its first header has the sum it says (pax(1), "ustar Interchange Format").
-pub(crate) fn begins(first: &[u8; BLOCK]) -> bool {
+pub(crate) fn begins(first: &[u8]) -> bool {
     const SUM: std::ops::Range<usize> = 148..156;
+    if first.len() != BLOCK {
+        return false;
+    }
     let byte = |(at, byte): (usize, &u8)| u32::from(if SUM.contains(&at) { b' ' } else { *byte });
     Header::from_byte_slice(first).cksum().is_ok_and(|said| said == first.iter().enumerate().map(byte).sum::<u32>())
 }
@@ -109,6 +113,6 @@ mod tests {
     #[test]
     fn an_archive_is_told_by_its_first_header() {
         assert!(begins(header(EntryType::Regular, 0).as_bytes()));
-        assert!(!begins(&[b'a'; BLOCK]) && !begins(&[0; BLOCK]));
+        assert!(!begins(&[b'a'; BLOCK]) && !begins(&[0; BLOCK]) && !begins(b"short"));
     }
 }

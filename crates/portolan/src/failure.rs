@@ -27,19 +27,20 @@ pub fn code(error: &anyhow::Error) -> ExitCode {
 /// The error and its causes in one line, each said once: many libraries repeat the cause in what they say themselves.
 pub fn told(error: &anyhow::Error) -> String {
     let mut text = String::new();
-    for cause in error.chain() {
-        let words = match cause.downcast_ref::<kube::Error>() {
-            Some(kube::Error::Api(status)) => said_by_server(status),
-            _ => cause.to_string(),
-        };
+    let mut add = |words: String| {
         if !text.contains(&words) {
             let between = if text.is_empty() { "" } else { ": " };
-            text = format!("{text}{between}{words}");
+            text.push_str(between);
+            text.push_str(&words);
         }
-        if cause.is::<kube::Error>() {
+    };
+    for cause in error.chain() {
+        if let Some(kube::Error::Api(status)) = cause.downcast_ref() {
             // What is below repeats it with the whole Status.
+            add(said_by_server(status));
             break;
         }
+        add(cause.to_string());
     }
     text
 }

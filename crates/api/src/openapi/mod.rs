@@ -1,5 +1,5 @@
-//! OpenAPI v3 documents, one per group and version, and the v2 document of all: what `kubectl explain`, `apply`, `create` and `edit` read.
-//! Not responsible for serving or caching them.
+//! OpenAPI v3 documents, one per group and version, and the v2 document of all: what `kubectl explain`, `apply`, `create`
+//! and `edit` read. Not responsible for serving or caching them.
 //!
 //! Facts come from the schema table, descriptions from `k8s-openapi`; both are joined only while a document is made.
 
@@ -15,12 +15,17 @@ mod v2;
 
 pub use v2::v2;
 
+/// Of which API a document is.
+fn info() -> Value {
+    json!({"title": "Kubernetes", "version": "v1.36.3"})
+}
+
 /// The document of one group and version, of those `resources` that belong to it.
 pub fn v3(group: &str, version: &str, resources: &[&Resource]) -> Value {
     let mine: Vec<&Resource> = resources.iter().filter(|r| r.group == group && r.version == version).copied().collect();
     json!({
         "openapi": "3.0.0",
-        "info": {"title": "Kubernetes", "version": "v1.36.3"},
+        "info": info(),
         "paths": paths::paths(group, version, &mine),
         "components": {
             "schemas": schemas::schemas(group, version, &mine),

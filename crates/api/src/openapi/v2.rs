@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::v3;
+use super::{info, v3};
 use crate::Resource;
 
 const JSON: &str = "application/json";
@@ -29,7 +29,7 @@ pub fn v2(resources: &[&Resource]) -> Value {
     }
     json!({
         "swagger": "2.0",
-        "info": {"title": "Kubernetes", "version": "v1.36.3"},
+        "info": info(),
         "paths": paths,
         "definitions": definitions,
     })
@@ -39,13 +39,11 @@ const KIND: &str = "x-kubernetes-group-version-kind";
 
 /// DeleteOptions belong to each group; a kind is told once.
 fn add_kinds(known: &mut Value, other: &Value) {
-    let new: Vec<Value> = other[KIND].as_array().into_iter().flatten().cloned().collect();
-    if let Some(kinds) = known.get_mut(KIND).and_then(Value::as_array_mut) {
-        new.into_iter()
-            .filter(|kind| !kinds.contains(kind))
-            .collect::<Vec<_>>()
-            .into_iter()
-            .for_each(|k| kinds.push(k));
+    let Some(kinds) = known.get_mut(KIND).and_then(Value::as_array_mut) else { return };
+    for kind in other[KIND].as_array().into_iter().flatten() {
+        if !kinds.contains(kind) {
+            kinds.push(kind.clone());
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::progress;
 use crate::cli::Registries;
+use crate::failure::told;
 use crate::system::{DataDir, SocketPath};
 
 /// What serves images until the system ends.
@@ -85,7 +86,8 @@ fn report(imported: Imported) {
         }
         Err(error) => {
             let error = anyhow::Error::new(error);
-            progress::tell(&format!("cannot import {}: {error:#}; it is left there", imported.file.display()));
+            let why = told(&error);
+            progress::tell(&format!("cannot import {}: {why}; it is left there", imported.file.display()));
         }
     }
 }

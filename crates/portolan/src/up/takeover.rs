@@ -15,6 +15,7 @@ use super::network::Plan;
 use super::nodes::{Node, Start};
 use super::{base, progress};
 use crate::cli::Up;
+use crate::failure::told;
 use crate::system::{DataDir, HostTable, Record, clear};
 
 /// A node that ended sooner than this after its start failed to start.
@@ -112,7 +113,7 @@ pub async fn keep(
             tokio::time::sleep(PAUSE * (tries - 1)).await;
             match again(start, &ended, fabric, client, nodes, record).await {
                 Ok(()) => break,
-                Err(error) => progress::tell(&format!("cannot start node {} again: {error:#}", start.name)),
+                Err(error) => progress::tell(&format!("cannot start node {} again: {}", start.name, told(&error))),
             }
         }
     }
