@@ -275,6 +275,7 @@ async fn exec(subject: &mut dyn Subject) {
     let mut spec = pod.spec("stays", subject.command(Act::Stay));
     spec.env = vec![("OWN".to_owned(), "value".to_owned())];
     let id = pod.start(&spec).await;
+    pod.log("stays", 1).await;
     let run = |act: Act, timeout: Duration| {
         let command = subject.command(act);
         let (runtime, id) = (Arc::clone(&pod.runtime), id.clone());
@@ -433,6 +434,7 @@ async fn one_pod_one_network(subject: &mut dyn Subject) {
 async fn agent_restart(subject: &mut dyn Subject) {
     let pod = Pod::run(subject, "survivor").await;
     let id = pod.start(&pod.spec("stays", subject.command(Act::Stay))).await;
+    pod.log("stays", 1).await;
     let created = pod
         .runtime
         .create_container(&pod.id, &pod.spec("created", subject.command(Act::Exit(3))))

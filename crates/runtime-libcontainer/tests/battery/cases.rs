@@ -147,6 +147,18 @@ impl Lab {
         }
     }
 
+    /// Until a container that stays has said so. Before, it has no say about signals, and as the first process of its
+    /// namespace it isn't ended by SIGTERM either (pid_namespaces(7)).
+    async fn up_and_listening(&self, name: &str) {
+        let path = self.directory.join(format!("{name}.log"));
+        let mut tick = tokio::time::interval(Duration::from_millis(5));
+        let give_up = Instant::now() + Duration::from_secs(60);
+        while !fs::read_to_string(&path).is_ok_and(|log| log.contains(" stdout F up\n")) {
+            assert!(Instant::now() < give_up, "{name} never came up");
+            tick.tick().await;
+        }
+    }
+
     fn processes(&self, id: &ContainerId) -> Running {
         let file = self.config.state_dir.join("containers").join(&id.0).join(RUNNING);
         shim::record::read(&file).unwrap().unwrap()
@@ -296,6 +308,7 @@ async fn two_agents(lab: &mut Lab) {
     one.unwrap();
     two.unwrap();
     assert!(matches!(lab.state(&id).await, ContainerState::Running { .. }));
+    lab.up_and_listening("stays").await;
     second.stop_container(&id, 15, Duration::from_secs(60)).await.unwrap();
     // Both notice.
     assert_eq!(lab.ended(&id).await.code, 0);
