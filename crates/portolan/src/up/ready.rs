@@ -1,5 +1,6 @@
 //! When a system answers: what `up` waits for, and what it says while it waits.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
@@ -83,8 +84,8 @@ fn served(service: &Service, port: Option<&str>, view: &View) -> bool {
     ports.any(|p| p.name.as_deref().unwrap_or_default() == port.unwrap_or_default())
 }
 
-fn sorted(services: &[Service]) -> Vec<&Service> {
-    let mut all: Vec<&Service> = services.iter().collect();
+fn sorted(services: &[Arc<Service>]) -> Vec<&Service> {
+    let mut all: Vec<&Service> = services.iter().map(|service| &**service).collect();
     all.sort_by_key(|s| named(&s.metadata));
     all
 }
@@ -96,7 +97,7 @@ fn has_selector(service: &Service) -> bool {
 /// How many ready pods a Service selects: none when it has no selector.
 fn ready_pods(service: &Service, view: &View) -> usize {
     let selector = service.spec.as_ref().and_then(|s| s.selector.clone()).unwrap_or_default();
-    let selected = |pod: &&Pod| {
+    let selected = |pod: &&Arc<Pod>| {
         let labels = pod.metadata.labels.clone().unwrap_or_default();
         pod.metadata.namespace == service.metadata.namespace && selector.iter().all(|(k, v)| labels.get(k) == Some(v))
     };
@@ -172,12 +173,16 @@ mod tests {
     use super::*;
     use crate::up::manifests::Change;
 
+    fn all<K: serde::de::DeserializeOwned>(list: Value) -> Vec<Arc<K>> {
+        serde_json::from_value::<Vec<K>>(list).unwrap().into_iter().map(Arc::new).collect()
+    }
+
     fn view(pods: Value, services: Value) -> View {
         let node = json!({"metadata": {"name": "n"}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}});
         View {
-            nodes: vec![serde_json::from_value(node).unwrap()],
-            pods: serde_json::from_value(pods).unwrap(),
-            services: serde_json::from_value(services).unwrap(),
+            nodes: vec![Arc::new(serde_json::from_value(node).unwrap())],
+            pods: all(pods),
+            services: all(services),
             ..View::default()
         }
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Service, ServicePort};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -23,7 +24,7 @@ pub struct Row {
 }
 
 /// A row per Service, by namespace and name. `node` is an address that NodePorts answer on.
-pub fn rows(services: &[Service], slices: &[EndpointSlice], node: Option<IpAddr>, domain: &str) -> Vec<Row> {
+pub fn rows(services: &[Arc<Service>], slices: &[Arc<EndpointSlice>], node: Option<IpAddr>, domain: &str) -> Vec<Row> {
     let counted = count(slices);
     let mut rows: Vec<Row> = services
         .iter()
@@ -98,7 +99,7 @@ pub fn changes(before: &[Row], after: &[Row]) -> Vec<String> {
 }
 
 /// Ready and all endpoints of each Service. An address in two slices (a moment of the controller's) counts once.
-fn count(slices: &[EndpointSlice]) -> BTreeMap<(String, String), (usize, usize)> {
+fn count(slices: &[Arc<EndpointSlice>]) -> BTreeMap<(String, String), (usize, usize)> {
     let mut endpoints: BTreeMap<(String, String), BTreeMap<String, bool>> = BTreeMap::new();
     for slice in slices {
         let Some(service) = slice.metadata.labels.as_ref().and_then(|l| l.get(SERVICE_NAME)) else { continue };
@@ -172,14 +173,16 @@ mod tests {
 
     use super::*;
 
-    fn service(spec: serde_json::Value) -> Service {
-        serde_json::from_value(json!({"metadata": {"name": "web", "namespace": "default"}, "spec": spec})).unwrap()
+    fn service(spec: serde_json::Value) -> Arc<Service> {
+        let metadata = json!({"name": "web", "namespace": "default"});
+        Arc::new(serde_json::from_value(json!({"metadata": metadata, "spec": spec})).unwrap())
     }
 
-    fn slice(endpoints: serde_json::Value) -> EndpointSlice {
+    fn slice(endpoints: serde_json::Value) -> Arc<EndpointSlice> {
         let labels = json!({SERVICE_NAME: "web"});
         let metadata = json!({"name": "web-1", "namespace": "default", "labels": labels});
-        serde_json::from_value(json!({"metadata": metadata, "addressType": "IPv4", "endpoints": endpoints})).unwrap()
+        let slice = json!({"metadata": metadata, "addressType": "IPv4", "endpoints": endpoints});
+        Arc::new(serde_json::from_value(slice).unwrap())
     }
 
     #[test]

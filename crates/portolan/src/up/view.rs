@@ -1,9 +1,10 @@
 //! What the API says about Services and what stands behind them, read or followed.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use futures::{Stream, StreamExt, stream};
+use futures::{FutureExt, Stream, StreamExt, stream};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -18,25 +19,26 @@ use super::table::{self, Row};
 /// The cluster's DNS domain.
 pub const DOMAIN: &str = "cluster.local";
 
-/// A moment of the cluster.
+/// A moment of the cluster. Its objects are shared with whoever follows them.
 #[derive(Clone, Debug, Default)]
 pub struct View {
-    pub services: Vec<Service>,
-    pub slices: Vec<EndpointSlice>,
-    pub nodes: Vec<Node>,
-    pub pods: Vec<Pod>,
-    pub deployments: Vec<Deployment>,
+    pub services: Vec<Arc<Service>>,
+    pub slices: Vec<Arc<EndpointSlice>>,
+    pub nodes: Vec<Arc<Node>>,
+    pub pods: Vec<Arc<Pod>>,
+    pub deployments: Vec<Arc<Deployment>>,
 }
 
 impl View {
     /// Lists everything once.
     pub async fn read(client: &Client) -> Result<Self> {
-        async fn list<K>(client: &Client) -> Result<Vec<K>>
+        async fn list<K>(client: &Client) -> Result<Vec<Arc<K>>>
         where
             K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
         {
             let list = Api::<K>::all(client.clone()).list(&ListParams::default()).await;
-            Ok(list.with_context(|| format!("cannot list {}", K::plural(&())))?.items)
+            let list = list.with_context(|| format!("cannot list {}", K::plural(&())))?;
+            Ok(list.items.into_iter().map(Arc::new).collect())
         }
         Ok(View {
             services: list(client).await?,
@@ -82,22 +84,19 @@ impl Following {
 
     /// The view as it is now.
     pub fn view(&self) -> View {
-        fn all<K: Clone + Resource<DynamicType = ()> + 'static>(store: &Store<K>) -> Vec<K> {
-            store.state().iter().map(|o| (**o).clone()).collect()
-        }
         View {
-            services: all(&self.services),
-            slices: all(&self.slices),
-            nodes: all(&self.nodes),
-            pods: all(&self.pods),
-            deployments: all(&self.deployments),
+            services: self.services.state(),
+            slices: self.slices.state(),
+            nodes: self.nodes.state(),
+            pods: self.pods.state(),
+            deployments: self.deployments.state(),
         }
     }
 
     /// Whether every kind has been listed.
     pub fn complete(&self) -> bool {
         fn listed<K: Resource<DynamicType = ()> + Clone + 'static>(store: &Store<K>) -> bool {
-            futures::FutureExt::now_or_never(store.wait_until_ready()).is_some_and(|r| r.is_ok())
+            store.wait_until_ready().now_or_never().is_some_and(|r| r.is_ok())
         }
         listed(&self.services)
             && listed(&self.slices)
@@ -106,11 +105,12 @@ impl Following {
             && listed(&self.deployments)
     }
 
-    /// Waits until something changed. What did is for the next `view` to say.
+    /// Waits until something changed, and takes all that has by then: what did is for the next `view` to say.
     pub async fn changed(&mut self) {
         if self.changes.next().await.is_none() {
             std::future::pending::<()>().await;
         }
+        while let Some(Some(())) = self.changes.next().now_or_never() {}
     }
 }
 
