@@ -41,7 +41,7 @@ Objects of kinds that aren't served are left out and named, and `up` ends with e
 and nothing at all when no object is left in the files.
 
 Exit codes: 0 ended when asked to, or ready (--detach); 1 an error; 2 a mistake in the command line; 3 like 0, but
-objects were left out.";
+objects were left out; 4 not everything was ready in time (--detach), and it goes on.";
 
 pub const DOWN: &str = "\
 Examples:

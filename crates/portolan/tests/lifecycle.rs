@@ -99,9 +99,11 @@ fn what_is_missing_is_said_and_what_goes_missing_comes_back() {
     system.down();
 
     let wanting = system.file("wanting.yaml", WANTING);
-    let said = system.start(&["-f", &wanting, "--timeout", "5"]);
+    let said = system.portolan(&["up", "--detach", "-f", &wanting, "--timeout", "5"]);
+    system.runs();
+    assert_eq!(said.status.code(), Some(4), "it goes on, and is not what was asked for: {said:?}");
     // A slow machine says it a little later.
-    assert!(said.contains("not ready after ") && said.contains(" s: pod default/imageless"), "{said}");
+    assert!(said.out.contains("not ready after ") && said.out.contains(" s: pod default/imageless"), "{said:?}");
     system.api().delete(Kind::POD, "imageless");
     assert!(system.api().find(Kind::NODE, "node-2").is_none(), "the second node is forgotten");
     system.api().until_ready("myapp", "three pods on the node that is left", |ready| ready.len() == 3);
@@ -144,10 +146,31 @@ fn comes_back_by_itself(system: &System) {
         let ports = service["spec"]["ports"].as_array().map_or(0, Vec::len);
         ports == 3 && service["spec"]["selector"].is_null()
     });
+    let dns_address = address("kube-system/kube-dns");
+    given_away(system, &dns_address);
     eventually("names again", || {
         let said = system.on_node("node-1", &["curl", "-sS", "--max-time", "5", "http://myapp/hostname"]);
         if said.out.starts_with("myapp-") { Ok(()) } else { Err(format!("{said:?}")) }
     });
+}
+
+/// The address that every pod asks for names, in the hands of another Service: that is said, and ends nothing.
+fn given_away(system: &System, address: &Value) {
+    let api = system.api();
+    let squatter = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "squatter"},
+        "spec": {"clusterIP": address, "ports": [{"port": 53}]}});
+    eventually("the address in other hands", || {
+        // Whoever puts it back may be sooner.
+        api.delete(Kind::SERVICE, "kube-system/kube-dns");
+        api.try_create(Kind::SERVICE, &squatter).map(drop).map_err(|refused| refused.to_string())
+    });
+    let log = system.data_dir().join("log/supervisor.log");
+    eventually("a word about it", || {
+        let said = std::fs::read_to_string(&log).unwrap_or_default();
+        if said.contains("which Service default/squatter has: delete it") { Ok(()) } else { Err(said) }
+    });
+    api.delete(Kind::SERVICE, "squatter");
+    api.until(Kind::SERVICE, "kube-system/kube-dns", "back", |service| service["spec"]["clusterIP"] == *address);
 }
 
 /// Who an object is: a new one of the same name has another uid.

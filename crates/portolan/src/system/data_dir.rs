@@ -1,7 +1,9 @@
 //! The data directory: where everything lies, and who may use it.
 
+use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Seek, Write};
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -103,7 +105,7 @@ impl DataDir {
     /// Removes the directory and everything in it. The caller holds the lock.
     pub fn remove(&self, _lock: Lock) -> Result<()> {
         let mounts = fs::read_to_string("/proc/self/mountinfo").context("cannot read what is mounted")?;
-        let mut points = mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(Path::new);
+        let mut points = mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(mount_point);
         if let Some(point) = points.find(|point| point.starts_with(&self.0) && *point != self.0) {
             bail!("{} is mounted in the data directory; unmount it first", point.display());
         }
@@ -283,9 +285,31 @@ fn give_all(owner: Owner, path: &Path) -> io::Result<()> {
     }
 }
 
+/// A path as /proc/PID/mountinfo has it: blanks and backslashes are three octal digits (proc_pid_mountinfo(5)).
+fn mount_point(field: &str) -> PathBuf {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field.as_bytes();
+    while let [first, after @ ..] = rest {
+        let digits = after.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
+        let escaped = digits.filter(|_| *first == b'\\').and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        bytes.push(escaped.unwrap_or(*first));
+        rest = if escaped.is_some() { &after[3..] } else { after };
+    }
+    PathBuf::from(OsString::from_vec(bytes))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn mount_points_are_read_with_their_blanks() {
+        let points =
+            [("/a\\040b/c", "/a b/c"), ("/a\\134040", "/a\\040"), ("/plain\\", "/plain\\"), ("/\\9é", "/\\9é")];
+        for (field, path) in points {
+            assert_eq!(mount_point(field), Path::new(path), "{field}");
+        }
+    }
 
     #[test]
     fn one_system_at_a_time_and_the_second_is_told_who_has_it() {

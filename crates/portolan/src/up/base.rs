@@ -17,7 +17,8 @@ use super::network::{Plan, SERVICE_FLAG};
 use super::ready;
 use super::view::View;
 
-/// Keeps what must not go missing, as the API server keeps `default/kubernetes`.
+/// Keeps what must not go missing, as the API server keeps `default/kubernetes`. Fails while somebody else has the
+/// address that pods ask for names.
 pub async fn keep(client: &Client, plan: &Plan) -> Result<()> {
     dns_service(client, plan).await
 }
@@ -25,7 +26,6 @@ pub async fn keep(client: &Client, plan: &Plan) -> Result<()> {
 /// Applies it all. Nothing runs yet on the nodes in `new`; what others reported last still holds.
 pub async fn apply(client: &Client, plan: &Plan, nodes: &[String], new: &[String]) -> Result<()> {
     same_addresses(client, plan).await?;
-    dns_service(client, plan).await?;
     forget_other_nodes(client, nodes).await?;
     forget_other_ranges(client, plan).await?;
     forget_readiness(client, new).await
@@ -53,8 +53,25 @@ async fn dns_service(client: &Client, plan: &Plan) -> Result<()> {
         let deleted = api.delete("kube-dns", &DeleteParams::default()).await;
         deleted.context(repairing)?;
     }
-    api.create(&PostParams::default(), &ours).await.context("cannot make Service kube-system/kube-dns")?;
-    Ok(())
+    let Err(error) = api.create(&PostParams::default(), &ours).await else { return Ok(()) };
+    let holder = holder(client, plan).await.map(|holder| format!(", which Service {holder} has: delete it"));
+    let addresses: Vec<String> = plan.cluster_dns().iter().map(ToString::to_string).collect();
+    let (addresses, holder) = (addresses.join(" and "), holder.unwrap_or_default());
+    Err(error).with_context(|| {
+        format!("no name is found: cannot make Service kube-system/kube-dns with address {addresses}{holder}")
+    })
+}
+
+/// The Service that has an address of the DNS Service's.
+async fn holder(client: &Client, plan: &Plan) -> Option<String> {
+    let ours: BTreeSet<String> = plan.cluster_dns().iter().map(ToString::to_string).collect();
+    let services = Api::<Service>::all(client.clone()).list(&ListParams::default()).await.ok()?;
+    let has = |service: &&Service| {
+        let addresses = service.spec.as_ref().and_then(|spec| spec.cluster_ips.as_ref());
+        addresses.is_some_and(|addresses| addresses.iter().any(|address| ours.contains(address)))
+    };
+    let holder = services.iter().find(has)?;
+    Some(format!("{}/{}", holder.namespace().unwrap_or_default(), holder.name_any()))
 }
 
 /// Whether names are found by it.

@@ -9,6 +9,7 @@ mod detach;
 mod fabric;
 mod host_dns;
 pub mod images;
+mod logs;
 mod manifests;
 mod network;
 mod nodes;
@@ -61,6 +62,9 @@ const KEEP: Duration = Duration::from_secs(10);
 
 /// Exit code of an `up` that did all it was asked, except for objects of kinds that aren't served.
 const LEFT_OUT: u8 = 3;
+
+/// Exit code of `up --detach` when it goes on although something isn't ready yet.
+const NOT_READY: u8 = 4;
 
 /// Runs a system until it is told to end.
 pub fn start(options: &Up) -> Result<ExitCode> {
@@ -192,7 +196,7 @@ impl System {
         let kept_nodes = takeover::keep(&mut self.nodes, &starts, fabric, &client, &mut record);
         tokio::select! {
             followed = serve => followed,
-            kept = keep(&client, plan, fabric) => kept,
+            kept = keep(&client, plan, fabric, dir) => kept,
             failed = control.failed() => Err(failed),
             failed = images.failed() => Err(failed),
             kept = kept_nodes => kept,
@@ -265,12 +269,21 @@ impl System {
 }
 
 /// Puts back what every system has when somebody deletes or changes it. Returns only with an error.
-async fn keep(client: &kube::Client, plan: &Plan, fabric: &Fabric) -> Result<()> {
+async fn keep(client: &kube::Client, plan: &Plan, fabric: &Fabric, dir: &DataDir) -> Result<()> {
     let mut turns = tokio::time::interval(KEEP);
+    let mut told = String::new();
     loop {
         turns.tick().await;
-        base::keep(client, plan).await?;
+        // What a user did to the objects ends no system: it is said once, and tried again until they undo it.
+        let now = base::keep(client, plan).await.err().map(|error| format!("{error:#}")).unwrap_or_default();
+        if !now.is_empty() && now != told {
+            progress::tell(&now);
+        }
+        told = now;
         fabric.spare_the_bridge()?;
+        if let Err(error) = logs::bound(&dir.logs()) {
+            tracing::warn!(%error, "cannot bound the logs");
+        }
     }
 }
 
@@ -328,7 +341,8 @@ impl Shown<'_> {
         let mut rows = following.view().rows();
         progress::table(&rows, &missing, self.skipped.get(), self.dir, self.begun.elapsed());
         if self.options.detached {
-            detach::ready(self.dir, exit_code(self.skipped.get()))?;
+            let code = if missing.is_empty() { exit_code(self.skipped.get()) } else { NOT_READY };
+            detach::ready(self.dir, code)?;
         }
         loop {
             following.changed().await;
