@@ -1,0 +1,166 @@
+//! The backend on the fake: the battery, with and without generations, and what a plan says.
+#![allow(clippy::unwrap_used)]
+
+use std::time::Duration;
+
+use iptables::{Fake, Iptables, Table};
+use proxy::battery::{self, Random, World};
+use proxy::{Backend, Plan};
+use proxy_iptables::{FullLook, IptablesBackend, Options};
+use service_model::{Change, Event, IpFamily, ServiceModel};
+
+fn family(family: IpFamily) -> iptables::Family {
+    if family == IpFamily::V4 { iptables::Family::V4 } else { iptables::Family::V6 }
+}
+
+fn backend(of: IpFamily) -> IptablesBackend<Fake> {
+    IptablesBackend::new(of, Fake::new(family(of)), Options::default())
+}
+
+fn without_generations(of: IpFamily) -> IptablesBackend<Fake> {
+    let options = Options { full_look: FullLook(Duration::ZERO), ..Options::default() };
+    IptablesBackend::new(of, Fake::without_generations(family(of)), options)
+}
+
+#[tokio::test]
+async fn replanning_is_empty() {
+    for family in IpFamily::BOTH {
+        for seed in 0..4 {
+            battery::replanning_is_empty(&backend(family), &World::new(family), seed).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn incremental_equals_full() {
+    for family in IpFamily::BOTH {
+        for seed in 0..4 {
+            battery::incremental_equals_full(&backend(family), &World::new(family), seed).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn killed_anywhere_it_converges() {
+    for seed in 0..4 {
+        battery::killed_anywhere_it_converges(&backend(IpFamily::V4), &World::new(IpFamily::V4), seed).await;
+    }
+}
+
+/// What an operator, or another program, could do to our chains.
+const SPOILS: [&str; 9] = [
+    "*nat\n:KUBE-SERVICES - [0:0]\nCOMMIT\n",
+    "*nat\n-I KUBE-SERVICES 1 -j RETURN\nCOMMIT\n",
+    "*nat\n-D PREROUTING -m comment --comment \"kubernetes service portals\" -j KUBE-SERVICES\nCOMMIT\n",
+    "*nat\n-A OUTPUT -j KUBE-SERVICES\nCOMMIT\n",
+    "*nat\n-A INPUT -j KUBE-MARK-MASQ\nCOMMIT\n",
+    "*nat\n:KUBE-SEP-AAAAAAAAAAAAAAAA - [0:0]\n-A KUBE-SEP-AAAAAAAAAAAAAAAA -j KUBE-MARK-MASQ\nCOMMIT\n",
+    "*filter\n-A KUBE-FORWARD -j DROP\nCOMMIT\n",
+    "*filter\n:KUBE-PROXY-CANARY - [0:0]\n-X KUBE-PROXY-CANARY\nCOMMIT\n",
+    "*nat\n:THEIRS - [0:0]\n:KUBE-SVC-AAAAAAAAAAAAAAAA - [0:0]\n-A KUBE-SVC-AAAAAAAAAAAAAAAA -j RETURN\n\
+     -A THEIRS -j KUBE-SVC-AAAAAAAAAAAAAAAA\nCOMMIT\n",
+];
+
+#[tokio::test]
+async fn converges_from_garbage_and_leaves_others_alone() {
+    let theirs = "*filter\n:THEIRS - [0:0]\n-A THEIRS -s 10.0.0.0/8 -j RETURN\n-A FORWARD -j THEIRS\nCOMMIT\n";
+    for backend in [backend(IpFamily::V4), without_generations(IpFamily::V4)] {
+        backend.with_tool(|fake| fake.restore_text(theirs)).unwrap();
+        let before = backend.with_tool(|fake| fake.saved());
+        let mut spoils = SPOILS.iter().cycle();
+        battery::converges_from_garbage(&backend, &World::new(IpFamily::V4), 5, |backend, _| {
+            let spoil = spoils.next().unwrap();
+            // Its own chain may be spoilt once only.
+            backend.with_tool(|fake| fake.restore_text(spoil)).unwrap();
+        })
+        .await;
+        // A chain that somebody else's rule leads to can only be emptied.
+        let pinned = "-A THEIRS -j KUBE-SVC-AAAAAAAAAAAAAAAA";
+        assert!(backend.with_tool(|fake| fake.saved()).contains(pinned));
+        backend.with_tool(|fake| fake.restore_text("*nat\n:THEIRS - [0:0]\n-X THEIRS\nCOMMIT\n")).unwrap();
+        backend.cleanup().await.unwrap();
+        let empty_nat = "*nat\n:INPUT ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n:POSTROUTING ACCEPT [0:0]\n\
+                         :PREROUTING ACCEPT [0:0]\nCOMMIT\n";
+        assert_eq!(backend.with_tool(|fake| fake.saved()), format!("{empty_nat}{before}"));
+    }
+}
+
+#[tokio::test]
+async fn a_foreign_flush_is_noticed_without_reading_everything() {
+    let options = Options { full_look: FullLook(Duration::from_secs(3600)), ..Options::default() };
+    let fake = Fake::without_generations(iptables::Family::V4);
+    let backend = IptablesBackend::new(IpFamily::V4, fake, options);
+    let world = World::new(IpFamily::V4);
+    let model = world.model(&mut Random::new(1));
+    let observed = battery::settle(&backend, &model.resolve(&world.node, IpFamily::V4)).await;
+    assert!(!backend.is_stale(&observed).await.unwrap());
+    backend.with_tool(|fake| *fake = Fake::without_generations(iptables::Family::V4));
+    assert!(backend.is_stale(&observed).await.unwrap());
+}
+
+fn service(model: &mut ServiceModel, name: &str, number: u8) {
+    let service = serde_json::json!({
+        "metadata": {"namespace": "ns", "name": name},
+        "spec": {"clusterIPs": [format!("10.96.0.{number}")], "ports": [{"name": "p", "port": 80}]}
+    });
+    model.apply(Event::Service(Change::Upsert(serde_json::from_value(service).unwrap())));
+}
+
+fn endpoints(model: &mut ServiceModel, name: &str, pods: &[u8]) {
+    let endpoints: Vec<_> = pods.iter().map(|n| serde_json::json!({"addresses": [format!("10.244.2.{n}")]})).collect();
+    let slice = serde_json::json!({
+        "metadata": {"namespace": "ns", "name": format!("{name}-1"), "labels": {"kubernetes.io/service-name": name}},
+        "addressType": "IPv4", "ports": [{"name": "p", "port": 8080}], "endpoints": endpoints
+    });
+    model.apply(Event::EndpointSlice(Change::Upsert(serde_json::from_value(slice).unwrap())));
+}
+
+#[tokio::test]
+async fn a_change_writes_the_chains_it_changes_and_no_others() {
+    let world = World::new(IpFamily::V4);
+    let backend = backend(IpFamily::V4);
+    let mut model = ServiceModel::new();
+    for (name, number) in [("a", 1), ("b", 2)] {
+        service(&mut model, name, number);
+        endpoints(&mut model, name, &[1, 2, 3]);
+    }
+    let mut table = model.resolve(&world.node, IpFamily::V4);
+    let observed = battery::settle(&backend, &table).await;
+    endpoints(&mut model, "b", &[1, 2, 4]);
+    model.update(&mut table, &world.node);
+    let plan = backend.plan(&backend.desired(&table), &observed);
+    let text = plan.to_string();
+    assert_eq!(plan.steps(), 1, "the filter table is left alone:\n{text}");
+    let written: Vec<&str> = text.lines().filter(|line| line.starts_with(':')).collect();
+    assert_eq!(written.len(), 3, "the Service's chain, the new endpoint's and the old one's:\n{text}");
+    assert!(!text.contains("KUBE-SERVICES"), "{text}");
+    assert!(text.contains("--probability 0.33333333") && text.contains("--to-destination 10.244.2.4:8080"), "{text}");
+    assert!(text.starts_with("*nat\n") && text.contains("\n-X KUBE-SEP-") && text.ends_with("\nCOMMIT\n"), "{text}");
+}
+
+#[tokio::test]
+async fn what_is_refused_is_written_whole_the_next_time() {
+    let world = World::new(IpFamily::V4);
+    let backend = backend(IpFamily::V4);
+    let mut model = ServiceModel::new();
+    service(&mut model, "a", 1);
+    endpoints(&mut model, "a", &[1, 2]);
+    let mut table = model.resolve(&world.node, IpFamily::V4);
+    let observed = battery::settle(&backend, &table).await;
+    // A chain that is about to go is held by a rule we don't know of.
+    let held = backend.with_tool(|fake| {
+        let text = fake.saved();
+        let line = text.lines().find(|line| line.ends_with("--to-destination 10.244.2.2:8080")).unwrap().to_owned();
+        let chain = line.split(' ').nth(1).unwrap().to_owned();
+        fake.restore_text(&format!("*nat\n-A INPUT -j {chain}\nCOMMIT\n")).unwrap();
+        chain
+    });
+    endpoints(&mut model, "a", &[1]);
+    model.update(&mut table, &world.node);
+    let plan = backend.plan(&backend.desired(&table), &observed);
+    let error = backend.apply(&plan, observed).await.expect_err("the chain is in use");
+    let said = std::error::Error::source(&error).unwrap().to_string();
+    assert!(said.contains(&format!("-X {held}")), "{said}");
+    battery::settle(&backend, &table).await;
+    assert!(!backend.with_tool(|fake| fake.has_chain(Table::Nat, &held)).unwrap());
+}

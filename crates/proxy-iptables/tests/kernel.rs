@@ -1,0 +1,286 @@
+//! The backend by the real tools of both flavours, in namespaces made for each test: the battery, real packets, what
+//! others see.
+#![allow(clippy::unwrap_used)]
+
+#[path = "../../proxy-nftables/tests/rig/mod.rs"]
+mod rig;
+
+use std::time::Duration;
+
+use iptables::{EachLine, Error, Fake, Family, Flavour, Iptables, Saved, Table, Tool, Transaction};
+use netns::NetNs;
+use proxy::Backend;
+use proxy::battery::{self, Fate, Random, World};
+use proxy_iptables::{FullLook, IptablesBackend, Options, Tuning};
+use rig::Rig;
+use service_model::{Change, Event, IpFamily, NodePortAddresses, Outcome, ServiceModel};
+
+const FLAVOURS: [Flavour; 2] = [Flavour::Nft, Flavour::Legacy];
+
+/// A tool that works in a namespace, whoever calls it.
+struct Inside {
+    namespace: NetNs,
+    tool: Tool,
+}
+
+impl Iptables for Inside {
+    fn save(&mut self, table: Table, each: EachLine<'_>) -> Result<(), Error> {
+        self.namespace.run(|| self.tool.save(table, each)).unwrap()
+    }
+
+    fn restore(&mut self, transactions: &[Transaction]) -> Result<(), Error> {
+        self.namespace.run(|| self.tool.restore(transactions)).unwrap()
+    }
+
+    fn has_chain(&mut self, table: Table, chain: &str) -> Result<bool, Error> {
+        self.namespace.run(|| self.tool.has_chain(table, chain)).unwrap()
+    }
+
+    fn generation(&mut self) -> Result<Option<u32>, Error> {
+        self.namespace.run(|| self.tool.generation()).unwrap()
+    }
+}
+
+fn of(family: IpFamily) -> Family {
+    if family == IpFamily::V4 { Family::V4 } else { Family::V6 }
+}
+
+fn inside(namespace: &NetNs, family: IpFamily, flavour: Flavour) -> Inside {
+    let tool = namespace.run(|| Tool::open(of(family), flavour)).unwrap();
+    Inside { namespace: namespace.clone(), tool: tool.expect("the package iptables has the tools of both flavours") }
+}
+
+fn backend_in(namespace: &NetNs, family: IpFamily, flavour: Flavour) -> IptablesBackend<Inside> {
+    let options = Options { full_look: FullLook(Duration::ZERO), ..Options::default() };
+    IptablesBackend::new(family, inside(namespace, family, flavour), options)
+}
+
+#[tokio::test]
+async fn replanning_is_empty() {
+    for (family, flavour) in IpFamily::BOTH.into_iter().zip(FLAVOURS) {
+        let namespace = rig::namespace();
+        battery::replanning_is_empty(&backend_in(&namespace, family, flavour), &World::new(family), 1).await;
+    }
+}
+
+#[tokio::test]
+async fn incremental_equals_full() {
+    for (family, flavour) in IpFamily::BOTH.into_iter().rev().zip(FLAVOURS) {
+        let namespace = rig::namespace();
+        battery::incremental_equals_full(&backend_in(&namespace, family, flavour), &World::new(family), 2).await;
+    }
+}
+
+#[tokio::test]
+async fn killed_anywhere_it_converges() {
+    for flavour in FLAVOURS {
+        let namespace = rig::namespace();
+        let world = World::new(IpFamily::V4);
+        battery::killed_anywhere_it_converges(&backend_in(&namespace, IpFamily::V4, flavour), &world, 3).await;
+    }
+}
+
+/// Takes each transaction to the fake and the tool and holds their answers and their contents against each other.
+struct Both {
+    tool: Inside,
+    fake: Fake,
+}
+
+impl Iptables for Both {
+    fn save(&mut self, table: Table, each: EachLine<'_>) -> Result<(), Error> {
+        let [by_tool, by_fake] = [contents(&mut self.tool, table)?, contents(&mut self.fake, table)?];
+        assert_eq!(by_tool, by_fake, "the fake and the tool hold the same");
+        self.tool.save(table, each)
+    }
+
+    fn restore(&mut self, transactions: &[Transaction]) -> Result<(), Error> {
+        let (by_tool, by_fake) = (self.tool.restore(transactions), self.fake.restore(transactions));
+        assert_eq!(by_tool.is_ok(), by_fake.is_ok(), "{by_tool:?} {by_fake:?}");
+        by_tool
+    }
+
+    fn has_chain(&mut self, table: Table, chain: &str) -> Result<bool, Error> {
+        self.tool.has_chain(table, chain)
+    }
+
+    fn generation(&mut self) -> Result<Option<u32>, Error> {
+        self.tool.generation()
+    }
+}
+
+fn contents(tool: &mut dyn Iptables, table: Table) -> Result<Vec<String>, Error> {
+    let mut rules = Vec::new();
+    tool.save(table, &mut |line| {
+        if let Saved::Rule { chain, spec } = line {
+            let rule = iptables::Rule::parse(spec).map_or(spec.to_owned(), |rule| rule.to_string());
+            rules.push((chain.to_owned(), rule));
+        }
+    })?;
+    // Chains come in different orders; within a chain the order counts.
+    rules.sort_by(|(one, _), (other, _)| one.cmp(other));
+    Ok(rules.into_iter().map(|(chain, rule)| format!("{chain} {rule}")).collect())
+}
+
+#[tokio::test]
+async fn the_fake_and_the_tools_accept_the_same() {
+    for (family, flavour) in IpFamily::BOTH.into_iter().zip(FLAVOURS) {
+        let namespace = rig::namespace();
+        let both = Both { tool: inside(&namespace, family, flavour), fake: Fake::new(of(family)) };
+        let backend = IptablesBackend::new(family, both, Options::default());
+        battery::incremental_equals_full(&backend, &World::new(family), 7).await;
+    }
+}
+
+#[tokio::test]
+async fn converges_from_garbage_and_leaves_others_alone() {
+    let spoils = [
+        "*nat\n:KUBE-SERVICES - [0:0]\nCOMMIT\n",
+        "*nat\n-I KUBE-SERVICES 1 -i eth0 -j RETURN\nCOMMIT\n",
+        "*nat\n-D PREROUTING -m comment --comment \"kubernetes service portals\" -j KUBE-SERVICES\nCOMMIT\n",
+        "*nat\n-A OUTPUT -p tcp -j KUBE-SERVICES\nCOMMIT\n",
+        "*nat\n:KUBE-SEP-AAAAAAAAAAAAAAAA - [0:0]\n-A KUBE-SEP-AAAAAAAAAAAAAAAA -m ttl --ttl-eq 9 -j KUBE-MARK-MASQ\nCOMMIT\n",
+        "*filter\n-A KUBE-FORWARD -m limit --limit 5/min -j DROP\nCOMMIT\n",
+        "*nat\n:KUBE-SVC-AAAAAAAAAAAAAAAA - [0:0]\n-A THEIRS -j KUBE-SVC-AAAAAAAAAAAAAAAA\nCOMMIT\n",
+    ];
+    for flavour in FLAVOURS {
+        let namespace = rig::namespace();
+        let write = |text: &str| {
+            let write = || Tool::open(Family::V4, flavour).unwrap().restore_text(text);
+            namespace.run(write).unwrap().unwrap();
+        };
+        write(
+            "*filter\n:THEIRS - [0:0]\n-A THEIRS -m limit --limit 5/min -j LOG --log-prefix \"a b\"\n-A FORWARD -j THEIRS\n\
+             :KUBE-FIREWALL - [0:0]\n-A INPUT -j KUBE-FIREWALL\nCOMMIT\n*nat\n:THEIRS - [0:0]\n-A THEIRS -j RETURN\nCOMMIT\n",
+        );
+        let mut tool = inside(&namespace, IpFamily::V4, flavour);
+        let before = [Table::Nat, Table::Filter].map(|table| contents(&mut tool, table).unwrap());
+        let backend = backend_in(&namespace, IpFamily::V4, flavour);
+        let mut next = spoils.iter().cycle();
+        let world = World::new(IpFamily::V4);
+        battery::converges_from_garbage(&backend, &world, 9, |_, _| write(next.next().unwrap())).await;
+        // What somebody else's rule leads to is emptied; it goes when they let go.
+        write("*nat\n:THEIRS - [0:0]\n-A THEIRS -j RETURN\nCOMMIT\n");
+        backend.cleanup().await.unwrap();
+        let after = [Table::Nat, Table::Filter].map(|table| contents(&mut tool, table).unwrap());
+        assert_eq!(after, before, "{flavour:?}");
+        assert!(!tool.has_chain(Table::Nat, "KUBE-SERVICES").unwrap());
+        backend.cleanup().await.expect("there is nothing left to remove");
+    }
+}
+
+#[tokio::test]
+async fn our_jumps_come_first_and_are_not_fought_for() {
+    for flavour in FLAVOURS {
+        let namespace = rig::namespace();
+        let write = |text: &str| {
+            let write = || Tool::open(Family::V4, flavour).unwrap().restore_text(text);
+            namespace.run(write).unwrap().unwrap();
+        };
+        write("*filter\n-A FORWARD -j DROP\nCOMMIT\n");
+        let backend = backend_in(&namespace, IpFamily::V4, flavour);
+        let world = World::new(IpFamily::V4);
+        let table = world.model(&mut Random::new(4)).resolve(&world.node, IpFamily::V4);
+        battery::settle(&backend, &table).await;
+        let forward = |backend: &IptablesBackend<Inside>| {
+            let rules = backend.with_tool(|tool| contents(tool, Table::Filter)).unwrap();
+            let of_forward = rules.into_iter().filter(|rule| rule.starts_with("FORWARD "));
+            of_forward.map(|rule| rule.rsplit(' ').next().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        let ours = ["KUBE-PROXY-FIREWALL", "KUBE-EXTERNAL-SERVICES", "KUBE-SERVICES", "KUBE-FORWARD"];
+        assert_eq!(forward(&backend), [&ours[..], &["DROP"]].concat(), "{flavour:?}");
+        write("*filter\n-I FORWARD 1 -s 10.9.9.9/32 -j ACCEPT\nCOMMIT\n");
+        battery::settle(&backend, &table).await;
+        assert_eq!(forward(&backend), [&["ACCEPT"], &ours[..], &["DROP"]].concat(), "an operator's rule stays first");
+    }
+}
+
+fn real_packets(family: IpFamily, flavour: Flavour, seed: u64) {
+    let world = World::new(family);
+    let rig = Rig::new(&world);
+    let backend = backend_in(&rig.node, family, flavour);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    // Where a packet ends that no Service takes is not the proxy's affair.
+    let sent = runtime.block_on(battery::packets_meet_the_oracle(&backend, &world, seed, 8, 12, |packet, outcome| {
+        if *outcome == Outcome::Untouched { Fate::Untouched } else { rig.send(packet, outcome) }
+    }));
+    assert!(sent >= 60, "{sent} packets");
+}
+
+#[test]
+fn real_packets_meet_the_oracle_ipv4() {
+    real_packets(IpFamily::V4, Flavour::Nft, 5);
+}
+
+#[test]
+fn real_packets_meet_the_oracle_ipv6() {
+    real_packets(IpFamily::V6, Flavour::Nft, 6);
+}
+
+#[test]
+fn real_packets_meet_the_oracle_by_the_legacy_tools() {
+    real_packets(IpFamily::V4, Flavour::Legacy, 7);
+}
+
+#[tokio::test]
+async fn localhost_node_ports_answer_the_node_and_no_neighbour() {
+    let mut world = World::new(IpFamily::V4);
+    let localhost = "127.0.0.1".parse().unwrap();
+    world.node.node_ports = NodePortAddresses::Only([world.node_address, localhost].into());
+    let rig = Rig::new(&world);
+    let options = Options { tuning: Tuning::default(), ..Options::default() };
+    let backend = IptablesBackend::new(IpFamily::V4, inside(&rig.node, IpFamily::V4, Flavour::Nft), options);
+    let mut model = ServiceModel::new();
+    let service = serde_json::json!({
+        "metadata": {"namespace": "ns", "name": "s"},
+        "spec": {"type": "NodePort", "clusterIPs": ["10.96.0.9"], "sessionAffinity": "ClientIP",
+                 "ports": [{"name": "p", "port": 80, "nodePort": 30080}]}
+    });
+    let pods: Vec<_> = [&world.local_pods, &world.remote_pods]
+        .into_iter()
+        .flatten()
+        .map(|pod| serde_json::json!({"addresses": [pod.to_string()]}))
+        .collect();
+    let slice = serde_json::json!({
+        "metadata": {"namespace": "ns", "name": "s-1", "labels": {"kubernetes.io/service-name": "s"}},
+        "addressType": "IPv4", "ports": [{"name": "p", "port": world.endpoint_ports[0]}], "endpoints": pods
+    });
+    model.apply(Event::Service(Change::Upsert(serde_json::from_value(service).unwrap())));
+    model.apply(Event::EndpointSlice(Change::Upsert(serde_json::from_value(slice).unwrap())));
+    battery::settle(&backend, &model.resolve(&world.node, IpFamily::V4)).await;
+    rig.node.run(|| proxy_iptables::allow_localhost_node_ports().unwrap()).unwrap();
+    let ask = || {
+        let answer = || {
+            use std::io::Read;
+            let mut stream = std::net::TcpStream::connect(("127.0.0.1", 30_080)).unwrap();
+            let mut text = String::new();
+            stream.read_to_string(&mut text).unwrap();
+            text.split(' ').next().unwrap().to_owned()
+        };
+        rig.node.run(answer).unwrap()
+    };
+    let first = ask();
+    for _ in 0..20 {
+        assert_eq!(ask(), first, "affinity holds for localhost as well");
+    }
+    // A service that listens on localhost alone, and a neighbour that routes there.
+    let listener = rig.node.run(|| std::net::TcpListener::bind(("127.0.0.1", 9_999)).unwrap()).unwrap();
+    rig.outside(|| {
+        let ip = |arguments: &str| {
+            let status = std::process::Command::new("ip").args(arguments.split(' ')).status().unwrap();
+            assert!(status.success(), "ip {arguments}");
+        };
+        std::fs::write("/proc/sys/net/ipv4/conf/all/route_localnet", "1").unwrap();
+        ip("rule add pref 1 to 127.0.0.1 lookup 99");
+        ip("rule add pref 2 lookup local");
+        ip("rule del pref 0");
+        ip(&format!("route add 127.0.0.1 via {} dev eth0 table 99", world.node_address));
+        let connect = || {
+            let to = std::net::SocketAddr::from(([127, 0, 0, 1], 9_999));
+            let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+            socket.bind(&std::net::SocketAddr::new(world.outsiders[0], 0).into()).unwrap();
+            socket.connect_timeout(&to.into(), Duration::from_millis(800))
+        };
+        assert!(connect().is_err(), "nobody outside reaches the node's localhost");
+    });
+    drop(listener);
+}
