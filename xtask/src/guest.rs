@@ -14,8 +14,18 @@ use anyhow::{Context, Result, bail};
 use crate::{machine, peers};
 
 /// What runs when nothing is named: everything that makes namespaces, groups, mounts, links and rules.
-const PACKAGES: &[&str] =
-    &["netns", "conntrack", "nft", "proxy-nftables", "shim", "runtime-libcontainer", "node", "portolan"];
+const PACKAGES: &[&str] = &[
+    "netns",
+    "conntrack",
+    "nft",
+    "iptables",
+    "proxy-nftables",
+    "proxy-iptables",
+    "shim",
+    "runtime-libcontainer",
+    "node",
+    "portolan",
+];
 /// Test binaries that hold for newer kernels only: the fake answers as kernels since 6.3 do, the guest's is older.
 const NEWER_KERNELS: &[&str] = &["agreement"];
 /// Programs the host needs for it, and the Debian package of each.

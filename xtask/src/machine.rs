@@ -11,6 +11,7 @@ use crate::step;
 /// Programs the tests run, and the Debian package of each.
 const PROGRAMS: &[(&str, &str)] = &[
     ("nft", "nftables"),
+    ("iptables-nft", "iptables"),
     ("ip", "iproute2"),
     ("conntrack", "conntrack"),
     ("dig", "bind9-dnsutils"),

@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use images::Reference;
 use images::registry::Mirror;
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 use crate::help;
 use crate::system::default_data_dir;
@@ -133,9 +134,13 @@ pub struct Up {
     pub detached: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum ProxyMode {
+    /// One table of nf_tables, by netlink.
     Nftables,
+    /// kube-proxy's chains, by iptables-restore.
+    Iptables,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -28,6 +28,20 @@ fn the_examples_answer_by_every_name_and_address_and_follow_their_pods() {
     everything_follows_the_pods(&system, &places);
 }
 
+#[test]
+fn the_examples_answer_in_iptables_mode_too() {
+    let system = System::up(PORTOLAN, &["--proxy-mode", "iptables", "-f", MYAPP, "-f", REDIS]);
+    system.step("up");
+    let places = Places::find(&system);
+    let rules = system.on_node("node-1", &["iptables-save", "-t", "nat"]).ok();
+    assert!(rules.contains("--comment \"default/myapp:http cluster IP\" -m tcp --dport 80 -j KUBE-SVC-"), "{rules}");
+    names_resolve_and_answer(&system);
+    connections_spread_evenly(&system, &places);
+    only_the_services_port_answers(&system, &places);
+    traffic_goes_to_hand_written_addresses(&system, &places);
+    everything_follows_the_pods(&system, &places);
+}
+
 /// Where clients are.
 struct Places {
     pod: Net,
@@ -287,8 +301,8 @@ fn answered_by(net: &Net, to: &str, names: &BTreeSet<String>) {
     const CONNECTIONS: usize = 40;
     let who = |answers: BTreeMap<String, usize>| answers.into_keys().collect::<BTreeSet<String>>();
     eventually(&format!("{to} is answered by {names:?}"), || {
-        let found = who(net.spread(to, 1));
-        if found.is_subset(names) { Ok(()) } else { Err(format!("{found:?}")) }
+        let found = who(net.spread(to, CONNECTIONS));
+        if found == *names { Ok(()) } else { Err(format!("{found:?}")) }
     });
     assert_eq!(who(net.spread(to, CONNECTIONS)), *names, "who answers at {to}");
 }

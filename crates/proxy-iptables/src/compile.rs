@@ -159,7 +159,7 @@ impl<'a> Compiler<'a> {
         if let Some(target) = denial(local)
             && denial(others).as_ref() != Some(&target)
         {
-            rules.extend(self.from_here(base).map(|rule| comment(rule, local).then(target.clone())));
+            rules.extend(self.each_from_here(base).map(|rule| comment(rule, local).then(target.clone())));
         }
         // Whoever is forwarded doesn't come here.
         if let Some(target) = denial(others) {
@@ -169,7 +169,7 @@ impl<'a> Compiler<'a> {
     }
 
     /// The same of packets from the node itself and from its pods.
-    fn from_here(&self, base: &Rule) -> impl Iterator<Item = Rule> {
+    fn each_from_here(&self, base: &Rule) -> impl Iterator<Item = Rule> {
         let pods = self.settings.local_pods.iter().map(|pods| base.clone().source(*pods));
         std::iter::once(base.clone().source_is_local()).chain(pods).collect::<Vec<_>>().into_iter()
     }
@@ -255,7 +255,7 @@ impl<'a> Compiler<'a> {
         if local != others {
             let target = self.chain(local).map_or(Target::Return, |chain| Target::Jump(chain.clone()));
             let base = short(Rule::new(), format!("local traffic for {} external destinations", self.label));
-            rules.extend(self.from_here(&base).map(|rule| rule.then(target.clone())));
+            rules.extend(self.each_from_here(&base).map(|rule| rule.then(target.clone())));
         }
         rules.extend(self.chain(others).map(|chain| Rule::new().jump(chain.clone())));
         rules

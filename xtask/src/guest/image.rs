@@ -22,6 +22,7 @@ const PACKAGES: &[&str] = &[
     "iproute2",
     "netbase",
     "nftables",
+    "iptables",
     "conntrack",
     "curl",
     "bind9-dnsutils",
@@ -33,7 +34,7 @@ const PACKAGES: &[&str] = &[
 /// Bytes of the root disk; what isn't written takes no space.
 const SIZE: u64 = 1500 << 20;
 /// Grows with what is put into the image beside the packages.
-const REVISION: u32 = 1;
+const REVISION: u32 = 2;
 
 /// The second disk says what to do; the machine goes off when that is done, whatever comes of it.
 const UNIT: &str = "\

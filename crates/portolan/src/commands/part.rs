@@ -6,11 +6,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use proxy_iptables::{HINTS, IptablesBackend};
 use proxy_nftables::Nftables;
 use serde::de::DeserializeOwned;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use crate::cli::ProxyMode;
 use crate::up::parts::{Agent, Dns, Proxy};
 
 pub async fn agent(config: &Path) -> Result<ExitCode> {
@@ -39,10 +41,20 @@ pub async fn proxy(config: &Path) -> Result<ExitCode> {
     let config: Proxy = read(config)?;
     let stop = until_terminated()?;
     let client = ::runtime::transport::unix(&config.api_socket);
-    let kernel = nft::Kernel::open().context("cannot reach nf_tables (CAP_NET_ADMIN is needed)")?;
-    let backends = Nftables::pair(kernel);
-    let settings = proxy::Config::for_node(config.node_name);
-    proxy::run(client, settings, backends, proxy::Status::default(), stop).await.context("the proxy ended")?;
+    let (settings, status) = (proxy::Config::for_node(config.node_name), proxy::Status::default());
+    let ended = match config.mode {
+        ProxyMode::Nftables => {
+            let kernel = nft::Kernel::open().context("cannot reach nf_tables (CAP_NET_ADMIN is needed)")?;
+            proxy::run(client, settings, Nftables::pair(kernel), status, stop).await
+        }
+        ProxyMode::Iptables => {
+            let flavour = iptables::detect(HINTS).context("cannot tell which iptables to use")?;
+            tracing::info!(?flavour, "iptables");
+            let backends = IptablesBackend::pair(flavour, Default::default()).context("cannot use iptables")?;
+            proxy::run(client, settings, backends, status, stop).await
+        }
+    };
+    ended.context("the proxy ended")?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -166,7 +166,7 @@ impl System {
         manifests: &[Manifest],
         dir: &DataDir,
     ) -> Result<()> {
-        let starts = Start::all(options.nodes, plan, dir);
+        let starts = Start::all(options, plan, dir);
         let (mut record, api, prepared) = self.ground(options, plan, dir, &starts).await?;
         let fabric = self.fabric.as_ref().context("no fabric")?;
         self.relay = way_out::open(options.egress, plan, fabric, dir, &mut record, &self.stop).await?;

@@ -18,6 +18,7 @@ use tokio::process::Command;
 use super::fabric::Fabric;
 use super::network::Plan;
 use super::parts;
+use crate::cli::Up;
 use crate::system::{DataDir, NodeRecord, Process};
 
 /// Where a node sees what is bound into it.
@@ -56,13 +57,13 @@ pub struct Start {
 
 impl Start {
     /// Those of a system's nodes.
-    pub fn all(count: u32, plan: &Plan, dir: &DataDir) -> Vec<Start> {
+    pub fn all(options: &Up, plan: &Plan, dir: &DataDir) -> Vec<Start> {
         let one = |index| {
             let name = format!("node-{}", index + 1);
-            let parts = parts::Configs::new(plan, &name, index, &dir.cgroup());
+            let parts = parts::Configs::new(plan, &name, index, &dir.cgroup(), options.proxy_mode);
             Start { dir: dir.clone(), index, name, parts }
         };
-        (0..count).map(one).collect()
+        (0..options.nodes).map(one).collect()
     }
 }
 

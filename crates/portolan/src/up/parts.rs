@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::network::Plan;
 use super::nodes::{API_SOCKET, EXECUTABLE, IMAGES_PARENT, KUBELET_DIR, NODE_DIR, PULL_SOCKET};
 use super::view::DOMAIN;
+use crate::cli::ProxyMode;
 
 /// A process of a node: its name, the command that runs it.
 pub struct Part {
@@ -63,6 +64,7 @@ pub struct Agent {
 pub struct Proxy {
     pub api_socket: PathBuf,
     pub node_name: String,
+    pub mode: ProxyMode,
 }
 
 /// How a node's DNS server is run.
@@ -85,7 +87,7 @@ pub struct Configs {
 }
 
 impl Configs {
-    pub fn new(plan: &Plan, name: &str, index: u32, cgroup: &str) -> Self {
+    pub fn new(plan: &Plan, name: &str, index: u32, cgroup: &str, mode: ProxyMode) -> Self {
         let node_dir = Path::new(NODE_DIR);
         let addresses = plan.node(index);
         // What only the node itself asks for needs one address alone: the primary family's.
@@ -123,7 +125,7 @@ impl Configs {
         };
         Configs {
             agent,
-            proxy: Proxy { api_socket: API_SOCKET.into(), node_name: name.to_owned() },
+            proxy: Proxy { api_socket: API_SOCKET.into(), node_name: name.to_owned(), mode },
             dns: Dns { api_socket: API_SOCKET.into(), dns },
             resolv_conf: format!("nameserver {}\n", plan.fabric_address()),
             cluster_resolv_conf: format!(
