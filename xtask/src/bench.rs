@@ -47,6 +47,11 @@ const BENCHES: &[Bench] = &[
         about: "what of a sync is resolving, planning and committing, beside `nft -f` with kube-proxy's layout",
         runs: Runs::Example { package: "proxy-nftables", example: "sync_cost" },
     },
+    Bench {
+        name: "iptables-steps",
+        about: "the same for iptables, by the tools of both flavours",
+        runs: Runs::Example { package: "proxy-iptables", example: "sync_cost" },
+    },
 ];
 
 /// Runs one benchmark with what else it is told, or lists them.

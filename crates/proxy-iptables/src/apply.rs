@@ -1,10 +1,10 @@
 //! Executes plans by the tools, and reads back what is there. One family's tools each; a run of a tool doesn't hold up the
 //! event loop.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use iptables::{Error, Flavour, Iptables, Table, Tool};
+use iptables::{Error, Flavour, Iptables, Table, Tool, Transaction};
 use proxy::Backend;
 use service_model::{ForwardingTable, IpFamily};
 
@@ -43,7 +43,7 @@ impl Default for FullLook {
 pub struct IptablesBackend<T> {
     family: IpFamily,
     options: Options,
-    shared: Arc<Mutex<Shared<T>>>,
+    hands: Arc<Mutex<Hands<T>>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -60,70 +60,122 @@ pub enum BackendError {
     BrokenOff(#[source] tokio::task::JoinError),
 }
 
-struct Shared<T> {
+struct Hands<T> {
     tool: T,
+    ledger: Arc<Mutex<Ledger>>,
     /// When everything was read last.
     looked: Option<Instant>,
 }
 
+/// Tells our writes from those of strangers. Both families have one together, since the kernel counts both in one number.
+#[derive(Default)]
+struct Ledger {
+    /// The kernel's, after the last write or look of ours.
+    generation: Option<u32>,
+    /// Counts the times somebody else was seen to have written.
+    epoch: u64,
+}
+
 impl IptablesBackend<Tool> {
     /// The backends for IPv4 and IPv6 with the tools of a flavour, in the calling thread's network namespace.
-    pub fn pair(flavour: Flavour, options: Options) -> Result<[IptablesBackend<Tool>; 2], Error> {
-        let open = |of| Ok(IptablesBackend::new(of, Tool::open(family(of), flavour)?, options));
-        Ok([open(IpFamily::V4)?, open(IpFamily::V6)?])
+    pub fn open_pair(flavour: Flavour, options: Options) -> Result<[IptablesBackend<Tool>; 2], Error> {
+        let open = |of| Tool::open(family(of), flavour);
+        Ok(IptablesBackend::pair([open(IpFamily::V4)?, open(IpFamily::V6)?], options))
     }
 }
 
 impl<T: Iptables + Send + 'static> IptablesBackend<T> {
+    /// The backends for IPv4 and IPv6.
+    pub fn pair(tools: [T; 2], options: Options) -> [IptablesBackend<T>; 2] {
+        let ledger = Arc::<Mutex<Ledger>>::default();
+        let [v4, v6] = tools;
+        [(IpFamily::V4, v4), (IpFamily::V6, v6)].map(|(family, tool)| {
+            let hands = Hands { tool, ledger: ledger.clone(), looked: None };
+            IptablesBackend { family, options, hands: Arc::new(Mutex::new(hands)) }
+        })
+    }
+
+    /// One family's alone.
     pub fn new(family: IpFamily, tool: T, options: Options) -> IptablesBackend<T> {
-        IptablesBackend { family, options, shared: Arc::new(Mutex::new(Shared { tool, looked: None })) }
+        let hands = Hands { tool, ledger: Arc::default(), looked: None };
+        IptablesBackend { family, options, hands: Arc::new(Mutex::new(hands)) }
     }
 
     /// Gives access to the tool, for tests and instruments.
     pub fn with_tool<R>(&self, look: impl FnOnce(&mut T) -> R) -> R {
-        look(&mut self.shared.lock().unwrap_or_else(PoisonError::into_inner).tool)
+        look(&mut lock(&self.hands).tool)
     }
 
     async fn blocking<R: Send + 'static>(
         &self,
-        act: impl FnOnce(&mut Shared<T>) -> Result<R, BackendError> + Send + 'static,
+        act: impl FnOnce(&mut Hands<T>) -> Result<R, BackendError> + Send + 'static,
     ) -> Result<R, BackendError> {
-        let shared = self.shared.clone();
-        let run = move || {
-            // A panic elsewhere leaves nothing half-written here: the kernel's own state is what counts.
-            let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
-            act(&mut shared)
-        };
-        tokio::task::spawn_blocking(run).await.map_err(BackendError::BrokenOff)?
+        let hands = self.hands.clone();
+        tokio::task::spawn_blocking(move || act(&mut lock(&hands))).await.map_err(BackendError::BrokenOff)?
     }
 }
 
-impl<T: Iptables> Shared<T> {
+/// A panic elsewhere leaves nothing half-written: the kernel's own state is what counts.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Ledger {
+    /// Takes in the kernel's number. If it is not the one our last write left, somebody else has written.
+    fn notice(&mut self, now: Option<u32>) -> u64 {
+        if self.generation != now {
+            self.epoch += 1;
+            self.generation = now;
+        }
+        self.epoch
+    }
+}
+
+impl<T: Iptables> Hands<T> {
+    /// Counts strangers' writes. Waits for a write of ours that is under way.
+    fn epoch(&mut self) -> Result<u64, Error> {
+        let mut ledger = lock(&self.ledger);
+        Ok(ledger.notice(self.tool.generation()?))
+    }
+
     fn read(&mut self) -> Result<Observed, Error> {
-        for attempt in 1.. {
-            let before = self.tool.generation()?;
+        let mut before = self.epoch()?;
+        let mut attempt = 1;
+        loop {
             let mut reader = Reader::default();
             for table in TABLES {
                 self.tool.save(table, &mut |line| reader.line(table, line))?;
             }
-            let after = self.tool.generation()?;
+            let after = self.epoch()?;
             if before == after || attempt == READ_ATTEMPTS {
                 self.looked = Some(Instant::now());
-                return Ok(reader.finish(after.filter(|_| before == after)));
+                // If it never held still, it counts as read before the last write, and will be read again.
+                return Ok(reader.finish(before));
             }
+            before = after;
+            attempt += 1;
         }
-        Ok(Observed::default())
     }
 
-    fn write(&mut self, plan: &[iptables::Transaction], known: Option<u32>) -> Result<Option<u32>, Error> {
-        if plan.is_empty() {
-            return Ok(known);
+    /// Other programs write often where they share iptables, and hardly ever to our chains. So a foreign write since the
+    /// plan was made doesn't stop it; what it did is seen at the next look.
+    fn write(&mut self, transactions: &[Transaction]) -> Result<(), Error> {
+        if transactions.is_empty() {
+            return Ok(());
         }
-        self.tool.restore(plan)?;
-        // Each transaction is one generation; one more is somebody else's, who may have written to our chains.
-        let expected = known.and_then(|known| known.checked_add(u32::try_from(plan.len()).ok()?));
-        let now = self.tool.generation()?;
-        Ok(now.filter(|now| Some(*now) == expected))
+        let mut ledger = lock(&self.ledger);
+        ledger.notice(self.tool.generation()?);
+        let written = self.tool.restore(transactions);
+        let count = u32::try_from(transactions.len()).unwrap_or(u32::MAX);
+        if written.is_ok() {
+            // Each transaction raises the number by one; 0 is left out.
+            ledger.generation = ledger.generation.map(|generation| match generation.overflowing_add(count) {
+                (sum, true) => sum.wrapping_add(1),
+                (sum, false) => sum,
+            });
+        }
+        ledger.notice(self.tool.generation()?);
+        written
     }
 
     /// Whether somebody has flushed the tables.
@@ -171,43 +223,42 @@ impl<T: Iptables + Send + 'static> Backend for IptablesBackend<T> {
     }
 
     async fn observe(&self) -> Result<Observed, BackendError> {
-        self.blocking(|shared| shared.read().map_err(BackendError::Read)).await
+        self.blocking(|hands| hands.read().map_err(BackendError::Read)).await
     }
 
     /// All transactions in one run of the tool.
     async fn apply(&self, plan: &IptablesPlan, mut observed: Observed) -> Result<Observed, BackendError> {
-        let (transactions, known) = (plan.transactions.clone(), observed.generation);
-        let write = move |shared: &mut Shared<T>| shared.write(&transactions, known).map_err(BackendError::Write);
-        observed.generation = self.blocking(write).await?;
+        let transactions = plan.transactions.clone();
+        self.blocking(move |hands| hands.write(&transactions).map_err(BackendError::Write)).await?;
         plan.transactions.iter().for_each(|transaction| observed.take(transaction));
         observed.complete(plan);
         Ok(observed)
     }
 
     async fn is_stale(&self, observed: &Observed) -> Result<bool, BackendError> {
-        let known = observed.generation;
-        let now = self.blocking(|shared| shared.tool.generation().map_err(BackendError::Look)).await?;
-        if now.is_some() {
-            return Ok(now != known);
+        let look = |hands: &mut Hands<T>| Ok((hands.epoch()?, hands.tool.generation()?.is_some()));
+        let (epoch, counted) = self.blocking(move |hands| look(hands).map_err(BackendError::Look)).await?;
+        if counted {
+            return Ok(epoch != observed.epoch);
         }
         let canaries: Vec<Table> =
             TABLES.into_iter().filter(|table| observed.chains(*table).contains_key(CANARY)).collect();
         let FullLook(every) = self.options.full_look;
-        let look = move |shared: &mut Shared<T>| {
-            let flushed = shared.flushed(&canaries)?;
-            Ok((flushed, if flushed { None } else { shared.read_again(every)? }))
+        let look = move |hands: &mut Hands<T>| {
+            let flushed = hands.flushed(&canaries)?;
+            Ok((flushed, if flushed { None } else { hands.read_again(every)? }))
         };
-        let (flushed, found) = self.blocking(move |shared| look(shared).map_err(BackendError::Look)).await?;
+        let (flushed, found) = self.blocking(move |hands| look(hands).map_err(BackendError::Look)).await?;
         Ok(flushed || found.is_some_and(|found| !found.same_rules(observed)))
     }
 
     async fn cleanup(&self) -> Result<(), BackendError> {
-        self.blocking(|shared| {
-            let transactions = removal(&shared.read().map_err(BackendError::Cleanup)?);
+        self.blocking(|hands| {
+            let transactions = removal(&hands.read().map_err(BackendError::Cleanup)?);
             if transactions.is_empty() {
                 return Ok(());
             }
-            shared.tool.restore(&transactions).map_err(BackendError::Cleanup)
+            hands.write(&transactions).map_err(BackendError::Cleanup)
         })
         .await
     }

@@ -34,8 +34,8 @@ pub struct Observed {
     pub settings: Option<Settings>,
     /// Of the table that was written last; none right after reading the kernel.
     pub revision: Option<Revision>,
-    /// The kernel's, when this was known to be so; `None` if it has none, or if it is not certain.
-    pub generation: Option<u32>,
+    /// Counts the foreign writes seen when this was read.
+    pub epoch: u64,
 }
 
 /// Takes in a saved table line by line.
@@ -149,7 +149,7 @@ impl Reader {
         }
     }
 
-    pub fn finish(self, generation: Option<u32>) -> Observed {
-        Observed { generation, ..self.observed }
+    pub fn finish(self, epoch: u64) -> Observed {
+        Observed { epoch, ..self.observed }
     }
 }

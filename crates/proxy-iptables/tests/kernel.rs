@@ -80,6 +80,39 @@ async fn killed_anywhere_it_converges() {
     }
 }
 
+#[tokio::test]
+async fn our_own_writes_of_either_family_are_not_taken_for_a_strangers() {
+    for flavour in FLAVOURS {
+        let namespace = rig::namespace();
+        let tools = IpFamily::BOTH.map(|family| inside(&namespace, family, flavour));
+        let options = Options { full_look: FullLook(Duration::ZERO), ..Options::default() };
+        let backends = IptablesBackend::pair(tools, options);
+        let worlds = IpFamily::BOTH.map(World::new);
+        let mut random = Random::new(3);
+        let mut models = worlds.each_ref().map(|world| world.model(&mut random));
+        let mut observed = Vec::new();
+        for ((backend, world), model) in backends.iter().zip(&worlds).zip(&models) {
+            observed.push(battery::settle(backend, &model.resolve(&world.node, world.family)).await);
+        }
+        // The first writes make the tables themselves, which is a write like any other.
+        for (backend, known) in backends.iter().zip(&mut observed) {
+            *known = backend.observe().await.unwrap();
+        }
+        for round in 0..10 {
+            let one = round % 2;
+            models[one].apply(worlds[one].event(&mut random));
+            let table = models[one].resolve(&worlds[one].node, worlds[one].family);
+            observed[one] = battery::advance(&backends[one], &table, std::mem::take(&mut observed[one])).await;
+            for (backend, known) in backends.iter().zip(&observed) {
+                assert!(!backend.is_stale(known).await.unwrap(), "{flavour:?} round {round}");
+            }
+        }
+        let write = || Tool::open(Family::V6, flavour).unwrap().restore_text("*nat\n-F KUBE-SERVICES\nCOMMIT\n");
+        namespace.run(write).unwrap().unwrap();
+        assert!(backends[1].is_stale(&observed[1]).await.unwrap(), "{flavour:?}");
+    }
+}
+
 /// Takes each transaction to the fake and the tool and holds their answers and their contents against each other.
 struct Both {
     tool: Inside,

@@ -50,7 +50,7 @@ pub async fn proxy(config: &Path) -> Result<ExitCode> {
         ProxyMode::Iptables => {
             let flavour = iptables::detect(HINTS).context("cannot tell which iptables to use")?;
             tracing::info!(?flavour, "iptables");
-            let backends = IptablesBackend::pair(flavour, Default::default()).context("cannot use iptables")?;
+            let backends = IptablesBackend::open_pair(flavour, Default::default()).context("cannot use iptables")?;
             proxy::run(client, settings, backends, status, stop).await
         }
     };
