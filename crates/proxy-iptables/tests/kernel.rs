@@ -5,6 +5,7 @@
 #[path = "../../proxy-nftables/tests/rig/mod.rs"]
 mod rig;
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use iptables::{EachLine, Error, Fake, Family, Flavour, Iptables, Saved, Table, Tool, Transaction};
@@ -13,7 +14,9 @@ use proxy::Backend;
 use proxy::battery::{self, Fate, Random, World};
 use proxy_iptables::{FullLook, IptablesBackend, Options, Tuning};
 use rig::Rig;
-use service_model::{Change, Event, IpFamily, NodePortAddresses, Outcome, ServiceModel};
+use service_model::{
+    Change, Event, IpFamily, NodePortAddresses, Outcome, Packet, Port, Protocol, ServiceModel, Source,
+};
 
 const FLAVOURS: [Flavour; 2] = [Flavour::Nft, Flavour::Legacy];
 
@@ -254,6 +257,66 @@ fn real_packets_meet_the_oracle_by_the_legacy_tools() {
     real_packets(IpFamily::V4, Flavour::Legacy, 7);
 }
 
+fn upsert(model: &mut ServiceModel, world: &World, name: &str, spec: serde_json::Value, pods: &[IpAddr]) {
+    let mut service = serde_json::json!({"metadata": {"namespace": "ns", "name": name}, "spec": spec});
+    if let Some(ingress) = service["spec"].as_object_mut().unwrap().remove("ingress") {
+        service["status"] = serde_json::json!({"loadBalancer": {"ingress": [{"ip": ingress}]}});
+    }
+    let endpoints: Vec<_> = pods.iter().map(|pod| serde_json::json!({"addresses": [pod.to_string()]})).collect();
+    let slice = serde_json::json!({
+        "metadata": {"namespace": "ns", "name": format!("{name}-1"), "labels": {"kubernetes.io/service-name": name}},
+        "addressType": "IPv4", "ports": [{"name": "p", "port": world.endpoint_ports[0]}], "endpoints": endpoints
+    });
+    model.apply(Event::Service(Change::Upsert(serde_json::from_value(service).unwrap())));
+    model.apply(Event::EndpointSlice(Change::Upsert(serde_json::from_value(slice).unwrap())));
+}
+
+#[tokio::test]
+async fn denials_hold_where_somebody_would_answer_and_spare_what_is_translated() {
+    let world = World::new(IpFamily::V4);
+    let rig = Rig::new(&world);
+    let backend = backend_in(&rig.node, IpFamily::V4, Flavour::Nft);
+    let mut model = ServiceModel::new();
+    let pod = world.local_pods[0];
+    let port = |port: u16| serde_json::json!([{"name": "p", "port": port, "nodePort": 30_000 + port}]);
+    let limited = serde_json::json!({"type": "LoadBalancer", "clusterIPs": ["10.96.0.9"], "ports": port(80),
+        "loadBalancerSourceRanges": ["203.0.113.0/24"], "ingress": "192.0.2.100"});
+    upsert(&mut model, &world, "limited", limited, &[pod]);
+    // Its external address is where the other's endpoint is, and there is nobody behind it.
+    let denied = serde_json::json!({"clusterIPs": ["10.96.0.10"], "externalIPs": [pod.to_string()],
+        "ports": [{"name": "p", "port": world.endpoint_ports[0]}]});
+    upsert(&mut model, &world, "denied", denied, &[]);
+    let table = model.resolve(&world.node, IpFamily::V4);
+    battery::settle(&backend, &table).await;
+    // Outside is somebody who has the load balancer's address, and would answer.
+    let listener = rig.outside(|| {
+        let status = std::process::Command::new("ip").args(["addr", "add", "192.0.2.100/32", "dev", "lo"]).status();
+        assert!(status.unwrap().success());
+        std::net::TcpListener::bind("192.0.2.100:80").unwrap()
+    });
+    std::thread::spawn(move || {
+        use std::io::Write;
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let peer = stream.peer_addr().unwrap();
+            stream.write_all(format!("192.0.2.100:80 {peer}").as_bytes()).ok();
+        }
+    });
+    let (stranger, neighbour) = (Source::Outside(world.outsiders[0]), Source::LocalPod(world.local_pods[1]));
+    for (source, to, port, forwarded) in [
+        (neighbour, "192.0.2.100", 80, false),
+        (neighbour, "10.96.0.9", 80, true),
+        (stranger, "10.96.0.9", 80, true),
+        (Source::Node(world.node_address), "10.96.0.9", 80, true),
+        (neighbour, &pod.to_string(), world.endpoint_ports[0], false),
+    ] {
+        let port = Port::new(port).unwrap();
+        let packet = Packet { source, destination: to.parse().unwrap(), protocol: Protocol::Tcp, port };
+        let outcome = table.lookup(&packet);
+        assert_eq!(matches!(outcome, Outcome::Forwarded { .. }), forwarded, "{packet}: {outcome:?}");
+        battery::judge(&table, &packet, &rig.send(&packet, &outcome)).unwrap();
+    }
+}
+
 #[tokio::test]
 async fn localhost_node_ports_answer_the_node_and_no_neighbour() {
     let mut world = World::new(IpFamily::V4);
@@ -263,22 +326,9 @@ async fn localhost_node_ports_answer_the_node_and_no_neighbour() {
     let options = Options { tuning: Tuning::default(), ..Options::default() };
     let backend = IptablesBackend::new(IpFamily::V4, inside(&rig.node, IpFamily::V4, Flavour::Nft), options);
     let mut model = ServiceModel::new();
-    let service = serde_json::json!({
-        "metadata": {"namespace": "ns", "name": "s"},
-        "spec": {"type": "NodePort", "clusterIPs": ["10.96.0.9"], "sessionAffinity": "ClientIP",
-                 "ports": [{"name": "p", "port": 80, "nodePort": 30080}]}
-    });
-    let pods: Vec<_> = [&world.local_pods, &world.remote_pods]
-        .into_iter()
-        .flatten()
-        .map(|pod| serde_json::json!({"addresses": [pod.to_string()]}))
-        .collect();
-    let slice = serde_json::json!({
-        "metadata": {"namespace": "ns", "name": "s-1", "labels": {"kubernetes.io/service-name": "s"}},
-        "addressType": "IPv4", "ports": [{"name": "p", "port": world.endpoint_ports[0]}], "endpoints": pods
-    });
-    model.apply(Event::Service(Change::Upsert(serde_json::from_value(service).unwrap())));
-    model.apply(Event::EndpointSlice(Change::Upsert(serde_json::from_value(slice).unwrap())));
+    let spec = serde_json::json!({"type": "NodePort", "clusterIPs": ["10.96.0.9"], "sessionAffinity": "ClientIP",
+        "ports": [{"name": "p", "port": 80, "nodePort": 30080}]});
+    upsert(&mut model, &world, "s", spec, &[&world.local_pods[..], &world.remote_pods[..]].concat());
     battery::settle(&backend, &model.resolve(&world.node, IpFamily::V4)).await;
     rig.node.run(|| proxy_iptables::allow_localhost_node_ports().unwrap()).unwrap();
     let ask = || {
