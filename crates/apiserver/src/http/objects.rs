@@ -33,7 +33,7 @@ const DELETE_OPTIONS: Expected = Expected {
 };
 
 /// Objects that a DELETE answers with, where others get a Status (upstream's ReturnDeletedObject).
-const RETURNED: &[&str] = &["pods", "services", "serviceaccounts"];
+const RETURNED: &[&str] = &["pods", "resourcequotas", "services", "serviceaccounts"];
 
 /// From here on, applying a patch may hold up other requests.
 const BIG_BODY: usize = 64 * 1024;
