@@ -10,6 +10,7 @@ pub mod decode;
 pub mod discovery;
 pub mod events;
 pub mod field;
+pub mod go_json;
 pub mod kinds;
 pub mod labels;
 pub mod meta;

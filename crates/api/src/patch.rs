@@ -4,6 +4,7 @@
 use json_patch::PatchOperation;
 use serde_json::Value;
 
+use crate::go_json;
 use crate::schema::Definition;
 use crate::status::Status;
 
@@ -24,8 +25,8 @@ const MAX_MEASURED: usize = 16;
 /// Why a patch doesn't apply.
 #[derive(Debug, thiserror::Error)]
 pub enum PatchError {
-    #[error("error decoding patch: {0}")]
-    Malformed(#[source] serde_json::Error),
+    #[error("error decoding patch: {words}")]
+    Malformed { words: String, source: serde_json::Error },
     #[error("The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {0}")]
     TooManyOperations(usize),
     #[error(
@@ -71,12 +72,12 @@ impl PatchError {
 
 /// A JSON patch: a list of operations. All apply or none.
 pub fn json(original: &Value, patch: &[u8]) -> Result<Value, PatchError> {
-    let operations: Vec<Value> = serde_json::from_slice(patch).map_err(PatchError::Malformed)?;
+    let malformed = |source: serde_json::Error| PatchError::Malformed { words: words(patch, &source), source };
+    let operations: Vec<Value> = serde_json::from_slice(patch).map_err(malformed)?;
     if operations.len() > MAX_OPERATIONS {
         return Err(PatchError::TooManyOperations(operations.len()));
     }
-    let operations: json_patch::Patch =
-        serde_json::from_value(Value::Array(operations)).map_err(PatchError::Malformed)?;
+    let operations: json_patch::Patch = serde_json::from_value(Value::Array(operations)).map_err(malformed)?;
     let mut object = original.clone();
     let mut copied = 0;
     let mut nesting = Nesting { depth: depth(&object), measured: 0 };
@@ -92,6 +93,21 @@ pub fn json(original: &Value, patch: &[u8]) -> Result<Value, PatchError> {
         json_patch::patch(&mut object, std::slice::from_ref(operation)).map_err(PatchError::Operation)?;
     }
     Ok(object)
+}
+
+/// Why a text is no list of operations, in upstream's words where it has some.
+fn words(patch: &[u8], error: &serde_json::Error) -> String {
+    if let Some(mistake) = go_json::mistake(patch) {
+        return mistake;
+    }
+    let kind = match serde_json::from_slice::<Value>(patch) {
+        Ok(Value::Object(_)) => "object",
+        Ok(Value::String(_)) => "string",
+        Ok(Value::Number(_)) => "number",
+        Ok(Value::Bool(_)) => "bool",
+        _ => return error.to_string(),
+    };
+    format!("json: cannot unmarshal {kind} into Go value of type []handlers.jsonPatchOp")
 }
 
 /// How deep an object may be nested by now. Moves into what was moved nest without bound, so each operation is judged

@@ -243,6 +243,11 @@ impl Status {
         status
     }
 
+    /// 500 over an open watch, in the error's own words.
+    pub fn broken_watch(why: &str) -> Self {
+        Status::failure(500, "InternalError", why)
+    }
+
     pub fn too_many_requests(message: impl Into<String>, retry_after_seconds: u32) -> Self {
         Status::failure(429, "TooManyRequests", message).retry_after(retry_after_seconds)
     }
@@ -264,7 +269,8 @@ impl Status {
     pub fn unprocessable(why: &str) -> Self {
         let message = "the server rejected our request due to an error in our request";
         let mut status = Status::failure(422, "Invalid", message);
-        status.details.get_or_insert_default().causes = vec![Cause { message: why.to_owned(), ..Cause::default() }];
+        status.details.get_or_insert_default().causes =
+            vec![Cause { field: "patch".to_owned(), message: why.to_owned(), ..Cause::default() }];
         status
     }
 

@@ -4,6 +4,7 @@
 
 use api::decode::{self, DecodeError, Decoded, Mode};
 use api::field::{self, Path};
+use api::go_json;
 use api::schema::{self, Definition};
 use api::status::Status;
 use http::HeaderMap;
@@ -13,6 +14,9 @@ use serde_json::Value;
 use crate::registry::Answer;
 
 const ACCEPTED: &[&str] = &["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
+
+/// So much of a body is repeated to who sent it.
+const SUMMARY: usize = 1024;
 
 /// The kind that a body must be of.
 #[derive(Clone, Copy, Debug)]
@@ -52,7 +56,7 @@ pub fn object(headers: &HeaderMap, body: &[u8], expected: Expected, mode: Mode) 
         "application/vnd.kubernetes.protobuf" => decode::protobuf(body, schema),
         _ => return Err(Box::new(Status::unsupported_media_type(ACCEPTED))),
     };
-    let mut decoded = decoded.map_err(|error| refused(expected, &error))?;
+    let mut decoded = decoded.map_err(|error| refused(expected, body, &error))?;
     identify(&mut decoded.object, expected)?;
     Ok(decoded)
 }
@@ -94,7 +98,14 @@ pub struct Shown {
     pub converted: bool,
 }
 
-fn refused(expected: Expected, error: &DecodeError) -> Box<Status> {
+fn refused(expected: Expected, body: &[u8], error: &DecodeError) -> Box<Status> {
+    if let (DecodeError::Json(_), Some(mistake)) = (error, go_json::mistake(body)) {
+        let (kind, body) = (expected.kind, summary(body));
+        return Box::new(Status::bad_request(format!(
+            "the object provided is unrecognized (must be of type {kind}): couldn't get version/kind; json parse error: \
+             {mistake} ({body})"
+        )));
+    }
     if matches!(error, DecodeError::Json(_) | DecodeError::Yaml(_)) {
         // Of a text with a drawing the first line says it all.
         let (kind, error) = (expected.kind, error.to_string());
@@ -103,6 +114,17 @@ fn refused(expected: Expected, error: &DecodeError) -> Box<Status> {
         return Box::new(Status::bad_request(why));
     }
     Box::new(Status::cannot_handle(expected.kind, expected.version, error))
+}
+
+/// A body as upstream repeats it.
+fn summary(body: &[u8]) -> String {
+    let shown = &body[..body.len().min(SUMMARY)];
+    let more = if shown.len() < body.len() { " ..." } else { "" };
+    match body.first() {
+        None => "<empty>".to_owned(),
+        Some(b'{') => format!("{}{more}", String::from_utf8_lossy(shown)),
+        Some(_) => format!("{}{more}", shown.iter().map(|byte| format!("{byte:02x}")).collect::<String>()),
+    }
 }
 
 /// A body may leave its kind out; if it has one, it must be the path's.

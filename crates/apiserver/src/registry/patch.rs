@@ -3,6 +3,7 @@
 //! Not responsible for patch formats (`api::patch`), nor for what may change (`update`).
 
 use api::decode::Mode;
+use api::go_json;
 use api::patch;
 use api::schema::Definition;
 use api::status::Status;
@@ -49,8 +50,11 @@ impl Patch {
         };
         let value = match kind {
             PatchKind::Json => Value::Null,
-            PatchKind::Merge | PatchKind::Strategic => serde_json::from_slice(body)
-                .map_err(|error| Box::new(Status::bad_request(format!("error decoding patch: {error}"))))?,
+            PatchKind::Merge | PatchKind::Strategic => serde_json::from_slice(body).map_err(|error| {
+                let why = go_json::mistake(body).unwrap_or_else(|| error.to_string());
+                let strategic = kind == PatchKind::Strategic;
+                Box::new(Status::bad_request(if strategic { why } else { format!("error decoding patch: {why}") }))
+            })?,
         };
         Ok(Patch { kind, bytes: body.to_vec(), value })
     }

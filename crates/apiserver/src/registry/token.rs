@@ -1,8 +1,9 @@
 //! Continue tokens of paginated lists, in upstream's form, so that they survive a change of servers.
 
+use api::go_json;
 use api::status::Status;
 use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{GeneralPurpose, NO_PAD, URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
 
 use super::Answer;
@@ -19,6 +20,10 @@ pub struct Token {
 }
 
 const VERSION: &str = "meta.k8s.io/v1";
+
+/// As Go reads it: whatever the last character's spare bits are.
+const LENIENT: GeneralPurpose =
+    GeneralPurpose::new(&base64::alphabet::URL_SAFE, NO_PAD.with_decode_allow_trailing_bits(true));
 
 impl Token {
     /// Goes on after a key.
@@ -41,8 +46,9 @@ impl Token {
         let bad = |why: &str| {
             Box::new(Status::bad_request(format!("invalid continue token: continue key is not valid: {why}")))
         };
-        let bytes = URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).map_err(|error| bad(&error.to_string()))?;
-        let token: Token = serde_json::from_slice(&bytes).map_err(|error| bad(&error.to_string()))?;
+        let bytes = LENIENT.decode(text.trim_end_matches('=')).map_err(|error| bad(&error.to_string()))?;
+        let token: Token = serde_json::from_slice(&bytes)
+            .map_err(|error| bad(&go_json::mistake(&bytes).unwrap_or_else(|| error.to_string())))?;
         if token.v != VERSION {
             return Err(bad(&format!("server does not recognize this encoded version {}", token.v)));
         }
@@ -74,5 +80,8 @@ mod tests {
             assert_eq!(Token::decode(&forged.encode()).unwrap_err().code, 400, "{start}");
         }
         assert!(Token::decode("%%").is_err());
+        let why = "invalid continue token: continue key is not valid: invalid character '\\u0081' looking for beginning \
+                   of value";
+        assert_eq!(Token::decode("garbage").unwrap_err().message, why);
     }
 }
