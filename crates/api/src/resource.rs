@@ -49,6 +49,8 @@ pub struct Context {
 pub struct Caller<'c> {
     pub user: &'c str,
     pub groups: &'c [String],
+    /// What it was known by: `X509SHA256=` and the hash of its certificate.
+    pub credential: Option<&'c str>,
 }
 
 /// One kind as the API serves it.

@@ -5,6 +5,7 @@
 use api::Resource;
 use api::status::{GroupResource, Status};
 use http::HeaderMap;
+use sha2::{Digest, Sha256};
 
 use crate::pki::MASTERS;
 
@@ -17,12 +18,18 @@ const SERVICE_ACCOUNT: &str = "system:serviceaccount:";
 pub struct Identity {
     pub user: String,
     pub groups: Vec<String>,
+    /// What it was known by, where that was a certificate: `X509SHA256=` and its hash.
+    pub credential: Option<String>,
 }
 
 impl Identity {
+    pub fn new(user: &str, groups: Vec<String>) -> Self {
+        Identity { user: user.to_owned(), groups, credential: None }
+    }
+
     /// Whoever reaches the server inside the process or over a socket that only its owner can open.
     pub fn trusted() -> Self {
-        Identity { user: "system:admin".to_owned(), groups: vec![MASTERS.to_owned(), AUTHENTICATED.to_owned()] }
+        Identity::new("system:admin", vec![MASTERS.to_owned(), AUTHENTICATED.to_owned()])
     }
 
     /// Allowed everything.
@@ -34,9 +41,11 @@ impl Identity {
     pub fn of_certificate(der: &[u8]) -> Option<Self> {
         let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
         let subject = certificate.subject();
-        let user = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
+        let user = subject.iter_common_name().next()?.as_str().ok()?;
         let groups = subject.iter_organization().filter_map(|o| o.as_str().ok()).map(str::to_owned).collect();
-        Some(Identity { user, groups }.authenticated())
+        let hash: String = Sha256::digest(der).iter().map(|byte| format!("{byte:02x}")).collect();
+        let credential = Some(format!("X509SHA256={hash}"));
+        Some(Identity { credential, ..Identity::new(user, groups) }.authenticated())
     }
 
     /// Whom a request is made as: its `Impersonate-User` and `-Group`, which only who may do everything can use.
@@ -67,7 +76,7 @@ impl Identity {
         {
             groups.extend(["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}")]);
         }
-        let identity = Identity { user, groups };
+        let identity = Identity::new(&user, groups);
         Ok(if identity.user == "system:anonymous" { identity } else { identity.authenticated() })
     }
 

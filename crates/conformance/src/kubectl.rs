@@ -136,6 +136,8 @@ fn masked_word(word: &str) -> String {
         "<age>"
     } else if plain.len() == 36 && plain.matches('-').count() == 4 {
         "<uid>"
+    } else if plain.contains("X509SHA256=") {
+        "<hash>"
     } else if plain.len() >= 20 && plain.starts_with("20") && plain.contains('T') && plain.ends_with('Z') {
         "<time>"
     } else if plain.starts_with("10.96.") && !plain.starts_with("10.96.0.") {

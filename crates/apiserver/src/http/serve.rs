@@ -98,6 +98,7 @@ async fn dispatch(
             caller: api::Caller {
                 user: identity.as_ref().map_or("", |identity| identity.user.as_str()),
                 groups: identity.as_ref().map_or(&[], |identity| identity.groups.as_slice()),
+                credential: identity.as_ref().and_then(|identity| identity.credential.as_deref()),
             },
             ending: caller.ending.clone(),
         };

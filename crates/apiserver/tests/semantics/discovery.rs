@@ -78,7 +78,7 @@ async fn only_masters_pass_and_nobody_reads_anonymously() {
     for path in ["/", "/api", "/metrics", "/openapi/v3", SERVICES, "/nowhere"] {
         server.send_as(None, get(path)).await.fails(401, "Unauthorized");
     }
-    let jane = || Some(Identity { user: "jane".into(), groups: vec!["devs".into()] });
+    let jane = || Some(Identity::new("jane", vec!["devs".into()]));
     assert_eq!(server.send_as(jane(), get("/apis")).await.code, 200, "discovery is for every user");
     let status = server.send_as(jane(), get(SERVICES)).await.fails(403, "Forbidden");
     assert_eq!(
@@ -165,7 +165,7 @@ async fn a_master_acts_as_others_and_is_refused_what_they_are_refused() {
     assert_eq!(who["status"]["userInfo"], expected);
     let status = server.send(request(Method::GET, SERVICES, "jane", &json!({}))).await.fails(403, "Forbidden");
     assert!(status["message"].as_str().unwrap().starts_with("services is forbidden: User \"jane\" cannot list"));
-    let jane = || Some(Identity { user: "jane".into(), groups: vec![] });
+    let jane = || Some(Identity::new("jane", vec![]));
     let status = server.send_as(jane(), request(Method::GET, SERVICES, "root", &json!({}))).await;
     let why = "users \"root\" is forbidden: User \"jane\" cannot impersonate resource \"users\" in API group \"\" at the \
                cluster scope";
