@@ -190,6 +190,23 @@ mod tests {
         decode(text, Mode::Warn).unwrap_err().to_string()
     }
 
+    /// Go's `omitempty` hides no struct, and times are structs; `omitzero` hides them.
+    #[test]
+    fn what_go_always_writes_is_there_as_null() {
+        let shaped = |name: &str, object: Value| value(object, definition(name).unwrap(), Mode::Ignore).unwrap().object;
+        let pod = json!({"metadata": {}, "spec": {"volumes": [{"name": "a", "projected": {}}]},
+                         "status": {"conditions": [{"type": "Ready", "status": "True"}]}});
+        let pod = shaped("io.k8s.api.core.v1.Pod", pod);
+        let condition = json!({"type": "Ready", "status": "True", "lastProbeTime": null, "lastTransitionTime": null});
+        assert_eq!(pod["status"]["conditions"][0], condition);
+        assert_eq!(pod["spec"]["volumes"][0]["projected"], json!({"sources": null}));
+        assert_eq!((&pod["spec"]["containers"], &pod["metadata"]), (&json!(null), &json!({})));
+        let event = shaped("io.k8s.api.events.v1.Event", json!({}));
+        for time in ["eventTime", "deprecatedFirstTimestamp", "deprecatedLastTimestamp"] {
+            assert!(event.get(time).is_some_and(Value::is_null), "{time}: {event}");
+        }
+    }
+
     #[test]
     fn unknown_and_duplicate_fields_are_named_by_path() {
         let text =

@@ -150,6 +150,9 @@ impl Generator {
         if omitempty {
             flags.push('e');
         }
+        if options.split(',').any(|o| o == "omitzero") {
+            flags.push('z');
+        }
         if field.go_type.starts_with('*') {
             flags.push('p');
         }

@@ -143,12 +143,17 @@ impl Walk {
         Ok(())
     }
 
-    /// What Go writes for an absent field that isn't a pointer and has no `omitempty`, and for every struct.
+    /// What Go writes for an absent field that `omitempty` doesn't hide: it hides no struct, and times are structs.
     fn shown_zero(&mut self, field: &'static Field) -> Result<Option<Value>, DecodeError> {
-        if field.pointer {
+        if field.omitzero {
             return Ok(None);
         }
+        if field.pointer {
+            return Ok((!field.omitempty).then_some(Value::Null));
+        }
         match &field.kind {
+            Kind::Time | Kind::MicroTime => Ok(Some(Value::Null)),
+            Kind::List(_) | Kind::Map(_) | Kind::Items | Kind::Bytes if !field.omitempty => Ok(Some(Value::Null)),
             Kind::Message(name) => {
                 let mut fields = Map::new();
                 if let Some(definition) = crate::schema::definition(name) {

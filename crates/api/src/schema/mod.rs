@@ -35,6 +35,8 @@ pub struct Field {
     pub required: bool,
     /// Go leaves the field out when it has its zero value.
     pub omitempty: bool,
+    /// Go leaves it out when it is zero, structs and times as well.
+    pub omitzero: bool,
     /// A pointer in Go: absent differs from zero.
     pub pointer: bool,
     pub list_type: Option<ListType>,

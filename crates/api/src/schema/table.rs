@@ -7,7 +7,7 @@
 //! <tab>protocol 2 oe string enum=Protocol default="TCP"
 //!      │        │ │  │      └ attributes: list, keys, map, merge, strategy, inline, go, enum, default (JSON, last)
 //!      │        │ │  └ kind: a scalar in lower case, a definition, `[]…`, `map[]…`
-//!      │        │ └ r required | o optional, e omitempty, p pointer
+//!      │        │ └ r required | o optional, e omitempty, z omitzero, p pointer
 //!      │        └ protobuf number, 0 for none
 //!      └ JSON name
 //! ```
@@ -89,6 +89,7 @@ impl<'t> Reader<'t> {
             kind,
             required: flags.contains('r'),
             omitempty: flags.contains('e'),
+            omitzero: flags.contains('z'),
             pointer: flags.contains('p'),
             list_type: None,
             list_map_keys: Vec::new(),

@@ -3,6 +3,8 @@
 //! Columns and cells are the kinds' own. Not responsible for choosing the form (`negotiate`).
 
 use api::Resource;
+use api::decode;
+use api::schema;
 use api::status::Status;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
@@ -109,21 +111,28 @@ impl Renderer {
         }
     }
 
-    /// The `object` of a BOOKMARK event: nothing but a revision, and a note that the initial events have ended.
-    pub fn bookmark(&self, revision: store::Revision, initial_end: bool) -> Value {
+    /// The `object` of a BOOKMARK event: one of the kind that says nothing but a revision, and a note that the initial
+    /// events have ended. A Table has a row for it, as upstream's has.
+    pub fn bookmark(&self, revision: store::Revision, initial_end: bool, first: bool) -> Value {
         let mut metadata = json!({"resourceVersion": revision.to_string()});
         if initial_end {
             metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
         }
-        match self.form {
-            Form::Object => {
-                json!({"kind": self.resource.kind, "apiVersion": self.resource.api_version(), "metadata": metadata})
-            }
-            Form::Metadata => {
-                json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata})
-            }
-            Form::Table(version) => self.table(version, metadata, false, &[]),
+        let stored = self.resource.strategy.stored().unwrap_or(self.resource);
+        let mut object = json!({"kind": stored.kind, "apiVersion": stored.api_version(), "metadata": metadata});
+        let definition = schema::definition(stored.definition);
+        let shaped = definition.and_then(|it| decode::value(object.clone(), it, decode::Mode::Ignore).ok());
+        if let Some(shaped) = shaped {
+            object = shaped.object;
         }
+        if stored.subresource("scale").is_some() {
+            // Upstream's is made of types of its own, in which this is a number that is always there.
+            object["spec"]["replicas"] = 0.into();
+        }
+        let mut event = self.event(object, first);
+        let cells = event.pointer_mut("/rows/0/cells").and_then(Value::as_array_mut);
+        cells.into_iter().flatten().filter(|cell| cell.is_null()).for_each(|cell| *cell = "".into());
+        event
     }
 
     fn table(&self, version: &str, metadata: Value, headers: bool, objects: &[Value]) -> Value {

@@ -77,6 +77,12 @@ impl Registry {
                 return Ok(stream);
             }
         }
+        if list.timeout.is_some_and(|timeout| timeout.is_zero()) {
+            // Over before anything could be told: half of a state would be worse than none.
+            let mut stream = WatchStream::new(&options, self.lines.clone());
+            stream.failed = Some(Status::broken_watch("context deadline exceeded"));
+            return Ok(stream);
+        }
         let wants_state = list.send_initial_events.unwrap_or(list.revision.is_none());
         let mut stream = WatchStream::new(&options, self.lines.clone());
         let after = if wants_state {
@@ -166,13 +172,13 @@ impl WatchStream {
                 },
                 () = tick(&mut self.bookmarks) => {
                     if let Some(revision) = watch.progress() {
-                        return Some(self.bookmark(revision));
+                        return Some(self.bookmark(revision, false).into());
                     }
                 }
                 () = tokio::time::sleep_until(before_end), if self.before_end => {
                     self.before_end = false;
                     if let Some(revision) = watch.progress() {
-                        return Some(self.bookmark(revision));
+                        return Some(self.bookmark(revision, false).into());
                     }
                 }
                 () = tokio::time::sleep_until(self.deadline) => return None,
@@ -193,7 +199,7 @@ impl WatchStream {
         if self.initial.is_empty()
             && let Some(revision) = self.initial_end.take()
         {
-            lines.extend(line("BOOKMARK", &self.renderer.bookmark(revision, true)));
+            lines.extend(self.bookmark(revision, true));
         }
         (!lines.is_empty()).then(|| lines.into())
     }
@@ -246,8 +252,9 @@ impl WatchStream {
         line(kind, &shown)
     }
 
-    fn bookmark(&self, revision: Revision) -> Bytes {
-        line("BOOKMARK", &self.renderer.bookmark(revision, false)).into()
+    fn bookmark(&mut self, revision: Revision, initial_end: bool) -> Vec<u8> {
+        let shown = self.renderer.bookmark(revision, initial_end, std::mem::take(&mut self.first));
+        line("BOOKMARK", &shown)
     }
 }
 

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-use crate::server::{CONFIG_MAPS, Server, config_map};
+use crate::server::{CONFIG_MAPS, PODS, Server, config_map};
 
 /// The events of a watch as they arrive.
 struct Events {
@@ -16,7 +16,11 @@ struct Events {
 
 impl Events {
     async fn open(server: &Server, query: &str, accept: &str, ending: &CancellationToken) -> Self {
-        let request = Request::get(format!("{CONFIG_MAPS}?watch=true&{query}")).header("accept", accept);
+        Events::open_at(server, CONFIG_MAPS, query, accept, ending).await
+    }
+
+    async fn open_at(server: &Server, path: &str, query: &str, accept: &str, ending: &CancellationToken) -> Self {
+        let request = Request::get(format!("{path}?watch=true&{query}")).header("accept", accept);
         let service = server.api.service_for(Some(apiserver::Identity::trusted()), ending.clone());
         let response = service.oneshot(request.body(Full::<bytes::Bytes>::default()).unwrap()).await.unwrap();
         assert_eq!(response.status(), 200);
@@ -190,8 +194,29 @@ async fn a_watch_takes_any_timeout_that_is_an_integer() {
     let mut longest = Events::start(&server, &format!("timeoutSeconds={}", i64::MAX)).await;
     longest.expect("ADDED", "a").await;
     let mut over = Events::start(&server, &format!("timeoutSeconds={}", i64::MIN)).await;
-    over.expect("ADDED", "a").await;
+    let error = over.next().await.expect("an event");
+    assert_eq!((&error["type"], &error["object"]["code"]), (&json!("ERROR"), &json!(500)), "{error}");
+    assert_eq!(error["object"]["message"], "context deadline exceeded");
     assert_eq!(over.next().await, None);
+}
+
+#[tokio::test]
+async fn a_bookmark_is_an_empty_object_and_an_empty_row_of_a_table() {
+    let server = Server::start().await;
+    let query = "sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true";
+    let ended = json!({"k8s.io/initial-events-end": "true"});
+    let (none, plain) = (CancellationToken::new(), "application/json");
+    let mut events = Events::open_at(&server, PODS, query, plain, &none).await;
+    let bookmark = events.next().await.unwrap()["object"].clone();
+    assert_eq!(bookmark["spec"], json!({"containers": null}), "{bookmark}");
+    let table = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
+    let mut events = Events::open_at(&server, PODS, query, table, &none).await;
+    let bookmark = events.next().await.unwrap()["object"].clone();
+    let row = &bookmark["rows"][0];
+    let cells = json!(["", "0/0", "", "0", "<unknown>", "<none>", "<none>", "<none>", "<none>"]);
+    assert_eq!(row["cells"], cells, "{bookmark}");
+    assert_eq!(row["object"]["metadata"]["annotations"], ended);
+    assert!(bookmark["metadata"].get("annotations").is_none() && bookmark["columnDefinitions"].is_array());
 }
 
 #[tokio::test]

@@ -50,7 +50,7 @@ impl Record {
         for (told, _) in &mut seen {
             told.lines.retain(belongs);
             let lines = std::mem::take(&mut told.lines);
-            told.lines = without_last_marks(lines);
+            told.lines = without_timed_bookmarks(without_last_marks(lines));
         }
         let mut ranks = Ranks::default();
         for (told, everything) in &seen {
@@ -118,6 +118,26 @@ fn without_last_marks(lines: Vec<Value>) -> Vec<Value> {
     out
 }
 
+/// A clock says whether there is a bookmark between two events, or one more after another: what counts is the one that
+/// ends the initial events, and the one before the end of a watch.
+fn without_timed_bookmarks(lines: Vec<Value>) -> Vec<Value> {
+    let is_bookmark = |line: Option<&Value>| line.is_some_and(|line| line["type"] == "BOOKMARK");
+    let ends_initial = |line: &Value| {
+        let rows = &line["object"]["rows"][0]["object"]["metadata"]["annotations"];
+        rows.is_object() || line["object"]["metadata"]["annotations"].is_object()
+    };
+    let mut kept: Vec<Value> = Vec::new();
+    let mut following = lines.iter().skip(1).map(|line| line["type"].is_string()).collect::<Vec<_>>().into_iter();
+    for line in lines {
+        let followed = following.next().unwrap_or(false);
+        let timed = is_bookmark(Some(&line)) && !ends_initial(&line);
+        if !(timed && (followed || is_bookmark(kept.last()))) {
+            kept.push(line);
+        }
+    }
+    kept
+}
+
 /// What the last change before a deletion says.
 fn strip(value: &mut Value) {
     match value {
@@ -142,20 +162,24 @@ fn strip(value: &mut Value) {
 /// Ranks instead of revisions; no uids, times, tokens and ages.
 pub fn comparable(mut line: Value, plural: &str, ranks: &Ranks) -> Value {
     let bookmark = line["type"] == "BOOKMARK";
-    if bookmark && let Some(object) = line["object"].as_object_mut() {
-        // The original's have the empty fields of their Go structs.
-        object.retain(|field, _| !matches!(field.as_str(), "spec" | "status" | "addressType" | "endpoints" | "ports"));
-    }
-    rank(&mut line, plural, ranks, bookmark);
+    rank(&mut line, plural, ranks, Exactness { here: !bookmark, below: !bookmark });
     step::mask(&mut line);
     line
 }
 
-fn rank(value: &mut Value, plural: &str, ranks: &Ranks, loose: bool) {
+/// Whether a revision has to be that of a change: a list's or a bookmark's is the server's.
+#[derive(Clone, Copy)]
+struct Exactness {
+    here: bool,
+    below: bool,
+}
+
+fn rank(value: &mut Value, plural: &str, ranks: &Ranks, exactness: Exactness) {
     match value {
         Value::Object(fields) => {
-            // A list's revision is the server's, not a change's.
-            let loose = loose || fields.contains_key("items") || fields.get("kind").is_some_and(|kind| kind == "Table");
+            let loose = !exactness.here
+                || fields.contains_key("items")
+                || fields.get("kind").is_some_and(|kind| kind == "Table");
             if let Some(metadata) = fields.get_mut("metadata")
                 && let Some(revision) = metadata["resourceVersion"].as_str().map(str::to_owned)
                 && !revision.is_empty()
@@ -183,10 +207,14 @@ fn rank(value: &mut Value, plural: &str, ranks: &Ranks, loose: bool) {
             }
             for (key, value) in fields.iter_mut() {
                 // What a Table's rows show are objects as they are in events.
-                rank(value, plural, ranks, loose && key == "metadata");
+                let here = exactness.below && !(loose && key == "metadata");
+                rank(value, plural, ranks, Exactness { here, ..exactness });
             }
         }
-        Value::Array(items) => items.iter_mut().for_each(|item| rank(item, plural, ranks, false)),
+        Value::Array(items) => {
+            let exactness = Exactness { here: exactness.below, ..exactness };
+            items.iter_mut().for_each(|item| rank(item, plural, ranks, exactness));
+        }
         _ => {}
     }
 }
