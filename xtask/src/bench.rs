@@ -34,7 +34,7 @@ const BENCHES: &[Bench] = &[
     },
     Bench {
         name: "proxy-sync",
-        about: "many Services into nf_tables, then single changes, beside the real kube-proxy",
+        about: "many Services into nf_tables (or --mode iptables, iptables-legacy), then single changes, beside the real kube-proxy",
         runs: Runs::System(&["kube-proxy"]),
     },
     Bench {

@@ -57,7 +57,7 @@ enum Bench {
     Startup(startup::Options),
     /// Acknowledged API write to the kernel's rule and to the DNS answer, on each of three nodes.
     Propagation(propagation::Options),
-    /// Programming Services into nf_tables, beside the real kube-proxy.
+    /// Programming Services into nf_tables or by iptables, beside the real kube-proxy.
     ProxySync(proxy_sync::Options),
     /// Pods in parallel, and from a pod's creation to its first answer.
     Pods(pods::Options),

@@ -102,11 +102,11 @@ fn field(pid: u32, name: &str) -> Result<u64> {
     line.split_ascii_whitespace().next().and_then(|kib| kib.parse().ok()).context("a process without memory")
 }
 
-/// User and system time so far, in milliseconds.
+/// User and system time so far, that of its ended children too, in milliseconds.
 pub fn cpu(pid: u32) -> Result<f64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("cannot read a process's times")?;
     let rest = stat.rsplit_once(") ").map(|(_, rest)| rest).unwrap_or_default();
-    let ticks: u64 = rest.split(' ').skip(11).take(2).filter_map(|word| word.parse::<u64>().ok()).sum();
+    let ticks: u64 = rest.split(' ').skip(11).take(4).filter_map(|word| word.parse::<u64>().ok()).sum();
     // USER_HZ is 100 on every architecture we run on.
     Ok(ticks as f64 * 10.0)
 }

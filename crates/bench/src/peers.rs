@@ -1,6 +1,7 @@
 //! The originals as processes: kube-apiserver with its etcd, and kube-proxy. Not responsible for building them: `cargo
 //! xtask peers` does.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
@@ -13,6 +14,7 @@ use testkit::Temporary;
 
 use crate::lab::{self, run};
 use crate::process::Process;
+use crate::proxy_sync::Mode;
 
 const STARTS: Duration = Duration::from_secs(60);
 
@@ -74,19 +76,51 @@ impl RealApi {
     }
 }
 
-/// Starts the real kube-proxy in nftables mode, as node `n1`, against an API by kubeconfig.
-pub fn kube_proxy(program: &Path, namespace: &NetNs, kubeconfig: &Path, scratch: &Temporary) -> Result<Process> {
+/// Starts the real kube-proxy as node `n1`, against an API by kubeconfig.
+pub fn kube_proxy(
+    program: &Path,
+    namespace: &NetNs,
+    kubeconfig: &Path,
+    scratch: &Temporary,
+    mode: Mode,
+) -> Result<Process> {
+    let name = if mode == Mode::Nftables { "nftables" } else { "iptables" };
     let config = scratch.file(
         "kube-proxy.yaml",
         &format!(
-            "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nmode: nftables\n\
+            "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nmode: {name}\n\
              hostnameOverride: n1\nclientConnection:\n  kubeconfig: {}\n  contentType: application/json\n  \
-             acceptContentTypes: application/json\nconntrack:\n  maxPerCore: 0\n  min: 0\nnftables:\n  \
+             acceptContentTypes: application/json\nconntrack:\n  maxPerCore: 0\n  min: 0\n{name}:\n  \
              minSyncPeriod: 10ms\n  syncPeriod: 1h\n",
             kubeconfig.display()
         ),
     );
     let mut command = Command::new(program);
     command.arg("--config").arg(config).arg("--v=2");
+    if mode != Mode::Nftables {
+        command.env("PATH", flavour(scratch, mode)?);
+    }
     Process::start(namespace, command, &scratch.path().join("kube-proxy.log"))
+}
+
+/// A PATH on which `iptables` and its like are of one flavour.
+fn flavour(scratch: &Temporary, mode: Mode) -> Result<OsString> {
+    let (folder, infix) = match mode {
+        Mode::IptablesLegacy => ("legacy", "-legacy"),
+        _ => ("nft", "-nft"),
+    };
+    let folder = scratch.path().join(folder);
+    std::fs::create_dir_all(&folder)?;
+    for stem in ["iptables", "ip6tables"] {
+        for what in ["", "-save", "-restore"] {
+            let link = folder.join(format!("{stem}{what}"));
+            if !link.exists() {
+                std::os::unix::fs::symlink(format!("/usr/sbin/{stem}{infix}{what}"), link)?;
+            }
+        }
+    }
+    let mut path = folder.into_os_string();
+    path.push(":");
+    path.push(std::env::var_os("PATH").unwrap_or_default());
+    Ok(path)
 }

@@ -1,5 +1,5 @@
-//! Our proxy and the real kube-proxy as processes against one API server, each in a network namespace whose nf_tables is
-//! empty: the first sync of many Services, then single changes. In turn, round by round.
+//! Our proxy and the real kube-proxy as processes against one API server, in the same mode, each in a network namespace
+//! without rules: the first sync of many Services, then single changes. In turn, round by round.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -32,6 +32,8 @@ const LIMIT: Duration = Duration::from_secs(600);
 
 #[derive(clap::Args)]
 pub struct Options {
+    #[arg(long, value_enum, default_value_t = Mode::Nftables)]
+    mode: Mode,
     /// How many Services, one size after the other.
     #[arg(long, value_delimiter = ',', default_values_t = [1_000, 5_000, 10_000])]
     services: Vec<usize>,
@@ -46,6 +48,16 @@ pub struct Options {
     /// Changes of each kind in a round; the peer gets three.
     #[arg(long, default_value_t = 50)]
     changes: usize,
+}
+
+/// What both program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Mode {
+    Nftables,
+    /// By the tools on nf_tables.
+    Iptables,
+    /// By those on the kernel's older tables.
+    IptablesLegacy,
 }
 
 /// The API server both watch, in this process.
@@ -78,6 +90,7 @@ struct Contender<'a> {
     start: &'a dyn Fn() -> Result<(Process, NetNs)>,
     syncs: fn(&str) -> Vec<Duration>,
     changes: usize,
+    mode: Mode,
 }
 
 pub fn run(options: &Options, peers: &Peers, report: &mut Report) -> Result<()> {
@@ -86,10 +99,12 @@ pub fn run(options: &Options, peers: &Peers, report: &mut Report) -> Result<()> 
     }
     match &peers.kube_proxy {
         None => report.note("The peer, kube-proxy, is missing: `cargo xtask peers kube-proxy` builds it."),
-        Some(_) => report.note(
-            "The peer is kube-proxy 1.36 in nftables mode, watching the same API server. Syncs are taken from either's \
-             own log: ours from the last event to the commit, kube-proxy's from the begin of its sync to the commit.",
-        ),
+        Some(_) => report.note(format!(
+            "The peer is kube-proxy 1.36 in {:?} mode, watching the same API server. Syncs are taken from either's own \
+             log: ours from the last event to the commit, kube-proxy's from the begin of its sync to the commit. Processor \
+             time is also that of the programs they ran.",
+            options.mode
+        )),
     }
     Ok(())
 }
@@ -100,17 +115,20 @@ fn size(services: usize, options: &Options, kube_proxy: Option<&Path>, report: &
     source.populate(services, options.endpoints)?;
     let (mut ours, mut peer) = (Measured::default(), Measured::default());
     for round in 0..options.rounds {
-        let start = || source.start_ours();
-        let contender = Contender { start: &start, syncs: proxy_log::ours, changes: options.changes };
+        let start = || source.start_ours(options.mode);
+        let contender =
+            Contender { start: &start, syncs: proxy_log::ours, changes: options.changes, mode: options.mode };
         source.round(&contender, services, options.endpoints, &mut ours)?;
         if let Some(program) = kube_proxy.filter(|_| round < options.peer_rounds) {
             let start = || {
                 let namespace = &source.namespace;
-                Ok((peers::kube_proxy(program, namespace, &source.kubeconfig, &source.scratch)?, namespace.clone()))
+                let scratch = &source.scratch;
+                let proxy = peers::kube_proxy(program, namespace, &source.kubeconfig, scratch, options.mode)?;
+                Ok((proxy, namespace.clone()))
             };
-            let contender = Contender { start: &start, syncs: proxy_log::kube_proxy, changes: 3 };
+            let contender = Contender { start: &start, syncs: proxy_log::kube_proxy, changes: 3, mode: options.mode };
             source.round(&contender, services, options.endpoints, &mut peer)?;
-            lab::run(&source.namespace, &["nft", "flush", "ruleset"])?;
+            options.mode.clear(&source.namespace)?;
         }
         eprintln!("round {} of {}", round + 1, options.rounds);
     }
@@ -118,14 +136,15 @@ fn size(services: usize, options: &Options, kube_proxy: Option<&Path>, report: &
     let size = format!("{services} × {}", options.endpoints);
     let full = Row::new(format!("{size}: first sync"), "ms", ours.full.median());
     let full = full.spread(ours.full.least(), ours.full.most()).peer(peer.full.median());
-    report.row(match services {
-        5_000 => full.times(15.0),
-        10_000 => full.at_most(600.0),
+    report.row(match (options.mode, services) {
+        (Mode::Nftables, 5_000) => full.times(15.0),
+        (Mode::Nftables, 10_000) => full.at_most(600.0),
+        (Mode::Iptables | Mode::IptablesLegacy, 1_000) => full.times(1.0),
         _ => full,
     });
     let memory = |what: &str, ours: &Samples, peer: &Samples| {
         let row = Row::new(format!("{size}: {what}"), "MiB", ours.median()).peer(peer.median());
-        if services == 10_000 { row.at_most(64.0) } else { row }
+        if services == 10_000 && options.mode == Mode::Nftables { row.at_most(64.0) } else { row }
     };
     report.row(memory("resident, at most", &ours.peak, &peer.peak));
     report.row(memory("resident, afterwards", &ours.resident, &peer.resident));
@@ -136,12 +155,29 @@ fn size(services: usize, options: &Options, kube_proxy: Option<&Path>, report: &
         ("an endpoint removed", &ours.removed, &peer.removed, 3.0),
     ] {
         let row = Row::new(format!("{size}: {what}, median"), "ms", ours.median());
-        report.row(row.peer(peer.median()).at_most(bar));
+        let row = row.peer(peer.median());
+        report.row(if options.mode == Mode::Nftables { row.at_most(bar) } else { row.times(3.0) });
         report.row(Row::new(format!("{size}: {what}, p99"), "ms", ours.percentile(99)));
     }
-    let outside = Row::new(format!("{size}: acknowledged write → commit, median"), "ms", ours.outside.median());
-    report.row(outside.spread(ours.outside.least(), ours.outside.most()).peer(peer.outside.median()));
+    if options.mode != Mode::IptablesLegacy {
+        let outside = Row::new(format!("{size}: acknowledged write → commit, median"), "ms", ours.outside.median());
+        report.row(outside.spread(ours.outside.least(), ours.outside.most()).peer(peer.outside.median()));
+    }
     Ok(())
+}
+
+impl Mode {
+    /// Removes all rules of a namespace, which are the peer's.
+    fn clear(self, namespace: &NetNs) -> Result<()> {
+        if self != Mode::IptablesLegacy {
+            return lab::run(namespace, &["nft", "flush", "ruleset"]).map(drop);
+        }
+        for program in ["iptables-legacy-restore", "ip6tables-legacy-restore"] {
+            let flush = format!("printf '*%s\\nCOMMIT\\n' mangle nat filter | {program}");
+            lab::run(namespace, &["sh", "-c", &flush])?;
+        }
+        Ok(())
+    }
 }
 
 impl Source {
@@ -200,11 +236,13 @@ impl Source {
     }
 
     /// Our proxy, in a namespace of its own.
-    fn start_ours(&self) -> Result<(Process, NetNs)> {
+    fn start_ours(&self, mode: Mode) -> Result<(Process, NetNs)> {
         let namespace = lab::namespace()?;
-        let config = json!({"apiSocket": self.socket, "nodeName": "n1"}).to_string();
+        let name = if mode == Mode::Nftables { "nftables" } else { "iptables" };
+        let config = json!({"apiSocket": self.socket, "nodeName": "n1", "mode": name}).to_string();
         let mut command = Command::new(portolan()?);
         command.arg("__proxy").arg(self.scratch.file("proxy.json", &config)).env("PORTOLAN_LOG", "warn,proxy=debug");
+        command.env("PORTOLAN_IPTABLES", if mode == Mode::IptablesLegacy { "legacy" } else { "nft" });
         // As a node's init starts it.
         command.envs([("MALLOC_ARENA_MAX", "1"), ("MALLOC_MMAP_THRESHOLD_", "131072")]);
         let process = Process::start(&namespace, command, &self.scratch.path().join("proxy.log"))?;
@@ -228,7 +266,8 @@ impl Source {
         std::thread::sleep(Duration::from_secs(2));
         measured.peak.push(memory::peak(proxy.pid())? as f64 / 1024.0);
         measured.resident.push(memory::resident(proxy.pid())? as f64 / 1024.0);
-        let sightings = Sightings::begin(&namespace)?;
+        // The older tables tell nobody of their changes.
+        let sightings = (contender.mode != Mode::IptablesLegacy).then(|| Sightings::begin(&namespace)).transpose()?;
         for change in 0..contender.changes {
             let number = change * 7 % services;
             // Replaced, added, removed, and back to where it was: the next round finds what this one found.
@@ -242,7 +281,9 @@ impl Source {
                     1 => Some(endpoint(number, endpoints, 0).parse()?),
                     _ => None,
                 };
-                fresh.iter().for_each(|address| sightings.expect(&address.octets()));
+                for (sightings, address) in sightings.iter().zip(&fresh) {
+                    sightings.expect(&address.octets());
+                }
                 self.threads.block_on(replace(&self.client, SLICES, &object))?;
                 let acknowledged = Instant::now();
                 let took = proxy.until("a sync", LIMIT, |proxy| syncs(proxy).get(known).copied())?;
@@ -251,7 +292,7 @@ impl Source {
                     2 => measured.removed.push_time(took),
                     _ => measured.replaced.push_time(took),
                 }
-                if let Some(address) = fresh {
+                if let (Some(sightings), Some(address)) = (&sightings, fresh) {
                     let seen = sightings.seen(&address.octets(), LIMIT).context("a commit that wasn't seen")?;
                     measured.outside.push(milliseconds(seen.saturating_duration_since(acknowledged)));
                 }
