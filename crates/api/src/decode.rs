@@ -279,6 +279,8 @@ mod tests {
         let secret = definition("io.k8s.api.core.v1.Secret").unwrap();
         let mistake = json(br#"{"data":{"a":"%%"}}"#, secret, Mode::Warn).unwrap_err();
         assert_eq!(mistake.to_string(), "illegal base64 data at input byte 0");
+        let mistake = json(br#"{"data":{"a":"Zm9vb"}}"#, secret, Mode::Warn).unwrap_err();
+        assert_eq!(mistake.to_string(), "illegal base64 data at input byte 4");
     }
 
     #[test]

@@ -137,6 +137,11 @@ pub fn same(a: &Value, b: &Value) -> bool {
     }
 }
 
+/// Equality of maps whose entries are anybody's: one with an empty value is there.
+pub fn same_entries(a: &Value, b: &Value) -> bool {
+    entries(a).count() == entries(b).count() && entries(a).all(|(key, value)| b.get(key) == Some(value))
+}
+
 fn unset_deep(value: &Value) -> bool {
     match value {
         Value::Object(map) => map.values().all(unset_deep),
@@ -167,6 +172,12 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn an_entry_with_an_empty_value_is_an_entry() {
+        assert!(same_entries(&json!({}), &json!(null)) && same_entries(&json!({"a": ""}), &json!({"a": ""})));
+        assert!(!same_entries(&json!({"a": ""}), &json!(null)) && !same_entries(&json!({"a": ""}), &json!({"b": ""})));
+    }
 
     #[test]
     fn unset_and_absent_fields_are_the_same() {

@@ -6,7 +6,7 @@ use crate::field::{self, Path};
 use crate::names;
 use crate::resource::{ALL_VERBS, Column, Context, Resource, Scope, Strategy};
 use crate::table::{AGE, NAME, age};
-use crate::tree::{entries, flag, has_key, same, text};
+use crate::tree::{entries, flag, has_key, same_entries, text};
 
 pub static RESOURCE: Resource = Resource {
     group: "",
@@ -79,7 +79,7 @@ pub(super) fn immutable_violations(new: &Value, old: &Value, fields: &[&str]) ->
         if !flag(&new["immutable"]) {
             errors.push(field::Error::forbidden(&Path::new("immutable"), TEXT));
         }
-        let changed = fields.iter().filter(|name| !same(&new[**name], &old[**name]));
+        let changed = fields.iter().filter(|name| !same_entries(&new[**name], &old[**name]));
         errors.extend(changed.map(|name| field::Error::forbidden(&Path::new(name), TEXT)));
     }
     errors
@@ -130,6 +130,10 @@ mod tests {
         let cases = [
             (json!({"immutable": true, "data": {"a": "1"}, "metadata": {"labels": {"x": "y"}}}), ""),
             (json!({"data": {"a": "1"}}), "immutable: Forbidden: field is immutable when `immutable` is set"),
+            (
+                json!({"immutable": true, "data": {"a": "1", "b": ""}}),
+                "data: Forbidden: field is immutable when `immutable` is set",
+            ),
             (
                 json!({"immutable": true, "data": {"a": "2"}}),
                 "data: Forbidden: field is immutable when `immutable` is set",

@@ -264,6 +264,10 @@ fn base64_text(text: &str) -> Result<String, DecodeError> {
         Err(base64::DecodeError::InvalidByte(at, _) | base64::DecodeError::InvalidLastSymbol { offset: at, .. }) => {
             Err(DecodeError::Scalar(format!("illegal base64 data at input byte {at}")))
         }
-        Err(_) => Err(DecodeError::Scalar(format!("illegal base64 data at input byte {}", stripped.len()))),
+        // Too short: where its last group of four begins.
+        Err(_) => {
+            let begun = stripped.len() - stripped.len() % 4;
+            Err(DecodeError::Scalar(format!("illegal base64 data at input byte {begun}")))
+        }
     }
 }

@@ -16,7 +16,7 @@ use crate::registry::Answer;
 const ACCEPTED: &[&str] = &["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
 
 /// So much of a body is repeated to who sent it.
-const SUMMARY: usize = 1024;
+const SUMMARY: usize = 30;
 
 /// The kind that a body must be of.
 #[derive(Clone, Copy, Debug)]
@@ -49,15 +49,36 @@ pub fn media_type(headers: &HeaderMap) -> &str {
 
 /// A body of any format the server reads; warnings beside the object.
 pub fn object(headers: &HeaderMap, body: &[u8], expected: Expected, mode: Mode) -> Answer<Decoded> {
-    let schema = expected.schema()?;
-    let decoded = match media_type(headers) {
-        "application/json" => decode::json(body, schema, mode),
+    let media = media_type(headers);
+    if !ACCEPTED.contains(&media) {
+        return Err(Box::new(Status::unsupported_media_type(ACCEPTED)));
+    }
+    let read = |schema: &'static Definition| match media {
         "application/yaml" => decode::yaml(body, schema, mode),
         "application/vnd.kubernetes.protobuf" => decode::protobuf(body, schema),
-        _ => return Err(Box::new(Status::unsupported_media_type(ACCEPTED))),
+        _ => decode::json(body, schema, mode),
     };
+    let decoded = read(expected.schema()?);
     let mut decoded = decoded.map_err(|error| refused(expected, body, &error))?;
-    identify(&mut decoded.object, expected)?;
+    let named = identify(&mut decoded.object, expected);
+    named.map_err(|mismatch| {
+        let why = match &mismatch {
+            Mismatch::GroupVersion(_) => {
+                let (kind, why) = (expected.kind, mismatch.message(expected));
+                format!("the object provided is unrecognized (must be of type {kind}): {why} ({})", summary(body))
+            }
+            // What is wrong with it as what it says it is comes first.
+            Mismatch::Kind(found) => match definition(found, expected).and_then(|schema| read(schema).err()) {
+                Some(error) => {
+                    let Expected { version, kind, .. } = expected;
+                    format!("{found} in version {version:?} cannot be handled as a {kind}: {error}")
+                }
+                None => mismatch.message(expected),
+            },
+            Mismatch::Version(_) | Mismatch::Shape => mismatch.message(expected),
+        };
+        Box::new(Status::bad_request(why))
+    })?;
     Ok(decoded)
 }
 
@@ -68,9 +89,19 @@ pub fn value(object: Value, expected: Expected, mode: Mode, shown: &dyn Fn(&Valu
         let why = if shown.converted { error.of_conversion() } else { error.to_string() };
         invalid(shown.text.as_str(), &why)
     };
+    let other = Some(&object).filter(|object| object["kind"] != expected.kind).cloned();
     let mut decoded = decode::value(object, expected.schema()?, mode).map_err(refused)?;
     let named = identify(&mut decoded.object, expected);
-    named.map_err(|status| invalid(shown.text.as_str(), &status.message))?;
+    named.map_err(|mismatch| {
+        let as_found = match (&mismatch, other) {
+            (Mismatch::Kind(found), Some(other)) => {
+                definition(found, expected).and_then(|schema| decode::value(other, schema, Mode::Ignore).err())
+            }
+            _ => None,
+        };
+        let why = as_found.map_or_else(|| mismatch.message(expected), |error| error.to_string());
+        invalid(shown.text.as_str(), &why)
+    })?;
     Ok(decoded)
 }
 
@@ -127,22 +158,50 @@ fn summary(body: &[u8]) -> String {
     }
 }
 
+/// Why an object isn't one of the expected kind.
+enum Mismatch {
+    /// An apiVersion that can't be one.
+    GroupVersion(String),
+    Version(String),
+    Kind(String),
+    Shape,
+}
+
+impl Mismatch {
+    fn message(&self, expected: Expected) -> String {
+        let api_version = expected.api_version();
+        match self {
+            Mismatch::GroupVersion(found) => format!("unexpected GroupVersion string: {found}"),
+            Mismatch::Version(found) => {
+                format!("the API version in the data ({found}) does not match the expected API version ({api_version})")
+            }
+            Mismatch::Kind(found) => mistaken(found, expected),
+            Mismatch::Shape => "the object provided is unrecognized (must be of type Object)".to_owned(),
+        }
+    }
+}
+
+/// What a kind of the expected one's group looks like.
+fn definition(found: &str, expected: Expected) -> Option<&'static Definition> {
+    schema::definition(api::find_kind(expected.group, expected.version, found)?.definition)
+}
+
 /// A body may leave its kind out; if it has one, it must be the path's.
-fn identify(object: &mut Value, expected: Expected) -> Answer<()> {
+fn identify(object: &mut Value, expected: Expected) -> Result<(), Mismatch> {
     let api_version = expected.api_version();
     let found = |key: &str| object[key].as_str().unwrap_or_default().to_owned();
     let (found_version, found_kind) = (found("apiVersion"), found("kind"));
+    if found_version.matches('/').count() > 1 {
+        return Err(Mismatch::GroupVersion(found_version));
+    }
     if !found_version.is_empty() && found_version != api_version {
-        let why = format!(
-            "the API version in the data ({found_version}) does not match the expected API version ({api_version})"
-        );
-        return Err(Box::new(Status::bad_request(why)));
+        return Err(Mismatch::Version(found_version));
     }
     if !found_kind.is_empty() && found_kind != expected.kind {
-        return Err(Box::new(Status::bad_request(mistaken(&found_kind, expected))));
+        return Err(Mismatch::Kind(found_kind));
     }
     if !object.is_object() {
-        return Err(Box::new(Status::bad_request("the object provided is unrecognized (must be of type Object)")));
+        return Err(Mismatch::Shape);
     }
     object["apiVersion"] = api_version.into();
     object["kind"] = expected.kind.into();

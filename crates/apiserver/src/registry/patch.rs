@@ -67,7 +67,13 @@ impl Patch {
             PatchKind::Merge => patch::merge(original, &self.value),
             PatchKind::Strategic => patch::strategic(original, &self.value, schema),
         };
-        let patched = patched.map_err(|error| Box::new(error.status()))?;
+        let mut patched = patched.map_err(|error| Box::new(error.status()))?;
+        if self.kind == PatchKind::Strategic && patched.is_object() {
+            // Upstream applies these to the type, whatever they say it is.
+            for field in ["apiVersion", "kind"] {
+                patched[field] = original[field].clone();
+            }
+        }
         let shown = |patched: &Value| match self.kind {
             PatchKind::Strategic => Shown { text: patch::go_text(&self.value), converted: true },
             PatchKind::Json | PatchKind::Merge => Shown { text: patched.to_string(), converted: false },

@@ -9,8 +9,8 @@ use crate::field;
 use crate::resource::{ALL_VERBS, Column, Context, Resource, Scope, Strategy, Subresource};
 use crate::table::{AGE, NAME, age};
 use crate::tree::{
-    child_mut, copy, fill, fill_absent, first_generation, int, map_mut, next_generation, same,
-    same_but_metadata_and_status, text,
+    child_mut, copy, fill, fill_absent, first_generation, int, map_mut, next_generation, same_but_metadata_and_status,
+    same_entries, text,
 };
 
 pub static RESOURCE: Resource = Resource {
@@ -64,7 +64,7 @@ impl Strategy for Deployment {
         }
         copy(new, old, "status");
         let changed = !same_but_metadata_and_status(new, old)
-            || !same(&new["metadata"]["annotations"], &old["metadata"]["annotations"]);
+            || !same_entries(&new["metadata"]["annotations"], &old["metadata"]["annotations"]);
         next_generation(new, old, changed);
     }
 
@@ -167,6 +167,7 @@ mod tests {
             ("", old.clone(), 1),
             ("", edit(&["spec", "replicas"], json!(3)), 2),
             ("", edit(&["metadata", "annotations"], json!({"a": "b"})), 2),
+            ("", edit(&["metadata", "annotations"], json!({"a": ""})), 2),
             ("", edit(&["metadata", "labels"], json!({"a": "b"})), 1),
             ("", edit(&["status", "replicas"], json!(3)), 1),
             ("status", edit(&["spec", "replicas"], json!(3)), 1),

@@ -58,7 +58,8 @@ pub(super) fn forbidden(pod: &Value) -> Option<String> {
 
 fn tolerated(tolerations: &Value, taint: &str) -> bool {
     list(tolerations).iter().any(|toleration| {
-        matches!(text(&toleration["key"]), "" | "*") && text(&toleration["operator"]) == "Exists"
-            || text(&toleration["key"]) == taint && matches!(text(&toleration["effect"]), "" | "NoExecute")
+        // As upstream's plugin has it, whatever the operator.
+        let key = text(&toleration["key"]);
+        (key.is_empty() || key == taint) && matches!(text(&toleration["effect"]), "" | "NoExecute")
     })
 }

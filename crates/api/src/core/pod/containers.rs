@@ -15,6 +15,24 @@ use crate::tree::{absent, entries, int, list, text};
 
 const PULL_POLICIES: &[&str] = &["Always", "IfNotPresent", "Never"];
 const RESTART_POLICIES: &[&str] = &["Always", "Never", "OnFailure"];
+/// What the downward API knows of a Pod, and of that what variables may hold; each sorted.
+const KNOWN_FIELDS: &[&str] = &[
+    "metadata.annotations",
+    "metadata.labels",
+    "metadata.name",
+    "metadata.namespace",
+    "metadata.uid",
+    "spec.host",
+    "spec.nodeName",
+    "spec.restartPolicy",
+    "spec.schedulerName",
+    "spec.serviceAccountName",
+    "status.hostIP",
+    "status.hostIPs",
+    "status.phase",
+    "status.podIP",
+    "status.podIPs",
+];
 const FIELD_PATHS: &[&str] = &[
     "metadata.name",
     "metadata.namespace",
@@ -25,6 +43,14 @@ const FIELD_PATHS: &[&str] = &[
     "status.hostIPs",
     "status.podIP",
     "status.podIPs",
+];
+const RESOURCE_PATHS: &[&str] = &[
+    "limits.cpu",
+    "limits.ephemeral-storage",
+    "limits.memory",
+    "requests.cpu",
+    "requests.ephemeral-storage",
+    "requests.memory",
 ];
 
 /// Mistakes in the containers and init containers of a spec. `volumes` are the names of the good volumes.
@@ -192,10 +218,8 @@ fn validate_value_from(variable: &Value, path: &Path) -> Vec<field::Error> {
         sources += 1;
         let path = path.child(source);
         match source {
-            "fieldRef" => errors.extend(validate_field_ref(value, &path)),
-            "resourceFieldRef" if text(&value["resource"]).is_empty() => {
-                errors.push(field::Error::required(&path.child("resource"), ""));
-            }
+            "fieldRef" => errors.extend(validate_field_ref(value, FIELD_PATHS, &path)),
+            "resourceFieldRef" => errors.extend(validate_resource_ref(value, &path)),
             "configMapKeyRef" | "secretKeyRef" => errors.extend(validate_key_ref(value, &path)),
             _ => {}
         }
@@ -210,7 +234,8 @@ fn validate_value_from(variable: &Value, path: &Path) -> Vec<field::Error> {
     errors
 }
 
-fn validate_field_ref(reference: &Value, path: &Path) -> Vec<field::Error> {
+/// A field of the Pod; `supported` are those that the place may show.
+pub(super) fn validate_field_ref(reference: &Value, supported: &[&str], path: &Path) -> Vec<field::Error> {
     let field_path = text(&reference["fieldPath"]);
     let at = path.child("fieldPath");
     if text(&reference["apiVersion"]).is_empty() {
@@ -223,11 +248,23 @@ fn validate_field_ref(reference: &Value, path: &Path) -> Vec<field::Error> {
         Some(("metadata.annotations", key)) => qualified(&key.to_lowercase(), path),
         Some(("metadata.labels", key)) => qualified(key, path),
         Some((other, _)) => vec![field::Error::invalid(path, other, "does not support subscript")],
-        None if FIELD_PATHS.contains(&field_path) => Vec::new(),
+        None if supported.contains(&field_path) => Vec::new(),
+        None if KNOWN_FIELDS.contains(&field_path) => vec![field::Error::not_supported(&at, field_path, supported)],
         None => {
             let what = format!("error converting fieldPath: field label not supported: {field_path}");
             vec![field::Error::invalid(&at, field_path, what)]
         }
+    }
+}
+
+/// A resource of a container.
+pub(super) fn validate_resource_ref(reference: &Value, path: &Path) -> Option<field::Error> {
+    let (resource, path) = (text(&reference["resource"]), path.child("resource"));
+    let huge = resource.starts_with("limits.hugepages-") || resource.starts_with("requests.hugepages-");
+    match resource {
+        "" => Some(field::Error::required(&path, "")),
+        _ if huge || RESOURCE_PATHS.contains(&resource) => None,
+        _ => Some(field::Error::not_supported(&path, resource, RESOURCE_PATHS)),
     }
 }
 

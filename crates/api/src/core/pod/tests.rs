@@ -57,7 +57,7 @@ fn specs() {
     const LABEL: &str = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start \
                          and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is \
                          '[a-z0-9]([-a-z0-9]*[a-z0-9])?')";
-    let cases: [(Value, &[&str]); 19] = [
+    let cases: [(Value, &[&str]); 22] = [
         (json!({}), &[]),
         (json!({"containers": []}), &["spec.containers: Required value"]),
         (
@@ -94,6 +94,29 @@ fn specs() {
         (
             json!({"dnsConfig": {"options": [{"value": "2"}]}}),
             &["spec.dnsConfig.options[0]: Required value: must not be empty"],
+        ),
+        (json!({"os": {}}), &["spec.os.name: Required value"]),
+        (
+            json!({"hostUsers": false, "hostNetwork": true, "hostPID": true}),
+            &[
+                "spec.hostNetwork: Forbidden: when `hostUsers` is false",
+                "spec.HostPID: Forbidden: when `hostUsers` is false",
+            ],
+        ),
+        (
+            json!({"volumes": [{"name": "v", "downwardAPI": {"defaultMode": 420, "items": [
+                {"path": "p", "fieldRef": {"apiVersion": "v1", "fieldPath": "spec.nope"}},
+                {"path": "q", "fieldRef": {"apiVersion": "v1", "fieldPath": "status.podIP"}},
+                {"path": "r"},
+                {"path": "s", "resourceFieldRef": {"resource": "limits.cpu"}}]}}]}),
+            &[
+                "spec.volumes[0].downwardAPI.fieldRef.fieldPath: Invalid value: \"spec.nope\": error converting fieldPath: \
+                 field label not supported: spec.nope",
+                "spec.volumes[0].downwardAPI.fieldRef.fieldPath: Unsupported value: \"status.podIP\": supported values: \
+                 \"metadata.annotations\", \"metadata.labels\", \"metadata.name\", \"metadata.namespace\", \"metadata.uid\"",
+                "spec.volumes[0].downwardAPI: Required value: one of fieldRef and resourceFieldRef is required",
+                "spec.volumes[0].downwardAPI.resourceFieldRef.containerName: Required value",
+            ],
         ),
         (json!({"hostname": "A"}), &[&format!("spec.hostname: Invalid value: \"A\": {LABEL}")]),
         (json!({"subdomain": "a.b"}), &["spec.subdomain: Invalid value: \"a.b\": must not contain dots"]),
@@ -203,6 +226,12 @@ fn containers() {
                      `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`")],
         ),
         (json!({"env": [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['app']"}}}]}), vec![]),
+        (
+            json!({"env": [{"name": "A", "valueFrom": {"resourceFieldRef": {"resource": "limits.x"}}}]}),
+            vec![at("env[0].valueFrom.resourceFieldRef.resource: Unsupported value: \"limits.x\": supported values: \
+                     \"limits.cpu\", \"limits.ephemeral-storage\", \"limits.memory\", \"requests.cpu\", \
+                     \"requests.ephemeral-storage\", \"requests.memory\"")],
+        ),
         (
             json!({"env": [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "spec.color"}}}]}),
             vec![at(

@@ -18,12 +18,14 @@ pub(super) fn validate(new: &Value, old: &Value) -> Vec<field::Error> {
     let (spec, before) = (&new["spec"], &old["spec"]);
     let mut errors = validate_spec(spec, Whose::Pod, &path);
     for field in ["containers", "initContainers"] {
+        errors.extend(validate_images(spec, field, &path.child(field)));
+    }
+    for field in ["containers", "initContainers"] {
         let path = path.child(field);
         if list(&spec[field]).len() != list(&before[field]).len() {
             errors.push(field::Error::forbidden(&path, "pod updates may not add or remove containers"));
             return errors;
         }
-        errors.extend(validate_images(spec, field, &path));
     }
     let (mistakes, stop) = validate_deadline(spec, before, &path.child("activeDeadlineSeconds"));
     errors.extend(mistakes);

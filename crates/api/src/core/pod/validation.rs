@@ -43,6 +43,7 @@ pub(crate) fn validate_spec(spec: &Value, whose: Whose, path: &Path) -> Vec<fiel
     errors.extend(mistakes);
     errors.extend(containers::validate(spec, &good_volumes, path));
     errors.extend(validate_host_network(spec, whose, path));
+    errors.extend(validate_host_users(spec, path));
     errors.extend(choice(spec, "restartPolicy", &["Always", "OnFailure", "Never"], path));
     errors.extend(dns::validate_policy(spec, path));
     errors.extend(labels::validate(&spec["nodeSelector"], &path.child("nodeSelector")));
@@ -61,11 +62,24 @@ pub(crate) fn validate_spec(spec: &Value, whose: Whose, path: &Path) -> Vec<fiel
     errors.extend(validate_host_aliases(spec, &path.child("hostAliases")));
     errors.extend(one_of(spec, "preemptionPolicy", &["PreemptLowerPriority", "Never"], path));
     errors.extend(placement::validate_spread(spec, path));
-    let system = &spec["os"]["name"];
-    if !absent(&spec["os"]) && !["linux", "windows"].contains(&text(system)) {
-        errors.push(field::Error::not_supported(&path.child("os"), text(system), &["linux", "windows"]));
+    match text(&spec["os"]["name"]) {
+        _ if absent(&spec["os"]) => {}
+        "" => errors.push(field::Error::required(&path.child("os").child("name"), "")),
+        "linux" | "windows" => {}
+        other => errors.push(field::Error::not_supported(&path.child("os"), other, &["linux", "windows"])),
     }
     errors
+}
+
+/// Users of its own go with none of the host's namespaces.
+fn validate_host_users(spec: &Value, path: &Path) -> Vec<field::Error> {
+    if spec["hostUsers"] != Value::Bool(false) {
+        return Vec::new();
+    }
+    // Upstream's spelling of the paths.
+    let namespaces = [("hostNetwork", "hostNetwork"), ("hostPID", "HostPID"), ("hostIPC", "HostIPC")];
+    let shared = namespaces.into_iter().filter(|(field, _)| flag(&spec[*field]));
+    shared.map(|(_, shown)| field::Error::forbidden(&path.child(shown), "when `hostUsers` is false")).collect()
 }
 
 /// Mistakes in tolerations.

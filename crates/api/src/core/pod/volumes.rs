@@ -4,11 +4,15 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
+use super::containers::{validate_field_ref, validate_resource_ref};
 use super::security::one_of;
 use crate::field::{self, Path};
 use crate::names;
 use crate::tree::{absent, entries, flag, int, list, text, unset};
 
+/// What files may show of their Pod.
+const FILE_FIELDS: &[&str] =
+    &["metadata.annotations", "metadata.labels", "metadata.name", "metadata.namespace", "metadata.uid"];
 const MODE: &str = "must be a number between 0 and 0777 (octal), both inclusive";
 const HOST_PATH_TYPES: &[&str] =
     &["", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"];
@@ -115,9 +119,36 @@ fn validate_source(volume: &Value, path: &Path) -> Vec<field::Error> {
             "configMap" => validate_files(value, "name", &path),
             "persistentVolumeClaim" => required(value, "claimName", &path).into_iter().collect(),
             "nfs" => ["server", "path"].into_iter().filter_map(|field| required(value, field, &path)).collect(),
-            "downwardAPI" | "projected" => validate_mode(value, &path).into_iter().collect(),
+            "downwardAPI" => validate_downward(value, &path),
+            "projected" => validate_mode(value, &path).into_iter().collect(),
             _ => Vec::new(),
         });
+    }
+    errors
+}
+
+/// Files with facts about the Pod. Upstream names no index of a file.
+fn validate_downward(source: &Value, path: &Path) -> Vec<field::Error> {
+    let mut errors: Vec<field::Error> = validate_mode(source, path).into_iter().collect();
+    for file in list(&source["items"]) {
+        if text(&file["path"]).is_empty() {
+            errors.push(field::Error::required(&path.child("path"), ""));
+        }
+        errors.extend(validate_descending(text(&file["path"]), &path.child("path")));
+        let (fields, resource) = (&file["fieldRef"], &file["resourceFieldRef"]);
+        if !absent(fields) {
+            errors.extend(validate_field_ref(fields, FILE_FIELDS, &path.child("fieldRef")));
+            if !absent(resource) {
+                let what = "fieldRef and resourceFieldRef can not be specified simultaneously";
+                errors.push(field::Error::invalid(path, "resource", what));
+            }
+        } else if absent(resource) {
+            errors.push(field::Error::required(path, "one of fieldRef and resourceFieldRef is required"));
+        } else if text(&resource["containerName"]).is_empty() {
+            errors.push(field::Error::required(&path.child("resourceFieldRef").child("containerName"), ""));
+        } else {
+            errors.extend(validate_resource_ref(resource, &path.child("resourceFieldRef")));
+        }
     }
     errors
 }

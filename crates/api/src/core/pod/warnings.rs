@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::resources;
 use crate::field::{Path, quoted};
-use crate::tree::{absent, has_key, int, list, text};
+use crate::tree::{absent, entries, has_key, int, list, text};
 
 /// Labels of nodes that have other names now (core/v1 well-known labels).
 const RENAMED_LABELS: &[(&str, &str, &str)] = &[
@@ -45,7 +45,35 @@ pub(crate) fn of_spec(spec: &Value, path: &Path) -> Vec<String> {
         let at = path.child("terminationGracePeriodSeconds");
         warnings.push(format!("{at}: must be >= 0; negative values are invalid and will be treated as 1"));
     }
+    for volume in list(&spec["volumes"]) {
+        let sources = list(&volume["projected"]["sources"]).iter();
+        let empty = sources.filter(|source| entries(source).all(|(_, value)| absent(value)));
+        warnings.extend(
+            empty.map(|_| format!("volume {} (Projected) has no sources provided", quoted(text(&volume["name"])))),
+        );
+    }
+    for list_name in ["initContainers", "containers"] {
+        for (i, container) in list(&spec[list_name]).iter().enumerate() {
+            warnings.extend(of_ports(container, &path.child(list_name).index(i).child("ports")));
+        }
+    }
     warnings
+}
+
+/// An address of the host without a port of it says nothing.
+fn of_ports(container: &Value, path: &Path) -> Vec<String> {
+    let ports = list(&container["ports"]).iter().enumerate();
+    let aimless = ports.filter(|(_, port)| !text(&port["hostIP"]).is_empty() && int(&port["hostPort"]) == 0);
+    aimless
+        .map(|(i, port)| {
+            let [name, protocol, host_ip] = ["name", "protocol", "hostIP"].map(|field| text(&port[field]));
+            let (at, number) = (path.index(i), int(&port["containerPort"]));
+            format!(
+                "{at}: hostIP set without hostPort: {{Name:{name} HostPort:0 ContainerPort:{number} \
+                 Protocol:{protocol} HostIP:{host_ip}}}"
+            )
+        })
+        .collect()
 }
 
 fn of_container(container: &Value, path: &Path) -> Vec<String> {

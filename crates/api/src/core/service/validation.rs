@@ -131,8 +131,10 @@ fn validate_by_type(service: &Value) -> Vec<field::Error> {
         }
         "ExternalName" => {
             let fields = ["clusterIPs", "ipFamilies", "ipFamilyPolicy"].into_iter();
+            let set =
+                |name: &&str| if *name == "ipFamilyPolicy" { !absent(&spec[*name]) } else { !unset(&spec[*name]) };
             let mut errors: Vec<field::Error> = fields
-                .filter(|name| !unset(&spec[*name]))
+                .filter(set)
                 .map(|name| field::Error::forbidden(&path.child(name), "may not be set for ExternalName services"))
                 .collect();
             let path = path.child("externalName");

@@ -12,7 +12,7 @@ use crate::resource::{ALL_VERBS, Column, Context, Resource, Scope, Strategy};
 use crate::table::{AGE, NAME, age};
 use crate::tree::{
     absent, elements_mut, fill_absent, first_generation, list, map_mut, next_generation, put, remove, same,
-    same_but_metadata_and_status, text, texts,
+    same_entries, text, texts,
 };
 
 pub static RESOURCE: Resource = Resource {
@@ -66,8 +66,8 @@ impl Strategy for EndpointSlice {
 
     /// The generation counts what others act on: everything but metadata, and the labels.
     fn prepare_for_update(&self, _context: &Context, new: &mut Value, old: &Value) {
-        let changed =
-            !same_but_metadata_and_status(new, old) || !same(&new["metadata"]["labels"], &old["metadata"]["labels"]);
+        let changed = ["addressType", "endpoints", "ports"].into_iter().any(|field| new[field] != old[field])
+            || !same_entries(&new["metadata"]["labels"], &old["metadata"]["labels"]);
         next_generation(new, old, changed);
         drop_deprecated_topology(new, Some(old));
     }
@@ -188,7 +188,9 @@ mod tests {
         let mut changed = old.clone();
         changed["endpoints"][0]["conditions"] = json!({"ready": false});
         changed["endpoints"][0]["addresses"] = json!(["10.0.0.2"]);
-        for (mut new, expected) in [(old.clone(), 1), (annotated, 1), (labelled, 2), (changed, 2)] {
+        let mut aimed = old.clone();
+        aimed["endpoints"][0]["targetRef"] = json!({});
+        for (mut new, expected) in [(old.clone(), 1), (annotated, 1), (labelled, 2), (changed, 2), (aimed, 2)] {
             EndpointSlice.prepare_for_update(&context(), &mut new, &old);
             assert_eq!(new["metadata"]["generation"], expected, "{new}");
         }
