@@ -48,6 +48,11 @@ pub async fn prepare(client: &kube::Client) -> Result<()> {
     let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}});
     let made = Step::new("POST", "/api/v1/namespaces", Content::Json(namespace)).send(client).await?;
     ensure!(made.code == 201, "the namespace can't be made: {}", made.body);
+    // Some of them name it: ours wants a Pod's account to be there, the original runs without the plugin that does.
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "sa"}});
+    let accounts = format!("/api/v1/namespaces/{NAMESPACE}/serviceaccounts");
+    let made = Step::new("POST", accounts, Content::Json(account)).send(client).await?;
+    ensure!(made.code == 201, "the account can't be made: {}", made.body);
     Ok(())
 }
 
