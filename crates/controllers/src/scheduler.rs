@@ -2,9 +2,7 @@
 //! all. Not responsible for affinity between pods (an Event says so to who asks for
 //! it), preemption, or other schedulers' pods.
 
-mod fit;
 mod ledger;
-mod resources;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -17,9 +15,9 @@ use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
 use crate::conditions::{is_terminal, pod_condition};
-use fit::Verdict;
-pub use fit::tolerates;
 use ledger::{Carried, Ledger};
+use placement::Verdict;
+pub use placement::tolerates;
 
 const NAME: &str = "default-scheduler";
 
@@ -89,14 +87,14 @@ pub struct Load {
 
 /// Chooses among `nodes` by what each carries, and what its pods have taken of it.
 pub fn plan(pod: &Pod, nodes: &[&Node], ledger: &Ledger) -> Plan {
-    let (demand, nothing) = (resources::demand(pod), Carried::default());
+    let (demand, nothing) = (placement::demand(pod), Carried::default());
     let mut reasons: Vec<(String, usize)> = Vec::new();
     let mut best: Option<(Load, String)> = None;
     for node in nodes {
         let name = node.name_any();
         let carried = ledger.on(&name).unwrap_or(&nothing);
-        let refusals = match fit::judge(pod, node) {
-            Verdict::Fits => resources::lacks(node, &carried.taken, &demand),
+        let refusals = match placement::judge(pod, node) {
+            Verdict::Fits => placement::lacks(node, &carried.taken, &demand),
             Verdict::Refused(reason) => vec![reason],
         };
         if refusals.is_empty() {

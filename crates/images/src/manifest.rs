@@ -2,6 +2,7 @@
 //!
 //! Not responsible for where they are stored.
 
+use pod_runtime::signal;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -107,7 +108,7 @@ impl ImageConfig {
     pub fn stop_signal_number(&self) -> i32 {
         const SIGTERM: i32 = 15;
         let text = self.stop_signal.trim();
-        text.parse().ok().filter(|number| (1..=64).contains(number)).or_else(|| signal_number(text)).unwrap_or(SIGTERM)
+        text.parse().ok().filter(|number| (1..=64).contains(number)).or_else(|| signal::number(text)).unwrap_or(SIGTERM)
     }
 }
 
@@ -172,22 +173,6 @@ pub(crate) fn architecture() -> &'static str {
         "powerpc64" => "ppc64le",
         other => other,
     }
-}
-
-/// Linux numbers of signals (signal(7), x86 and ARM).
-fn signal_number(name: &str) -> Option<i32> {
-    const NAMES: [&str; 31] = [
-        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM",
-        "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF",
-        "WINCH", "IO", "PWR", "SYS",
-    ];
-    const RTMIN: i32 = 34;
-    let name = name.to_ascii_uppercase();
-    let name = name.strip_prefix("SIG").unwrap_or(&name);
-    if let Some(offset) = name.strip_prefix("RTMIN") {
-        return if offset.is_empty() { Some(RTMIN) } else { offset.parse::<i32>().ok().map(|offset| RTMIN + offset) };
-    }
-    NAMES.iter().zip(1..).find(|(candidate, _)| **candidate == name).map(|(_, number)| number)
 }
 
 fn layers() -> String {

@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::runtime::{WatchStreamExt, reflector, watcher};
 use kube::{Api, Client};
+use placement::Taken;
 use pod_runtime::{PodRuntime, SandboxId, SandboxStatus};
 use tokio::sync::{Semaphore, broadcast, mpsc, watch};
 use tokio::task::JoinSet;
@@ -21,11 +23,11 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::events::Events;
 use crate::network::{NodeNetwork, watch_nodes};
-use crate::pod::spec::{PodKey, sandbox_attempt};
+use crate::pod::spec::{self, PodKey, sandbox_attempt};
 use crate::pod::{NodeVerdict, Shared, Worker, WorkerHandle};
 use crate::registration::{Capacity, Registration};
 use crate::source_watch::SourceWatch;
-use crate::{dns_endpoint, server, usage};
+use crate::{admission, dns_endpoint, server, usage};
 
 /// How many images are pulled at a time.
 const PULLS: usize = 2;
@@ -92,7 +94,9 @@ pub async fn run(
     let (finder, findings) = mpsc::channel(FINDINGS);
     tasks.spawn(usage::watch(shared.clone(), pods.clone(), finder, stop.clone()));
     let (entries, workers) = (HashMap::new(), JoinSet::new());
-    let agent = Agent { shared: shared.clone(), network, pods, entries, workers, findings, stop: stop.clone() };
+    let allocatable = capacity.resources(&config);
+    let agent =
+        Agent { shared: shared.clone(), network, pods, entries, workers, findings, allocatable, stop: stop.clone() };
     let result = agent.run().await;
     stop.cancel();
     shared.source_watch.ended().await;
@@ -134,6 +138,7 @@ struct Agent {
     /// Each gives the uid of the pod it served.
     workers: JoinSet<String>,
     findings: mpsc::Receiver<usage::Finding>,
+    allocatable: BTreeMap<String, Quantity>,
     stop: CancellationToken,
 }
 
@@ -157,7 +162,8 @@ impl Agent {
                     Some(Ok(watcher::Event::Init)) => listed.clear(),
                     Some(Ok(watcher::Event::InitApply(pod))) => {
                         listed.insert(PodKey::of(&pod).uid);
-                        self.apply(pod, &mut adoptable);
+                        // Pods that aren't listed, so far, may be gone.
+                        self.apply(pod, &mut adoptable, Some(&listed));
                     }
                     Some(Ok(watcher::Event::InitDone)) => {
                         self.forget_unlisted(&listed);
@@ -167,7 +173,7 @@ impl Agent {
                             self.clean(sandboxes);
                         }
                     }
-                    Some(Ok(watcher::Event::Apply(pod))) => self.apply(pod, &mut adoptable),
+                    Some(Ok(watcher::Event::Apply(pod))) => self.apply(pod, &mut adoptable, None),
                     Some(Ok(watcher::Event::Delete(pod))) => self.gone(&PodKey::of(&pod).uid),
                     Some(Err(error)) => tracing::warn!(%error, "watching the node's pods; they go on as last known"),
                 },
@@ -183,14 +189,35 @@ impl Agent {
         watcher(Api::<Pod>::all(self.shared.client.clone()), config).backoff(runtime::backoff::watching())
     }
 
-    fn apply(&mut self, pod: Pod, adoptable: &mut HashMap<String, SandboxStatus>) {
+    /// `counted` are the pods that take room of the node; none is all.
+    fn apply(&mut self, pod: Pod, adoptable: &mut HashMap<String, SandboxStatus>, counted: Option<&BTreeSet<String>>) {
         let key = PodKey::of(&pod);
         let pod = Arc::new(pod);
         self.publish(&key.uid, Some(&pod));
         match self.entries.get(&key.uid) {
             Some(entry) => entry.handle.desired.send_modify(|change| (change.pod, change.gone) = (pod, false)),
-            None => self.start(key, pod, adoptable),
+            None => {
+                let room = !admission::is_admitted(&pod);
+                let refused = if room { self.by_room(&pod, counted) } else { None };
+                let uid = key.uid.clone();
+                self.start(key, pod, adoptable);
+                if let Some(verdict) = refused {
+                    self.fail(&uid, verdict);
+                }
+            }
         }
+    }
+
+    /// Whether the others leave room for the pod. In the order they come, each sees all before it.
+    fn by_room(&self, pod: &Pod, counted: Option<&BTreeSet<String>>) -> Option<NodeVerdict> {
+        let mut taken = Taken::default();
+        for (_, entry) in self.entries.iter().filter(|(uid, _)| counted.is_none_or(|some| some.contains(*uid))) {
+            let change = entry.handle.desired.borrow();
+            if !change.gone && change.failed.is_none() && !spec::is_terminal(&change.pod) {
+                taken.add(&placement::demand(&change.pod));
+            }
+        }
+        admission::by_room(pod, &taken, &self.allocatable)
     }
 
     fn start(&mut self, key: PodKey, pod: Arc<Pod>, adoptable: &mut HashMap<String, SandboxStatus>) {
@@ -367,6 +394,37 @@ mod tests {
     fn ready(pod: &Value) -> bool {
         let conditions = pod["status"]["conditions"].as_array();
         conditions.into_iter().flatten().any(|c| c["type"] == "Ready" && c["status"] == "True")
+    }
+
+    #[tokio::test]
+    async fn pods_that_ask_for_more_than_is_left_are_rejected_and_take_nothing() {
+        let bench = Bench::new();
+        let (stop, agent) = bench.agent();
+        let pod = |name: &str, memory: u64| {
+            let resources = json!({"requests": {"memory": memory.to_string()}});
+            let object = json!({"metadata": {"namespace": "default", "name": name}, "spec": {"nodeName": "n1",
+                "containers": [{"name": "m", "image": "app", "imagePullPolicy": "IfNotPresent",
+                    "resources": resources}]}});
+            let path = format!("/api/v1/namespaces/default/pods/{name}");
+            bench.api.put(&path, object);
+            path
+        };
+        let whole = Capacity::of_machine().memory_bytes;
+        let huge = bench.api.until(&pod("huge", whole * 2), |pod| pod["status"]["phase"] == "Failed").await;
+        assert_eq!(huge["status"]["reason"], "OutOfmemory");
+        bench.api.event("OutOfmemory", "Node didn't have enough resource: memory").await;
+        let half = pod("half", whole / 2);
+        bench.api.until(&half, ready).await;
+        bench.api.until(&pod("more", whole / 3 * 2), |pod| pod["status"]["reason"] == "OutOfmemory").await;
+        // What was admitted stays so.
+        stop.cancel();
+        agent.await.unwrap().unwrap();
+        let (stop, agent) = bench.agent();
+        bench.api.delete(&half, 1);
+        bench.api.until(&half, Value::is_null).await;
+        bench.api.until(&pod("again", whole / 3 * 2), ready).await;
+        stop.cancel();
+        agent.await.unwrap().unwrap();
     }
 
     async fn until_removed(runtime: &FakeRuntime, changes: &FakeApi) {

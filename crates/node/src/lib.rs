@@ -5,6 +5,7 @@
 //! (`network`), and serves kubelet's HTTP paths (`server`). Not responsible for Services (the proxy), names (the DNS
 //! process) nor for how containers come to run (the runtime).
 
+mod admission;
 mod agent;
 mod backoff;
 mod clock;

@@ -8,6 +8,7 @@ use futures::StreamExt;
 use ipnet::IpNet;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, ResourceExt};
@@ -42,6 +43,16 @@ impl Capacity {
         let cpus = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
         let memory = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| mem_total(&text));
         Capacity { cpu_millis: cpus * 1000, memory_bytes: memory.unwrap_or(0) }
+    }
+
+    /// As the Node has it: all of it may be allocated to pods.
+    pub fn resources(&self, config: &Config) -> BTreeMap<String, Quantity> {
+        let amounts = [
+            ("cpu", (self.cpu_millis / 1000).to_string()),
+            ("memory", format!("{}Ki", self.memory_bytes / 1024)),
+            ("pods", config.max_pods.to_string()),
+        ];
+        amounts.map(|(name, amount)| (name.to_owned(), Quantity(amount))).into()
     }
 }
 
@@ -83,26 +94,12 @@ impl Registration {
         Api::all(self.client.clone())
     }
 
-    fn labels(&self) -> BTreeMap<String, String> {
-        let mut labels = self.config.labels.clone();
-        let arch = architecture();
-        for (key, value) in [
-            ("kubernetes.io/hostname", self.config.node_name.as_str()),
-            ("kubernetes.io/os", "linux"),
-            ("kubernetes.io/arch", arch),
-            ("beta.kubernetes.io/os", "linux"),
-            ("beta.kubernetes.io/arch", arch),
-        ] {
-            labels.insert(key.to_owned(), value.to_owned());
-        }
-        labels
-    }
-
     /// Makes the Node, or puts its labels right.
     async fn register(&self) -> Result<(), kube::Error> {
         let name = &self.config.node_name;
-        let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": self.labels()}});
-        let patch = json!({"metadata": {"labels": self.labels()}});
+        let node =
+            json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels(&self.config)}});
+        let patch = json!({"metadata": {"labels": labels(&self.config)}});
         match self.nodes().patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await {
             Ok(_) => return Ok(()),
             Err(kube::Error::Api(status)) if status.code == 404 => {}
@@ -178,11 +175,7 @@ impl Registration {
         let images = self.runtime.images().await.unwrap_or_default();
         let images: Vec<Value> =
             images.iter().take(50).map(|image| json!({"names": image.tags, "sizeBytes": image.size_bytes})).collect();
-        let resources = json!({
-            "cpu": (self.capacity.cpu_millis / 1000).to_string(),
-            "memory": format!("{}Ki", self.capacity.memory_bytes / 1024),
-            "pods": self.config.max_pods.to_string(),
-        });
+        let resources = self.capacity.resources(&self.config);
         let mut addresses: Vec<Value> =
             self.config.node_ips.iter().map(|ip| json!({"type": "InternalIP", "address": ip})).collect();
         addresses.push(json!({"type": "Hostname", "address": name}));
@@ -279,6 +272,22 @@ fn architecture() -> &'static str {
         "aarch64" => "arm64",
         other => other,
     }
+}
+
+/// Those every node has, and those of its configuration.
+pub fn labels(config: &Config) -> BTreeMap<String, String> {
+    let mut labels = config.labels.clone();
+    let arch = architecture();
+    for (key, value) in [
+        ("kubernetes.io/hostname", config.node_name.as_str()),
+        ("kubernetes.io/os", "linux"),
+        ("kubernetes.io/arch", arch),
+        ("beta.kubernetes.io/os", "linux"),
+        ("beta.kubernetes.io/arch", arch),
+    ] {
+        labels.insert(key.to_owned(), value.to_owned());
+    }
+    labels
 }
 
 #[cfg(test)]

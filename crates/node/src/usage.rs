@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::agent::Pods;
 use crate::pod::plan::EVICTED;
 use crate::pod::spec::{self, Member, PodKey};
-use crate::pod::{NodeVerdict, Shared};
+use crate::pod::{MANAGED_FILES, NodeVerdict, Shared, termination};
 use crate::resources;
 
 const PERIOD: Duration = Duration::from_secs(3);
@@ -64,14 +64,16 @@ struct Look {
 /// What a pod has on disk, in bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Disk {
-    /// By container: its root and its log.
+    /// By container: its root, its log, its last messages.
     containers: BTreeMap<String, u64>,
     volumes: BTreeMap<String, u64>,
+    /// Files that all its containers have, such as /etc/hosts.
+    shared: u64,
 }
 
 impl Disk {
     fn total(&self) -> u64 {
-        self.containers.values().chain(self.volumes.values()).sum()
+        self.containers.values().chain(self.volumes.values()).sum::<u64>() + self.shared
     }
 }
 
@@ -129,7 +131,7 @@ impl Look {
             let written = self.shared.runtime.written_bytes(&container.id).await.unwrap_or(0);
             *disk.containers.entry(container.name.clone()).or_default() += written;
         }
-        let (logs, volumes) = (config.log_dir(&key), config.volumes(&key.uid).disk);
+        let (logs, volumes, own) = (config.log_dir(&key), config.volumes(&key.uid).disk, config.pod_dir(&key.uid));
         let names: Vec<String> = spec::members(pod).map(|member| member.name().to_owned()).collect();
         let kept: Vec<String> = spec::spec(pod)
             .volumes
@@ -139,16 +141,19 @@ impl Look {
             .map(|volume| volume.name.clone())
             .collect();
         let measured = tokio::task::spawn_blocking(move || {
-            let sizes = |dir: &Path, names: Vec<String>| -> Vec<(String, u64)> {
-                names.into_iter().map(|name| (name.clone(), filetree::size(&dir.join(name)))).collect()
+            let sizes = |dir: &Path, names: &[String]| -> Vec<(String, u64)> {
+                names.iter().map(|name| (name.clone(), filetree::size(&dir.join(name)))).collect()
             };
-            (sizes(&logs, names), sizes(&volumes, kept))
+            let messages = own.join(termination::DIRECTORY);
+            let containers = [sizes(&logs, &names), sizes(&messages, &names)].concat();
+            (containers, sizes(&volumes, &kept), filetree::size(&own.join(MANAGED_FILES)))
         });
-        if let Ok((logs, volumes)) = measured.await {
-            for (name, bytes) in logs {
+        if let Ok((containers, volumes, shared)) = measured.await {
+            for (name, bytes) in containers {
                 *disk.containers.entry(name).or_default() += bytes;
             }
             disk.volumes.extend(volumes);
+            disk.shared = shared;
         }
         disk
     }
@@ -210,10 +215,9 @@ fn exceeded(pod: &Pod, disk: &Disk) -> Option<String> {
     let limits: Vec<_> =
         spec::members(pod).filter_map(|m| Some((m.name(), resources::disk_limit(m.container)?))).collect();
     let together: u64 = limits.iter().map(|(_, (bytes, _))| *bytes).sum();
-    if let [(_, (_, text))] = limits[..]
-        && spec::members(pod).count() == 1
-        && disk.total() > together
-    {
+    // Where each has a limit, what belongs to none of them counts too.
+    if !limits.is_empty() && spec::members(pod).count() == limits.len() && disk.total() > together {
+        let text = if let [(_, (_, text))] = limits[..] { text.to_owned() } else { together.to_string() };
         return Some(format!("Pod ephemeral local storage usage exceeds the total limit of containers {text}. "));
     }
     limits.into_iter().find_map(|(name, (limit, text))| {
@@ -272,6 +276,7 @@ mod tests {
         let disk = |container: u64, volume: u64| Disk {
             containers: [("m".to_owned(), container << 20)].into(),
             volumes: [("v".to_owned(), volume << 20)].into(),
+            shared: 0,
         };
         let one = pod(json!([{"name": "m", "resources": limits}]));
         assert_eq!(exceeded(&one, &disk(1, 1)), None);
@@ -279,6 +284,12 @@ mod tests {
         assert_eq!(said(&one, &disk(1, 2)), "Usage of EmptyDir volume \"v\" exceeds the limit \"1Mi\". ");
         let whole = "Pod ephemeral local storage usage exceeds the total limit of containers 2Mi. ";
         assert_eq!(said(&one, &disk(3, 0)), whole);
+        let hosts = Disk { shared: 2 << 20, ..disk(1, 0) };
+        assert_eq!(said(&one, &hosts), whole);
+        let both = pod(json!([{"name": "m", "resources": limits}, {"name": "n", "resources": limits}]));
+        assert_eq!(exceeded(&both, &Disk { shared: 2 << 20, ..disk(2, 0) }), None);
+        let whole = "Pod ephemeral local storage usage exceeds the total limit of containers 4194304. ";
+        assert_eq!(said(&both, &Disk { shared: 3 << 20, ..disk(2, 0) }), whole);
         let two = pod(json!([{"name": "m", "resources": limits}, {"name": "n"}]));
         assert_eq!(said(&two, &disk(3, 0)), "Container m exceeded its local ephemeral storage limit \"2Mi\". ");
     }

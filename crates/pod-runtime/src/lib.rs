@@ -4,6 +4,7 @@
 //! (`runtime-libcontainer` is one).
 
 pub mod battery;
+pub mod signal;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -373,6 +373,8 @@ fn hostile_pods_are_contained_and_named() {
     let write = |file: &str| format!("dd if=/dev/zero of={file} bs=1M count=8; sleep 600");
     one("volume", &scratch, container("m", &write("/v/big"), &[json!({"name": "v", "mountPath": "/v"})], json!({})));
     one("root-disk", &[], container("m", &write("/big"), &[], limits("ephemeral-storage", "2Mi")));
+    one("last-words", &[], container("m", &write("/dev/termination-log"), &[], limits("ephemeral-storage", "2Mi")));
+    one("hosts", &[], container("m", &write("/etc/hosts"), &[], limits("ephemeral-storage", "2Mi")));
     one("memory", &[], container("m", "exec tail /dev/zero", &[], limits("memory", "16Mi")));
     let words = "echo the reason >&2; echo said > /dev/termination-log; exit 3";
     // On version 2 a container ends whole, also when its first process is not the one that is too big.
@@ -384,7 +386,7 @@ fn hostile_pods_are_contained_and_named() {
 
     let usage = "Usage of EmptyDir volume \"v\" exceeds the limit \"1Mi\"";
     let whole = "Pod ephemeral local storage usage exceeds the total limit of containers 2Mi";
-    for (name, text) in [("volume", usage), ("root-disk", whole)] {
+    for (name, text) in [("volume", usage), ("root-disk", whole), ("last-words", whole), ("hosts", whole)] {
         let evicted = api.until(Kind::POD, name, "evicted", |pod| pod["status"]["phase"] == "Failed");
         assert_eq!(evicted["status"]["reason"], "Evicted", "{name}");
         assert!(evicted["status"]["message"].as_str().is_some_and(|message| message.contains(text)), "{evicted:#}");

@@ -23,6 +23,7 @@ use crate::capability::DeviceFilter;
 use crate::failure::{HelperFailure, blocking, io_at, other_at};
 use crate::layout::{is_safe_name, names};
 use crate::namespaces::Kind;
+use crate::protected::Protected;
 use crate::record::{self, CONTAINER, ContainerRecord, SandboxRecord};
 use crate::spec::{self, Parts};
 use crate::user;
@@ -119,7 +120,7 @@ impl Shared {
             cgroup,
             oom_score_adj: own_score.trim().parse().unwrap_or(0),
             directory: &directory,
-            hierarchies: cgroup::version_1(),
+            protected: Protected::here(),
         }))
     }
 

@@ -11,6 +11,7 @@ mod keyed_lock;
 mod layout;
 mod namespaces;
 mod pins;
+mod protected;
 mod record;
 mod sandbox;
 mod spec;

@@ -8,31 +8,14 @@ use std::path::{Path, PathBuf};
 use images::ImageConfig;
 use pod_runtime::{ContainerSpec, Mount, Resources};
 use serde_json::{Value, json};
-use shim::cgroup::Hierarchy;
 use shim::record::SourcePart;
 
 use crate::capability::CapabilitySet;
 use crate::namespaces::{self, Kind};
+use crate::protected::Protected;
 use crate::user::User;
 
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
-const MASKED: [&str; 10] = [
-    "/proc/acpi",
-    "/proc/asound",
-    "/proc/interrupts",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/sched_debug",
-    "/proc/scsi",
-    "/proc/timer_list",
-    "/sys/firmware",
-];
-
-const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
-
-const CGROUPS: &str = "/sys/fs/cgroup";
 
 /// Everything the specification is made from.
 pub(crate) struct Parts<'a> {
@@ -50,8 +33,7 @@ pub(crate) struct Parts<'a> {
     /// The pod's, when it has one of its own.
     pub(crate) hostname: &'a str,
     pub(crate) cgroup: &'a Path,
-    /// The machine's control groups of version 1.
-    pub(crate) hierarchies: Vec<Hierarchy>,
+    pub(crate) protected: Protected,
     /// This process's own: without CAP_SYS_RESOURCE it can only be raised.
     pub(crate) oom_score_adj: i32,
     /// The container's directory, below which its shim binds parts of volumes.
@@ -179,28 +161,14 @@ fn linux(parts: &Parts<'_>) -> Value {
     let namespaces: Vec<Value> = own.chain(pinned).chain(groups).collect();
     let hidden = !parts.container.privileged;
     let paths = |list: &[String]| if hidden { json!(list) } else { json!([]) };
-    let (masked, read_only) = protected(&parts.hierarchies);
     json!({
         "namespaces": namespaces,
         "cgroupsPath": parts.cgroup,
         "rootfsPropagation": "private",
-        "maskedPaths": paths(&masked),
-        "readonlyPaths": paths(&read_only),
+        "maskedPaths": paths(&parts.protected.masked),
+        "readonlyPaths": paths(&parts.protected.read_only),
         "resources": resources(&parts.container.resources, parts.container.privileged),
     })
-}
-
-/// What is hidden from a container, and what it may only read. Of version 1 libcontainer mounts every hierarchy to be
-/// written, whatever the mount's options say, and those without controllers from their top, not from the container's
-/// group.
-fn protected(hierarchies: &[Hierarchy]) -> (Vec<String>, Vec<String>) {
-    let (limits, plain): (Vec<_>, Vec<_>) = hierarchies.iter().partition(|hierarchy| hierarchy.controllers);
-    let at = |hierarchy: &Hierarchy| format!("{CGROUPS}/{}", hierarchy.name);
-    let masked = MASKED.iter().map(|path| (*path).to_owned()).chain(plain.into_iter().map(at));
-    // The directory first: what is mounted below it comes along, and then has its turn.
-    let above = (!hierarchies.is_empty()).then(|| CGROUPS.to_owned());
-    let read_only = READ_ONLY.iter().map(|path| (*path).to_owned()).chain(above).chain(limits.into_iter().map(at));
-    (masked.collect(), read_only.collect())
 }
 
 fn resources(wanted: &Resources, privileged: bool) -> Value {
@@ -241,9 +209,7 @@ mod tests {
             processes_of_node: false,
             hostname: "pod-0",
             cgroup: Path::new("/portolan/c/n/uid/id"),
-            hierarchies: [("memory", true), ("systemd", false)]
-                .map(|(name, controllers)| Hierarchy { name: name.to_owned(), controllers })
-                .to_vec(),
+            protected: Protected { masked: strings(&["/hidden"]), read_only: strings(&["/kept"]) },
             oom_score_adj: 100,
             directory: Path::new("/c/id"),
         })
@@ -266,14 +232,13 @@ mod tests {
     }
 
     #[test]
-    fn limits_can_be_read_and_the_machine_s_groups_not_even_that() {
-        let container = ContainerSpec::default();
-        let document = document_of(&container, &ImageConfig::default());
-        let paths = |list: &str| -> Vec<String> { serde_json::from_value(document["linux"][list].clone()).unwrap() };
-        assert_eq!(paths("readonlyPaths")[5..], strings(&["/sys/fs/cgroup", "/sys/fs/cgroup/memory"]));
-        assert_eq!(paths("maskedPaths").last().unwrap(), "/sys/fs/cgroup/systemd");
-        let privileged = document_of(&ContainerSpec { privileged: true, ..container }, &ImageConfig::default());
-        assert_eq!(privileged["linux"]["readonlyPaths"], json!([]));
+    fn the_privileged_alone_see_and_write_everything() {
+        for (privileged, expected) in [(false, [json!(["/hidden"]), json!(["/kept"])]), (true, [json!([]), json!([])])]
+        {
+            let container = ContainerSpec { privileged, ..Default::default() };
+            let linux = &document_of(&container, &ImageConfig::default())["linux"];
+            assert_eq!([&linux["maskedPaths"], &linux["readonlyPaths"]], [&expected[0], &expected[1]]);
+        }
     }
 
     #[test]

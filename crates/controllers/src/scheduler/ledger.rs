@@ -7,9 +7,9 @@ use k8s_openapi::api::core::v1::Pod;
 use runtime::Key;
 
 use super::is_pending;
-use super::resources::{Demand, Taken, demand};
 use crate::conditions::is_terminal;
 use crate::owners;
+use placement::{Demand, Taken, demand};
 
 /// What a node carries.
 #[derive(Clone, Debug, Default)]

@@ -126,6 +126,7 @@ pub async fn stop(shared: Arc<Shared>, stop: Stop) -> Outcome {
         StopReason::PodEnds => format!("Stopping container {name}"),
         StopReason::Liveness => format!("Container {name} failed liveness probe, will be restarted"),
         StopReason::Startup => format!("Container {name} failed startup probe, will be restarted"),
+        StopReason::Changed => format!("Container {name} definition changed, will be restarted"),
     };
     let started = Instant::now();
     if stop.hook {

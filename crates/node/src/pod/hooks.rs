@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, LifecycleHandler};
-use pod_runtime::{ContainerId, PodRuntime};
+use pod_runtime::{ContainerId, PodRuntime, signal};
 
 use crate::probe::{Outcome, Target, run};
 
@@ -43,7 +43,7 @@ pub async fn hook(
         return Ok(());
     };
     match tokio::time::timeout(limit, run(runtime, id, &target, limit)).await {
-        Ok(Outcome::Good) => Ok(()),
+        Ok(Outcome::Good | Outcome::Warned(_)) => Ok(()),
         Ok(Outcome::Bad(message) | Outcome::Error(message)) => Err(HookError::Failed(message)),
         Err(_) => Err(HookError::TimedOut(limit)),
     }
@@ -52,28 +52,7 @@ pub async fn hook(
 /// The signal a container is stopped with: its own, else its image's, else SIGTERM.
 pub fn stop_signal(container: &Container, image: Option<i32>) -> i32 {
     let own = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.as_deref());
-    own.and_then(signal_number).or(image).unwrap_or(15)
-}
-
-/// Linux's numbers, the same on every architecture we build for.
-fn signal_number(name: &str) -> Option<i32> {
-    const NAMES: [&str; 31] = [
-        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM",
-        "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF",
-        "WINCH", "IO", "PWR", "SYS",
-    ];
-    const REALTIME: i32 = 34;
-    let name = name.strip_prefix("SIG")?;
-    if let Some(index) = NAMES.iter().position(|known| *known == name) {
-        return i32::try_from(index + 1).ok();
-    }
-    if let Some(offset) = name.strip_prefix("RTMIN") {
-        let offset = if offset.is_empty() { 0 } else { offset.strip_prefix('+')?.parse::<i32>().ok()? };
-        return (0..=30).contains(&offset).then_some(REALTIME + offset);
-    }
-    let offset = name.strip_prefix("RTMAX")?;
-    let offset = if offset.is_empty() { 0 } else { offset.strip_prefix('-')?.parse::<i32>().ok()? };
-    (0..=30).contains(&offset).then_some(64 - offset)
+    own.and_then(signal::number).or(image).unwrap_or(15)
 }
 
 #[cfg(test)]

@@ -19,6 +19,9 @@ use crate::hosts;
 use crate::resolv::{self, ClusterDns, Resolv};
 use crate::volumes;
 
+/// Below a pod's own directory: what every container of it has in /etc.
+pub const MANAGED_FILES: &str = "etc";
+
 /// A start that failed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Failed {
@@ -125,7 +128,7 @@ impl Launch {
     /// The files that every container of the pod has: hosts, resolv.conf, hostname.
     async fn files(&self, facts: &Facts<'_>) -> std::io::Result<Vec<Mount>> {
         let config = &self.shared.config;
-        let dir = config.pod_dir(self.pod.metadata.uid.as_deref().unwrap_or("")).join("etc");
+        let dir = config.pod_dir(self.pod.metadata.uid.as_deref().unwrap_or("")).join(MANAGED_FILES);
         tokio::fs::create_dir_all(&dir).await?;
         let node_resolv = tokio::fs::read_to_string(&config.resolv_conf).await.unwrap_or_default();
         let cluster = ClusterDns { servers: &config.cluster_dns, domain: &config.cluster_domain };

@@ -162,6 +162,8 @@ pub struct Memory {
     pub containers: BTreeMap<String, ContainerMemory>,
     pub probes: BTreeMap<(String, Kind), Probed>,
     pub in_flight: BTreeSet<Key>,
+    /// Runs that were ended because their container's image has changed.
+    pub replaced: BTreeSet<ContainerId>,
     /// Notices given already.
     pub announced: BTreeSet<String>,
     /// When the pod began to end.

@@ -5,6 +5,7 @@ pub mod observed;
 pub mod plan;
 pub mod spec;
 pub mod status;
+pub mod termination;
 pub mod unsupported;
 pub mod view;
 
@@ -13,13 +14,13 @@ mod hooks;
 mod image;
 mod launch;
 mod shared;
-mod termination;
 mod volume_steps;
 mod worker;
 
 #[cfg(test)]
 mod tests;
 
+pub use launch::MANAGED_FILES;
 pub use memory::NodeVerdict;
 pub use shared::Shared;
 pub use spec::PodKey;

@@ -40,6 +40,8 @@ pub enum Action {
         container: String,
         /// How long it may take, `preStop` included.
         grace: Duration,
+        /// The whole time that this is what's left of: a shorter one is a new order.
+        whole: Duration,
         why: StopReason,
         /// False when an earlier stop has run the hook.
         hook: bool,
@@ -60,6 +62,8 @@ pub enum StopReason {
     PodEnds,
     Liveness,
     Startup,
+    /// It runs another image than it should by now.
+    Changed,
 }
 
 /// What an action is about: of two with the same key only one is under way.
@@ -68,7 +72,7 @@ pub enum Key {
     Volumes,
     Sandbox,
     Launch(String),
-    /// With the grace in seconds: a shorter one is a new order.
+    /// With the whole grace in seconds: a shorter one is a new order.
     Stop(ContainerId, u64),
     Remove(ContainerId),
     Probe(String, Kind),
@@ -81,7 +85,7 @@ impl Action {
             Action::PrepareVolumes | Action::RefreshVolumes | Action::RemoveVolumes => Key::Volumes,
             Action::RunSandbox(_) | Action::StopSandbox(_) | Action::RemoveSandbox(_) => Key::Sandbox,
             Action::Launch { container, .. } => Key::Launch(container.clone()),
-            Action::Stop { id, grace, why: StopReason::PodEnds, .. } => Key::Stop(id.clone(), grace.as_secs()),
+            Action::Stop { id, whole, why: StopReason::PodEnds, .. } => Key::Stop(id.clone(), whole.as_secs()),
             Action::Stop { id, .. } => Key::Stop(id.clone(), u64::MAX),
             Action::Remove(id) => Key::Remove(id.clone()),
             Action::Probe { container, kind, .. } => Key::Probe(container.clone(), *kind),
@@ -221,12 +225,25 @@ impl<'a> Planner<'_, 'a> {
         let history = self.view.history(member);
         let Some(run) = &history.current else { return self.launch(member, 0, None) };
         match &run.state {
+            ContainerState::Running { .. } if member.is_changed(&run.image) => self.replace(member, run),
             ContainerState::Running { .. } => self.probes(member, run, true),
             ContainerState::Created => self.launch(member, run.attempt, None),
+            // At once and whatever the policy is: it didn't end by itself.
+            ContainerState::Exited(_) if self.view.replaced(run) => {
+                if !self.view.launching(member) {
+                    self.launch(member, run.attempt.saturating_add(1), None);
+                }
+            }
             ContainerState::Exited(exit) if member.restarts(self.view.policy(), exit.code) => {
                 self.restart(member, run.attempt, Moment::from_seconds(exit.finished_at));
             }
             ContainerState::Exited(_) => {}
+        }
+    }
+
+    fn replace(&mut self, member: Member<'_>, run: &Run) {
+        if let Some(id) = run.id.as_ref().filter(|_| !self.view.launching(member)) {
+            self.stop(id, member.container, spec::grace(self.view.pod), StopReason::Changed);
         }
     }
 
@@ -327,12 +344,24 @@ impl<'a> Planner<'_, 'a> {
     }
 
     fn stop(&mut self, id: &ContainerId, container: &Container, grace: Duration, why: StopReason) {
+        self.stop_within(id, container, grace, grace, why);
+    }
+
+    /// What is `left` of the `whole` grace.
+    fn stop_within(
+        &mut self,
+        id: &ContainerId,
+        container: &Container,
+        left: Duration,
+        whole: Duration,
+        why: StopReason,
+    ) {
         if let Some(at) = self.view.memory.teardown.due(self.view.now) {
             return self.wake(at);
         }
         let earlier = self.view.memory.in_flight.iter().any(|key| matches!(key, Key::Stop(known, _) if known == id));
         let (id, container) = (id.clone(), container.name.clone());
-        self.act(Action::Stop { id, container, grace, why, hook: !earlier });
+        self.act(Action::Stop { id, container, grace: left, whole, why, hook: !earlier });
     }
 
     /// Main and init containers first, sidecars after them in reverse order, then the network, then the rest.
@@ -360,10 +389,20 @@ impl<'a> Planner<'_, 'a> {
                 self.stop(id, member.container, grace, StopReason::PodEnds);
             }
         } else if let Some((member, id)) = running.last() {
-            self.stop(id, member.container, grace, StopReason::PodEnds);
+            self.stop_within(id, member.container, self.left(ending, grace), grace, StopReason::PodEnds);
         } else {
             self.take_down(ending);
         }
+    }
+
+    /// What the containers before it have left a sidecar of the pod's grace; a little in any case, as kubelet has it.
+    fn left(&self, ending: Ending, grace: Duration) -> Duration {
+        const LEAST: Duration = Duration::from_secs(2);
+        let view = self.view;
+        let deletion = view.pod.metadata.deletion_timestamp.as_ref().filter(|_| ending == Ending::Deleted);
+        // The API counts from the deletion, whichever agent is asked; of the rest only this one knows.
+        let until = deletion.map(Moment::of).or_else(|| view.memory.ending_since.map(|since| since.plus(grace)));
+        until.map_or(grace, |until| until.since(view.now)).clamp(LEAST.min(grace), grace)
     }
 
     fn take_down(&mut self, ending: Ending) {

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Secret, Service};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::Api;
 use kube::runtime::reflector::Store;
 use pod_runtime::{PodRuntime, SandboxStatus};
@@ -15,6 +16,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::container::{Facts, Sources};
 use crate::events::Events;
+use crate::registration::labels;
 use crate::source_watch::SourceWatch;
 
 /// What all workers of a node have in common.
@@ -42,6 +44,23 @@ impl Shared {
             services: &[],
             node_cpu_millis: self.cpu_millis,
             node_memory_bytes: self.memory_bytes,
+        }
+    }
+
+    /// This node's object, or what it was made as: labels may have been added to it.
+    pub async fn node(&self) -> Node {
+        let name = &self.config.node_name;
+        match Api::<Node>::all(self.client.clone()).get(name).await {
+            Ok(node) => node,
+            Err(error) => {
+                tracing::warn!(%error, "cannot read the node's labels; those it was made with are asked");
+                let metadata = ObjectMeta {
+                    name: Some(name.clone()),
+                    labels: Some(labels(&self.config)),
+                    ..ObjectMeta::default()
+                };
+                Node { metadata, ..Node::default() }
+            }
         }
     }
 

@@ -51,6 +51,11 @@ impl<'a> Member<'a> {
         }
     }
 
+    /// Whether a run of `image` isn't what the pod asks for any more. An init container has done its part.
+    pub fn is_changed(&self, image: &str) -> bool {
+        self.role != Role::Init && self.container.image.as_deref().is_some_and(|wanted| wanted != image)
+    }
+
     /// How an Event's `involvedObject.fieldPath` names it.
     pub fn field_path(&self) -> String {
         let list = if self.role == Role::Main { "containers" } else { "initContainers" };

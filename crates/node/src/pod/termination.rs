@@ -18,6 +18,9 @@ const LONGEST_OF_LOG: u64 = 2048;
 const LINES_OF_LOG: usize = 80;
 const DEFAULT_PATH: &str = "/dev/termination-log";
 
+/// Below a pod's own directory: the files, by container.
+pub const DIRECTORY: &str = "containers";
+
 /// Where the container sees the file; none when it wants none.
 pub fn path_inside(container: &Container) -> Option<&str> {
     Some(container.termination_message_path.as_deref().unwrap_or(DEFAULT_PATH)).filter(|path| !path.is_empty())
@@ -25,7 +28,7 @@ pub fn path_inside(container: &Container) -> Option<&str> {
 
 /// Where the node has it.
 pub fn path_on_node(config: &Config, uid: &str, container: &str, attempt: u32) -> PathBuf {
-    config.pod_dir(uid).join("containers").join(container).join(format!("{attempt}.termination-log"))
+    config.pod_dir(uid).join(DIRECTORY).join(container).join(format!("{attempt}.termination-log"))
 }
 
 /// An empty file that whoever the container runs as may write.

@@ -374,6 +374,51 @@ fn deletion_stops_containers_then_sidecars_in_reverse_then_the_network() {
 }
 
 #[test]
+fn a_sidecar_gets_what_the_others_have_left_of_the_grace() {
+    let spec = json!({"initContainers": [{"name": "s1", "restartPolicy": "Always"}, {"name": "s2", "restartPolicy": "Always"}],
+        "containers": [{"name": "m"}]});
+    let sidecars = |first, second| vec![first, second, exited("m", 0, 0, NOW)];
+    let mut scene = Scene::new(spec.clone(), sidecars(running("s1", 0), running("s2", 0))).deleted(30);
+    scene.now = Moment::from_seconds(NOW + 12);
+    assert_eq!(scene.acts(), ["stop s2-0 18 PodEnds"]);
+    scene.memory.in_flight.insert(Key::Stop(ContainerId("s2-0".into()), 30));
+    scene.now = Moment::from_seconds(NOW + 20);
+    assert!(scene.acts().is_empty(), "less time is no new order");
+    scene.memory.in_flight.clear();
+    scene.observed.containers = sidecars(running("s1", 0), exited("s2", 0, 0, NOW));
+    scene.now = Moment::from_seconds(NOW + 100);
+    assert_eq!(scene.acts(), ["stop s1-0 2 PodEnds"], "a little in any case");
+    // A pod that ends without being deleted counts from then.
+    let mut ended = Scene::new(spec, sidecars(running("s1", 0), exited("s2", 0, 0, NOW)));
+    ended.pod.spec.as_mut().unwrap().restart_policy = Some("Never".into());
+    ended.memory.ending_since = Some(Moment::from_seconds(NOW - 10));
+    assert_eq!(ended.acts(), ["stop s1-0 20 PodEnds"]);
+}
+
+#[test]
+fn a_container_whose_image_has_changed_is_replaced_whatever_the_policy() {
+    let mut scene = Scene::one("Never", vec![running("m", 0)]);
+    assert!(scene.acts().is_empty());
+    scene.pod.spec.as_mut().unwrap().containers[0].image = Some("other".into());
+    assert_eq!(scene.acts(), ["stop m-0 30 Changed"]);
+    scene.memory.replaced.insert(ContainerId("m-0".into()));
+    scene.observed.containers = vec![exited("m", 0, 143, NOW)];
+    assert_eq!(scene.acts(), ["launch m/1"], "at once");
+    assert_eq!(scene.status()["phase"], "Running");
+    let mut new = running("m", 1);
+    new.image = "other".into();
+    scene.observed.containers.push(new);
+    assert!(scene.acts().is_empty());
+    // What ran to its end before isn't run again, nor is an init container.
+    let mut scene = Scene::one("Never", vec![exited("m", 0, 0, NOW)]);
+    scene.pod.spec.as_mut().unwrap().containers[0].image = Some("other".into());
+    assert_eq!(scene.status()["phase"], "Succeeded");
+    let spec =
+        json!({"initContainers": [{"name": "i", "image": "other"}], "containers": [{"name": "m", "image": "img"}]});
+    assert!(Scene::new(spec, vec![exited("i", 0, 0, NOW), running("m", 0)]).acts().is_empty());
+}
+
+#[test]
 fn while_a_pod_ends_readiness_is_still_asked_and_liveness_is_not() {
     let probe = json!({"exec": {"command": ["true"]}});
     let spec = json!({"containers": [{"name": "m", "readinessProbe": probe, "livenessProbe": probe}]});
@@ -772,6 +817,22 @@ mod worker {
         bench.api.event("Unhealthy", "Liveness probe failed: said").await;
         bench.api.event("Killing", "failed liveness probe, will be restarted").await;
         bench.api.until(WEB, |pod| pod["status"]["containerStatuses"][0]["restartCount"] == 1).await;
+    }
+
+    #[tokio::test]
+    async fn another_image_replaces_the_container() {
+        let bench = Bench::new().await;
+        bench.runtime.load("other");
+        let container = json!({"name": "m", "image": "app", "imagePullPolicy": "IfNotPresent"});
+        let (handle, _) = bench.start(json!({"restartPolicy": "Never", "containers": [container]}));
+        let mut pod = bench.api.until(WEB, |pod| condition(pod, "Ready")).await;
+        pod["spec"]["containers"][0]["image"] = json!("other");
+        bench.api.put(WEB, pod);
+        bench.tell(&handle);
+        bench.api.event("Killing", "Container m definition changed, will be restarted").await;
+        let again = |pod: &Value| pod["status"]["containerStatuses"][0]["restartCount"] == 1 && condition(pod, "Ready");
+        bench.api.until(WEB, again).await;
+        assert_eq!(bench.runtime.spec_of("m").unwrap().image, "other");
     }
 
     #[tokio::test]

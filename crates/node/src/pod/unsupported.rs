@@ -27,6 +27,7 @@ pub fn fields(pod: &Pod) -> Vec<String> {
     if let Some(context) = &spec.security_context {
         let strict = context.supplemental_groups_policy.as_deref().is_some_and(|policy| policy != "Merge");
         note(strict, "spec.securityContext.supplementalGroupsPolicy");
+        note(context.fs_group_change_policy.is_some(), "spec.securityContext.fsGroupChangePolicy");
         note(
             context.seccomp_profile.as_ref().is_some_and(|p| p.type_ != "Unconfined"),
             "spec.securityContext.seccompProfile",
@@ -52,6 +53,7 @@ fn container(container: &Container, found: &mut Vec<String>) {
         }
     };
     note(container.volume_devices.as_ref().is_some_and(|list| !list.is_empty()), "volumeDevices");
+    note(container.stdin_once == Some(true), "stdinOnce");
     note(container.restart_policy_rules.as_ref().is_some_and(|list| !list.is_empty()), "restartPolicyRules");
     let claims = container.resources.as_ref().and_then(|resources| resources.claims.as_ref());
     note(claims.is_some_and(|list| !list.is_empty()), "resources.claims");
@@ -92,10 +94,18 @@ mod tests {
     fn set_fields_are_named_and_an_ordinary_pod_has_none() {
         let plain = spec::testing::pod(json!({"containers": [{"name": "m", "ports": [{"containerPort": 80}]}]}));
         assert!(fields(&plain).is_empty());
-        let odd = spec::testing::pod(json!({"shareProcessNamespace": true, "containers": [{"name": "m",
+        let odd = spec::testing::pod(
+            json!({"shareProcessNamespace": true, "securityContext": {"fsGroupChangePolicy": "Always"},
+            "containers": [{"name": "m", "stdin": true, "stdinOnce": true,
             "livenessProbe": {"grpc": {"port": 1}},
-            "volumeMounts": [{"name": "v", "mountPath": "/v", "mountPropagation": "Bidirectional"}]}]}));
-        let expected = ["spec.shareProcessNamespace", "spec.containers{m}.volumeMounts.mountPropagation"];
+            "volumeMounts": [{"name": "v", "mountPath": "/v", "mountPropagation": "Bidirectional"}]}]}),
+        );
+        let expected = [
+            "spec.shareProcessNamespace",
+            "spec.securityContext.fsGroupChangePolicy",
+            "spec.containers{m}.stdinOnce",
+            "spec.containers{m}.volumeMounts.mountPropagation",
+        ];
         assert_eq!(fields(&odd), expected);
     }
 }

@@ -102,7 +102,13 @@ impl<'a> View<'a> {
     fn ended_for_good(&self, member: Member<'_>) -> bool {
         let current = self.history(member).current;
         let exit = current.as_ref().and_then(Run::exit);
-        !self.launching(member) && exit.is_some_and(|exit| !member.restarts(self.policy(), exit.code))
+        let replaced = current.as_ref().is_some_and(|run| self.replaced(run));
+        !self.launching(member) && !replaced && exit.is_some_and(|exit| !member.restarts(self.policy(), exit.code))
+    }
+
+    /// Whether this run was ended to make room for another image.
+    pub fn replaced(&self, run: &Run) -> bool {
+        run.id.as_ref().is_some_and(|id| self.memory.replaced.contains(id))
     }
 
     /// Whether any main container has been started in the present sandbox: init containers are behind us.

@@ -15,7 +15,7 @@ use super::actions::{self, Outcome, Prepared};
 use super::launch::Launch;
 use super::memory::{FailureKind, LaunchFailure, Memory, NodeVerdict, probe_of};
 use super::observed::Observed;
-use super::plan::{Action, Decision, Key, Notice, decide};
+use super::plan::{Action, Decision, Key, Notice, StopReason, decide};
 use super::shared::Shared;
 use super::spec::{self, PodKey, sandbox_attempt};
 use super::status::{patch, status};
@@ -25,7 +25,7 @@ use super::{unsupported, volume_steps};
 use crate::clock::Moment;
 use crate::probe::{self, Rules, Tracker};
 use crate::source_watch::{self, Source, SourceKind};
-use crate::{sysctl, volumes};
+use crate::{admission, volumes};
 
 /// What the API says of a pod.
 #[derive(Clone, Debug)]
@@ -175,12 +175,26 @@ impl Worker {
             self.shared.events.pod(&self.key, None, true, verdict.reason, verdict.message.clone());
             self.memory.failed = Some(verdict);
         }
-        if newer(&change.pod, &self.pod) {
-            let (old, new) = (&self.pod.metadata, &change.pod.metadata);
-            let renamed = old.labels != new.labels || old.annotations != new.annotations;
-            self.memory.volumes_stale |= renamed && volumes::follows_metadata(&change.pod);
-            self.pod = change.pod;
+        self.take_pod(change.pod);
+    }
+
+    /// The newest object: from the watch, or in the answer to our own report.
+    fn take_pod(&mut self, pod: Arc<Pod>) {
+        if !newer(&pod, &self.pod) {
+            return;
         }
+        let (old, new) = (&self.pod.metadata, &pod.metadata);
+        let renamed = old.labels != new.labels || old.annotations != new.annotations;
+        self.memory.volumes_stale |= renamed && volumes::follows_metadata(&pod);
+        for member in spec::members(&self.pod) {
+            let changed =
+                spec::member(&pod, member.name()).is_some_and(|new| new.container.image != member.container.image);
+            if changed {
+                // What another image failed at doesn't make this one wait.
+                self.memory.containers.remove(member.name());
+            }
+        }
+        self.pod = pod;
     }
 
     async fn adopt(&mut self) {
@@ -193,25 +207,30 @@ impl Worker {
             .filter(|container| matches!(container.state, ContainerState::Running { .. }))
             .map(|container| (container.name.clone(), container.id.clone()))
             .collect();
-        self.memory = Memory::adopt(&self.pod, &running, self.shared.clock.now());
+        let failed = self.memory.failed.take();
+        self.memory = Memory { failed, ..Memory::adopt(&self.pod, &running, self.shared.clock.now()) };
         self.memory.next_sandbox = self.observed.next_sandbox();
-        self.reject();
+        self.reject().await;
         let unsupported = unsupported::fields(&self.pod);
         // Said once: an agent that takes a running pod over doesn't repeat it.
-        let seen = self.pod.status.as_ref().is_some_and(|status| status.start_time.is_some());
-        if !unsupported.is_empty() && !seen {
+        if !unsupported.is_empty() && !admission::is_admitted(&self.pod) {
             let message = format!("this node does not act on: {}", unsupported.join(", "));
             self.shared.events.pod(&self.key, None, true, "UnsupportedFields", message);
         }
     }
 
-    /// What no node would run.
-    fn reject(&mut self) {
-        let forbidden = sysctl::forbidden(&self.pod);
-        if let Some(name) = forbidden.filter(|_| !spec::is_terminal(&self.pod)) {
-            let message = format!("Pod was rejected: forbidden sysctl: {name:?} not allowlisted");
-            self.shared.events.pod(&self.key, None, true, "SysctlForbidden", message.clone());
-            self.memory.failed = Some(NodeVerdict { reason: "SysctlForbidden", message });
+    /// What no node would run, or not this one.
+    async fn reject(&mut self) {
+        if spec::is_terminal(&self.pod) || self.memory.failed.is_some() {
+            return;
+        }
+        let mut verdict = admission::by_fields(&self.pod);
+        if verdict.is_none() && !admission::is_admitted(&self.pod) && admission::asks_for_labels(&self.pod) {
+            verdict = admission::by_labels(&self.pod, &self.shared.node().await);
+        }
+        if let Some(verdict) = verdict {
+            self.shared.events.pod(&self.key, None, true, verdict.reason, verdict.message.clone());
+            self.memory.failed = Some(verdict);
         }
     }
 
@@ -344,7 +363,10 @@ impl Worker {
                 self.memory.launching(&container, after, self.shared.clock.now());
                 self.launch(container, attempt, may_pull);
             }
-            Action::Stop { id, container, grace, why, hook } => {
+            Action::Stop { id, container, grace, why, hook, .. } => {
+                if why == StopReason::Changed {
+                    self.memory.replaced.insert(id.clone());
+                }
                 let Some((container, field_path)) = spec::member(&pod, &container).map(Launch::of) else { return };
                 let pod_ip = shared.pod_ips(&pod, self.observed.sandbox.as_ref()).first().copied();
                 let stop = actions::Stop { pod, id, container, field_path, grace, why, hook, pod_ip };
@@ -428,11 +450,7 @@ impl Worker {
             Outcome::Probed { container, id, kind, outcome } => self.probed(&container, &id, kind, outcome, now),
             Outcome::Finished(Ok(())) => return true,
             Outcome::Finished(result) => self.taken_down(result, now),
-            Outcome::Reported(Ok(pod)) => {
-                if newer(&pod, &self.pod) {
-                    self.pod = Arc::from(pod);
-                }
-            }
+            Outcome::Reported(Ok(pod)) => self.take_pod(Arc::from(pod)),
             Outcome::Reported(Err(error)) => self.report_failed(&error, now),
         }
         false
@@ -545,6 +563,11 @@ impl Worker {
             probe::Outcome::Good => {
                 tracker.record(true, &rules, now);
                 return;
+            }
+            probe::Outcome::Warned(message) => {
+                tracker.record(true, &rules, now);
+                let message = format!("{kind} probe warning: {message}");
+                return self.shared.events.pod(&self.key, path, true, "ProbeWarning", message);
             }
             probe::Outcome::Bad(message) => {
                 if !tracker.record(false, &rules, now) {

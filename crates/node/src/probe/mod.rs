@@ -3,6 +3,7 @@
 //! Not responsible for when a pod counts as ready (`pod::status`) nor for restarting (`pod::plan`).
 
 mod grpc;
+mod place;
 mod request;
 mod tracker;
 

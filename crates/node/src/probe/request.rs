@@ -1,13 +1,12 @@
 //! One request of a probe or a lifecycle hook.
 //!
-//! HTTP answers from 200 to 399 are good; redirects are not followed (upstream follows them on the same host). TLS
-//! certificates are not verified, as upstream.
+//! HTTP answers from 200 to 399 are good. TLS certificates are not verified, as upstream.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::Empty;
+use http_body_util::{BodyExt as _, Empty};
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::{Container, ExecAction, GRPCAction, HTTPGetAction, HTTPHeader, TCPSocketAction};
 use pod_runtime::{ContainerId, PodRuntime, RuntimeError};
@@ -16,12 +15,15 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use super::grpc;
+use super::place::Place;
 use crate::pod::spec::resolve_port;
 
 /// How a request went.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     Good,
+    /// Good, but worth a word.
+    Warned(String),
     Bad(String),
     /// It could not be made: says nothing about the container.
     Error(String),
@@ -87,13 +89,17 @@ pub async fn run(runtime: &dyn PodRuntime, id: &ContainerId, target: &Target, ti
             Err(_) => Outcome::Bad(format!("dial tcp {}: i/o timeout", authority(host, *port))),
         },
         Target::Http { tls, host, port, path, headers } => {
-            let scheme = if *tls { "https" } else { "http" };
-            let url = format!("{scheme}://{}{path}", authority(host, *port));
-            match tokio::time::timeout(timeout, get(*tls, host, *port, path, headers)).await {
-                Ok(Ok(status)) if (200..400).contains(&status) => Outcome::Good,
-                Ok(Ok(status)) => Outcome::Bad(format!("HTTP probe failed with statuscode: {status}")),
-                Ok(Err(error)) => Outcome::Bad(format!("Get {url:?}: {error}")),
-                Err(_) => Outcome::Bad(format!("Get {url:?}: context deadline exceeded while awaiting headers")),
+            let mut place = Place { tls: *tls, host: host.clone(), port: *port, path: path.clone() };
+            match tokio::time::timeout(timeout, get_following(&mut place, headers)).await {
+                Ok(Ok(answer)) if (200..300).contains(&answer.status) => Outcome::Good,
+                Ok(Ok(answer)) if (300..400).contains(&answer.status) => {
+                    Outcome::Warned(format!("Probe terminated redirects, Response body: {}", answer.body))
+                }
+                Ok(Ok(answer)) => Outcome::Bad(format!("HTTP probe failed with statuscode: {}", answer.status)),
+                Ok(Err(error)) => Outcome::Bad(format!("Get {:?}: {error}", place.url())),
+                Err(_) => {
+                    Outcome::Bad(format!("Get {:?}: context deadline exceeded while awaiting headers", place.url()))
+                }
             }
         }
     }
@@ -135,14 +141,31 @@ pub(super) async fn connect(host: &str, port: u16) -> Result<TcpStream, String> 
     TcpStream::connect((host, port)).await.map_err(failed)
 }
 
-async fn get(tls: bool, host: &str, port: u16, path: &str, headers: &[(String, String)]) -> Result<u16, String> {
-    let stream = connect(host, port).await?;
-    let request = request(host, port, path, headers)?;
-    if !tls {
+/// Follows redirects as kubelet does: on the same host, up to ten; one that leads elsewhere is the answer. `place` is
+/// where it came to.
+async fn get_following(place: &mut Place, headers: &[(String, String)]) -> Result<Answer, String> {
+    const MOST: usize = 10;
+    for _ in 0..=MOST {
+        let answer = get(place, headers).await?;
+        let followed = matches!(answer.status, 301 | 302 | 303 | 307 | 308);
+        let Some(location) = answer.location.as_ref().filter(|_| followed) else { return Ok(answer) };
+        let next = place.redirected(location)?;
+        if !next.host.eq_ignore_ascii_case(&place.host) {
+            return Ok(answer);
+        }
+        *place = next;
+    }
+    Err(format!("stopped after {MOST} redirects"))
+}
+
+async fn get(place: &Place, headers: &[(String, String)]) -> Result<Answer, String> {
+    let stream = connect(&place.host, place.port).await?;
+    let request = request(&place.host, place.port, &place.path, headers)?;
+    if !place.tls {
         return send(stream, request).await;
     }
     let connector = tokio_rustls::TlsConnector::from(Arc::new(unverified()?));
-    let name = ServerName::try_from(host.to_owned()).map_err(|error| error.to_string())?;
+    let name = ServerName::try_from(place.host.clone()).map_err(|error| error.to_string())?;
     send(connector.connect(name, stream).await.map_err(|error| error.to_string())?, request).await
 }
 
@@ -166,10 +189,36 @@ fn request(host: &str, port: u16, path: &str, headers: &[(String, String)]) -> R
     builder.header("connection", "close").body(Empty::new()).map_err(|error| error.to_string())
 }
 
-async fn send(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, request: Request) -> Result<u16, String> {
+/// What of an answer matters.
+struct Answer {
+    status: u16,
+    location: Option<String>,
+    /// Of a redirect: what is shown of it.
+    body: String,
+}
+
+async fn answer_of(response: http::Response<hyper::body::Incoming>) -> Answer {
+    /// kubelet's.
+    const LONGEST: usize = 10 << 10;
+    let (head, mut body) = response.into_parts();
+    let location = head.headers.get(http::header::LOCATION).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let mut bytes = Vec::new();
+    while head.status.is_redirection() && bytes.len() < LONGEST {
+        // What is lost of it only shortens a message.
+        let Some(Ok(frame)) = body.frame().await else { break };
+        bytes.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data.as_ref()));
+    }
+    bytes.truncate(LONGEST);
+    Answer { status: head.status.as_u16(), location, body: String::from_utf8_lossy(&bytes).into_owned() }
+}
+
+async fn send(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    request: Request,
+) -> Result<Answer, String> {
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
-    let answer = async { sender.send_request(request).await.map(|response| response.status().as_u16()) };
+    let answer = async { Ok::<_, hyper::Error>(answer_of(sender.send_request(request).await?).await) };
     tokio::pin!(answer, connection);
     tokio::select! {
         biased;
@@ -268,7 +317,7 @@ mod tests {
 
     #[tokio::test]
     async fn answers_from_200_to_399_are_good() {
-        for (status, expected) in [("200 OK", true), ("302 Found", true), ("404 Not Found", false), ("500 Oh", false)] {
+        for (status, expected) in [("200 OK", true), ("204 None", true), ("404 Not Found", false), ("500 Oh", false)] {
             let (port, asked) = answering(status).await;
             let outcome = ask(http(port, "/healthz?x=1")).await;
             assert_eq!(outcome == Outcome::Good, expected, "{status}: {outcome:?}");
@@ -276,6 +325,48 @@ mod tests {
             assert!(asked.starts_with("GET /healthz?x=1 HTTP/1.1\r\n"), "{asked}");
             assert!(asked.contains("user-agent: kube-probe/") && asked.contains("x-test: yes"), "{asked}");
         }
+    }
+
+    /// Answers requests in turn, by path, and says how many there were.
+    async fn redirecting(answers: &'static [(&'static str, &'static str)]) -> (u16, tokio::task::JoinHandle<usize>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let task = tokio::spawn(async move {
+            for (index, (path, answer)) in answers.iter().enumerate() {
+                let accepted = tokio::time::timeout(Duration::from_secs(2), listener.accept()).await;
+                let Ok(Ok((mut stream, _))) = accepted else { return index };
+                let mut buffer = vec![0; 4096];
+                let read = stream.read(&mut buffer).await.unwrap();
+                let asked = String::from_utf8_lossy(&buffer[..read]).into_owned();
+                assert!(asked.starts_with(&format!("GET {path} ")), "{asked}");
+                let answer = answer.replace("PORT", &port.to_string());
+                stream.write_all(format!("HTTP/1.1 {answer}content-length: 4\r\n\r\nbody").as_bytes()).await.unwrap();
+            }
+            answers.len()
+        });
+        (port, task)
+    }
+
+    #[tokio::test]
+    async fn redirects_are_followed_on_the_same_host_and_no_further() {
+        let (port, asked) = redirecting(&[
+            ("/", "302 Found\r\nlocation: /ready?a=b\r\n"),
+            ("/ready?a=b", "307 Again\r\nlocation: http://127.0.0.1:PORT/end\r\n"),
+            ("/end", "500 Broken\r\n"),
+        ])
+        .await;
+        let broken = Outcome::Bad("HTTP probe failed with statuscode: 500".to_owned());
+        assert_eq!(ask(http(port, "/")).await, broken);
+        assert_eq!(asked.await.unwrap(), 3);
+        let (port, _) = redirecting(&[("/", "301 Moved\r\nlocation: http://192.0.2.1/login\r\n")]).await;
+        let warned = Outcome::Warned("Probe terminated redirects, Response body: body".to_owned());
+        assert_eq!(ask(http(port, "/")).await, warned);
+        let (port, _) = redirecting(&[("/", "302 Found\r\n")]).await;
+        assert_eq!(ask(http(port, "/")).await, warned, "it leads nowhere");
+        let (port, asked) = redirecting(&[("/", "302 Found\r\nlocation: /\r\n"); 12]).await;
+        let endless = format!("Get \"http://127.0.0.1:{port}/\": stopped after 10 redirects");
+        assert_eq!(ask(http(port, "/")).await, Outcome::Bad(endless));
+        assert_eq!(asked.await.unwrap(), 11);
     }
 
     #[tokio::test]

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Node, NodeSelectorRequirement, NodeSelectorTerm, Pod, Taint, Toleration};
-use kube::ResourceExt;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -28,19 +27,29 @@ pub fn judge(pod: &Pod, node: &Node) -> Verdict {
             return Verdict::Refused(format!("node(s) had untolerated taint {{{}: {value}}}", taint.key));
         }
     }
-    let labels = node.labels();
+    if selects(pod, node) {
+        Verdict::Fits
+    } else {
+        Verdict::Refused("node(s) didn't match Pod's node affinity/selector".to_owned())
+    }
+}
+
+/// Whether the node is one that the pod's `nodeSelector` and required node affinity want.
+pub fn selects(pod: &Pod, node: &Node) -> bool {
+    let spec = pod.spec.as_ref();
+    let labels = labels(node);
     let selector = spec.and_then(|spec| spec.node_selector.as_ref());
     let selected = selector.is_none_or(|wanted| wanted.iter().all(|(key, value)| labels.get(key) == Some(value)));
     let affinity = spec.and_then(|spec| {
         let node = spec.affinity.as_ref()?.node_affinity.as_ref()?;
         node.required_during_scheduling_ignored_during_execution.as_ref()
     });
-    let near = affinity.is_none_or(|wanted| wanted.node_selector_terms.iter().any(|term| satisfies(term, node)));
-    if selected && near {
-        Verdict::Fits
-    } else {
-        Verdict::Refused("node(s) didn't match Pod's node affinity/selector".to_owned())
-    }
+    selected && affinity.is_none_or(|wanted| wanted.node_selector_terms.iter().any(|term| satisfies(term, node)))
+}
+
+fn labels(node: &Node) -> &BTreeMap<String, String> {
+    static NONE: BTreeMap<String, String> = BTreeMap::new();
+    node.metadata.labels.as_ref().unwrap_or(&NONE)
 }
 
 fn tolerates_cordon(tolerations: &[Toleration]) -> bool {
@@ -67,9 +76,9 @@ pub fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
 fn satisfies(term: &NodeSelectorTerm, node: &Node) -> bool {
     let expressions = term.match_expressions.as_deref().unwrap_or_default();
     let fields = term.match_fields.as_deref().unwrap_or_default();
-    let name = BTreeMap::from([("metadata.name".to_owned(), node.name_any())]);
+    let name = BTreeMap::from([("metadata.name".to_owned(), node.metadata.name.clone().unwrap_or_default())]);
     !(expressions.is_empty() && fields.is_empty())
-        && expressions.iter().all(|wanted| holds(wanted, node.labels()))
+        && expressions.iter().all(|wanted| holds(wanted, labels(node)))
         && fields.iter().all(|wanted| holds(wanted, &name))
 }
 

@@ -89,29 +89,55 @@ pub fn demand(pod: &Pod) -> Demand {
 /// is not held against it.
 pub fn lacks(node: &Node, taken: &Taken, demand: &Demand) -> Vec<String> {
     let mut reasons = Vec::new();
-    let taken_port = |wanted: &(String, String, i32)| {
-        let clash = |known: &&(String, String, i32)| {
-            (&known.0, known.2) == (&wanted.0, wanted.2)
-                && (known.1.is_empty() || wanted.1.is_empty() || known.1 == wanted.1)
-        };
-        taken.ports.keys().any(|known| clash(&known))
-    };
-    if demand.ports.iter().any(taken_port) {
+    if ports_clash(taken, demand) {
         reasons.push("node(s) didn't have free ports for the requested pod ports".to_owned());
     }
     let Some(allocatable) = node.status.as_ref().and_then(|status| status.allocatable.as_ref()) else { return reasons };
-    let has = |name: &str| allocatable.get(name).and_then(|quantity| amount(name, quantity));
-    if has("pods").is_some_and(|places| taken.pods as i128 >= places) {
-        reasons.push("Too many pods".to_owned());
-    }
-    for (name, wanted) in demand.amounts.iter().filter(|(_, wanted)| **wanted > 0) {
-        // Our nodes say nothing of their disk, which is their machine's.
-        let Some(whole) = has(name).or((name != "ephemeral-storage").then_some(0)) else { continue };
-        if taken.amounts.get(name).copied().unwrap_or(0) + wanted > whole {
-            reasons.push(format!("Insufficient {name}"));
-        }
+    for shortage in shortages(allocatable, taken, demand) {
+        reasons.push(match shortage.resource.as_str() {
+            PODS => "Too many pods".to_owned(),
+            resource => format!("Insufficient {resource}"),
+        });
     }
     reasons
+}
+
+const PODS: &str = "pods";
+
+/// Too little of something, in thousandths of a core or in whole units.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shortage {
+    pub resource: String,
+    pub requested: i128,
+    pub used: i128,
+    pub capacity: i128,
+}
+
+pub fn shortages(allocatable: &BTreeMap<String, Quantity>, taken: &Taken, demand: &Demand) -> Vec<Shortage> {
+    let has = |name: &str| allocatable.get(name).and_then(|quantity| amount(name, quantity));
+    let wanted = demand.amounts.iter().filter(|(_, wanted)| **wanted > 0).filter_map(|(name, wanted)| {
+        // Our nodes say nothing of their disk, which is their machine's.
+        let capacity = has(name).or((name != "ephemeral-storage").then_some(0))?;
+        let used = taken.amounts.get(name).copied().unwrap_or(0);
+        Some(Shortage { resource: name.clone(), requested: *wanted, used, capacity })
+    });
+    let places = has(PODS).map(|capacity| Shortage {
+        resource: PODS.to_owned(),
+        requested: 1,
+        used: taken.pods as i128,
+        capacity,
+    });
+    places.into_iter().chain(wanted).filter(|it| it.used + it.requested > it.capacity).collect()
+}
+
+/// Whether the pod wants a port of the node's that is taken.
+pub fn ports_clash(taken: &Taken, demand: &Demand) -> bool {
+    demand.ports.iter().any(|wanted| {
+        taken.ports.keys().any(|known| {
+            (&known.0, known.2) == (&wanted.0, wanted.2)
+                && (known.1.is_empty() || wanted.1.is_empty() || known.1 == wanted.1)
+        })
+    })
 }
 
 fn requests(container: &Container) -> Amounts {
