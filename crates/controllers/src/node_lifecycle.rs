@@ -20,6 +20,12 @@ use crate::conditions;
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
+/// Where no more pods are sent: the conditions, when they are true, and their taints.
+const PRESSURES: [(&str, &str); 3] = [
+    ("MemoryPressure", "node.kubernetes.io/memory-pressure"),
+    ("DiskPressure", "node.kubernetes.io/disk-pressure"),
+    ("PIDPressure", "node.kubernetes.io/pid-pressure"),
+];
 /// Conditions that a silent node can no longer vouch for.
 const VOUCHED: [&str; 4] = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
 
@@ -98,20 +104,24 @@ fn make_unknown(node: &mut Node, now: Timestamp) -> bool {
     changed
 }
 
-/// The taints that readiness and cordon ask for, others untouched; those already there keep their time.
+/// The taints that conditions and cordon ask for, others untouched; those already there keep their time.
 fn taints(node: &Node, held: &[Taint], now: Timestamp) -> Vec<Taint> {
-    let ready = node.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-    let ready = ready.iter().find(|condition| condition.type_ == "Ready").map(|condition| condition.status.as_str());
-    let mut wanted: Vec<(&str, &str)> = match ready {
+    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    let status = |kind: &str| conditions.iter().find(|held| held.type_ == kind).map(|held| held.status.as_str());
+    let mut wanted: Vec<(&str, &str)> = match status("Ready") {
         Some("True") => Vec::new(),
         Some("Unknown") => vec![(UNREACHABLE, "NoSchedule"), (UNREACHABLE, "NoExecute")],
         Some(_) => vec![(NOT_READY, "NoSchedule"), (NOT_READY, "NoExecute")],
         None => vec![(NOT_READY, "NoSchedule")],
     };
+    let pressed = PRESSURES.iter().filter(|(condition, _)| status(condition) == Some("True"));
+    wanted.extend(pressed.map(|(_, taint)| (*taint, "NoSchedule")));
     if node.spec.as_ref().and_then(|spec| spec.unschedulable).unwrap_or(false) {
         wanted.push((UNSCHEDULABLE, "NoSchedule"));
     }
-    let ours = |taint: &Taint| [NOT_READY, UNREACHABLE, UNSCHEDULABLE].contains(&taint.key.as_str());
+    let pressures = PRESSURES.iter().map(|(_, taint)| *taint);
+    let ours: Vec<&str> = [NOT_READY, UNREACHABLE, UNSCHEDULABLE].into_iter().chain(pressures).collect();
+    let ours = |taint: &Taint| ours.contains(&taint.key.as_str());
     let is_wanted = |taint: &Taint| wanted.contains(&(taint.key.as_str(), taint.effect.as_str()));
     let mut taints: Vec<Taint> = held.iter().filter(|taint| !ours(taint) || is_wanted(taint)).cloned().collect();
     for (key, effect) in wanted {
@@ -244,5 +254,17 @@ mod tests {
         let cordoned = plan(&node(Some("True"), json!({ "unschedulable": true })), false, Timestamp::UNIX_EPOCH);
         assert_eq!(keys(&cordoned), [(UNSCHEDULABLE.into(), "NoSchedule".into())]);
         assert_eq!(plan(&node(Some("True"), json!({})), false, Timestamp::UNIX_EPOCH), Plan::default());
+    }
+
+    #[test]
+    fn a_short_disk_keeps_pods_away_until_it_is_none() {
+        let mut short = node(Some("True"), json!({}));
+        let pressure =
+            NodeCondition { type_: "DiskPressure".into(), status: "True".into(), ..NodeCondition::default() };
+        short.status.get_or_insert_default().conditions.get_or_insert_default().push(pressure);
+        let tainted = plan(&short, false, Timestamp::UNIX_EPOCH);
+        assert_eq!(keys(&tainted), [("node.kubernetes.io/disk-pressure".into(), "NoSchedule".into())]);
+        let taints = json!({ "taints": tainted.taints });
+        assert_eq!(plan(&node(Some("True"), taints), false, Timestamp::UNIX_EPOCH).taints, Some(Vec::new()));
     }
 }

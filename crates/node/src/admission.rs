@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use placement::{Shortage, Taken};
 
+use crate::pod::plan::EVICTED;
 use crate::pod::{NodeVerdict, spec};
 use crate::sysctl;
 
@@ -16,6 +17,17 @@ const OS: &str = "kubernetes.io/os";
 /// Whether an agent has taken the pod on.
 pub fn is_admitted(pod: &Pod) -> bool {
     pod.status.as_ref().is_some_and(|status| status.start_time.is_some())
+}
+
+/// Whether it outlives what presses the node (`system-cluster-critical` and above, as kubelet has it).
+pub fn is_critical(pod: &Pod) -> bool {
+    const SYSTEM_CRITICAL: i32 = 2_000_000_000;
+    spec::spec(pod).priority.is_some_and(|priority| priority >= SYSTEM_CRITICAL)
+}
+
+/// A pod that comes while a condition keeps new ones away: who sets `spec.nodeName` asks for no toleration.
+pub fn under_pressure(condition: &str) -> NodeVerdict {
+    rejected(EVICTED, &format!("The node had condition: [{condition}]. "))
 }
 
 /// What no node of ours runs.

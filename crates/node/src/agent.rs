@@ -61,8 +61,15 @@ pub async fn run(
     tasks.spawn(writer);
 
     let (cidr_sender, mut cidrs) = watch::channel(Vec::new());
-    let registration =
-        Registration { client: client.clone(), config: config.clone(), runtime: runtime.clone(), clock, capacity };
+    let (pressure, disk_pressure) = watch::channel(false);
+    let registration = Registration {
+        client: client.clone(),
+        config: config.clone(),
+        runtime: runtime.clone(),
+        clock,
+        capacity,
+        disk_pressure: disk_pressure.clone(),
+    };
     tasks.spawn(registration.run(cidr_sender, stop.clone()));
     let services = watch_services(&client, &mut tasks, &stop);
     let shared = Arc::new(Shared {
@@ -92,11 +99,20 @@ pub async fn run(
     }
     events.node(&config.node_name, false, "Starting", "Starting kubelet.".to_owned());
     let (finder, findings) = mpsc::channel(FINDINGS);
-    tasks.spawn(usage::watch(shared.clone(), pods.clone(), finder, stop.clone()));
+    tasks.spawn(usage::watch(shared.clone(), pods.clone(), finder, pressure, stop.clone()));
     let (entries, workers) = (HashMap::new(), JoinSet::new());
     let allocatable = capacity.resources(&config);
-    let agent =
-        Agent { shared: shared.clone(), network, pods, entries, workers, findings, allocatable, stop: stop.clone() };
+    let agent = Agent {
+        shared: shared.clone(),
+        network,
+        pods,
+        entries,
+        workers,
+        findings,
+        allocatable,
+        disk_pressure,
+        stop: stop.clone(),
+    };
     let result = agent.run().await;
     stop.cancel();
     shared.source_watch.ended().await;
@@ -139,6 +155,7 @@ struct Agent {
     workers: JoinSet<String>,
     findings: mpsc::Receiver<usage::Finding>,
     allocatable: BTreeMap<String, Quantity>,
+    disk_pressure: watch::Receiver<bool>,
     stop: CancellationToken,
 }
 
@@ -197,19 +214,18 @@ impl Agent {
         match self.entries.get(&key.uid) {
             Some(entry) => entry.handle.desired.send_modify(|change| (change.pod, change.gone) = (pod, false)),
             None => {
-                let room = !admission::is_admitted(&pod);
-                let refused = if room { self.by_room(&pod, counted) } else { None };
-                let uid = key.uid.clone();
-                self.start(key, pod, adoptable);
-                if let Some(verdict) = refused {
-                    self.fail(&uid, verdict);
-                }
+                let refused = if admission::is_admitted(&pod) { None } else { self.refuse(&pod, counted) };
+                self.start(key, pod, adoptable, refused);
             }
         }
     }
 
-    /// Whether the others leave room for the pod. In the order they come, each sees all before it.
-    fn by_room(&self, pod: &Pod, counted: Option<&BTreeSet<String>>) -> Option<NodeVerdict> {
+    /// Whether the node's state, or what the others leave, keeps a pod from being taken on. In the order they come, each
+    /// sees all before it.
+    fn refuse(&self, pod: &Pod, counted: Option<&BTreeSet<String>>) -> Option<NodeVerdict> {
+        if *self.disk_pressure.borrow() && !admission::is_critical(pod) {
+            return Some(admission::under_pressure("DiskPressure"));
+        }
         let mut taken = Taken::default();
         for (_, entry) in self.entries.iter().filter(|(uid, _)| counted.is_none_or(|some| some.contains(*uid))) {
             let change = entry.handle.desired.borrow();
@@ -220,8 +236,16 @@ impl Agent {
         admission::by_room(pod, &taken, &self.allocatable)
     }
 
-    fn start(&mut self, key: PodKey, pod: Arc<Pod>, adoptable: &mut HashMap<String, SandboxStatus>) {
+    /// `failed` is why the node fails it, if it does so before anything of it is started.
+    fn start(
+        &mut self,
+        key: PodKey,
+        pod: Arc<Pod>,
+        adoptable: &mut HashMap<String, SandboxStatus>,
+        failed: Option<NodeVerdict>,
+    ) {
         let (handle, worker) = Worker::new(self.shared.clone(), pod, adoptable.remove(&key.uid));
+        handle.desired.send_modify(|change| change.failed = failed);
         let (uid, stop) = (key.uid.clone(), self.stop.clone());
         self.entries.insert(uid.clone(), Entry { key, handle });
         self.workers.spawn(async move {
@@ -294,7 +318,7 @@ impl Agent {
         for uid in lost {
             if let Some(entry) = self.entries.remove(&uid) {
                 let change = entry.handle.desired.borrow().clone();
-                self.start(entry.key, change.pod, &mut HashMap::new());
+                self.start(entry.key, change.pod, &mut HashMap::new(), change.failed);
                 if let Some(entry) = self.entries.get(&uid) {
                     entry.handle.poke();
                     entry.handle.desired.send_modify(|desired| desired.gone = change.gone);

@@ -68,6 +68,8 @@ pub struct Registration {
     pub runtime: Arc<dyn PodRuntime>,
     pub clock: Clock,
     pub capacity: Capacity,
+    /// Whether the disk is short.
+    pub disk_pressure: watch::Receiver<bool>,
 }
 
 impl Registration {
@@ -143,9 +145,10 @@ impl Registration {
 
     /// Tells the node's state when it changes, and now and then.
     async fn keep_status(&self, cidrs: &watch::Sender<Vec<IpNet>>) {
-        let mut changes = cidrs.subscribe();
+        let (mut changes, mut pressure) = (cidrs.subscribe(), self.disk_pressure.clone());
         loop {
             let networked = !changes.borrow_and_update().is_empty();
+            pressure.mark_unchanged();
             let runtime = self.runtime.sandboxes().await.map(drop).map_err(|error| error.to_string());
             let healthy = runtime.is_ok();
             let sent = self.send_status(networked, runtime).await;
@@ -165,6 +168,7 @@ impl Registration {
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 changed = changes.changed() => if changed.is_err() { return },
+                changed = pressure.changed() => if changed.is_err() { return },
             }
         }
     }
@@ -215,6 +219,11 @@ impl Registration {
             (Ok(()), false) => (false, "KubeletNotReady", "the node has no pod CIDR yet".to_owned()),
             (Ok(()), true) => (true, "KubeletReady", "kubelet is posting ready status".to_owned()),
         };
+        let disk = if *self.disk_pressure.borrow() {
+            ("DiskPressure", true, "KubeletHasDiskPressure", "kubelet has disk pressure".to_owned())
+        } else {
+            ("DiskPressure", false, "KubeletHasNoDiskPressure", "kubelet has no disk pressure".to_owned())
+        };
         let table = [
             (
                 "MemoryPressure",
@@ -222,7 +231,7 @@ impl Registration {
                 "KubeletHasSufficientMemory",
                 "kubelet has sufficient memory available".to_owned(),
             ),
-            ("DiskPressure", false, "KubeletHasNoDiskPressure", "kubelet has no disk pressure".to_owned()),
+            disk,
             ("PIDPressure", false, "KubeletHasSufficientPID", "kubelet has sufficient PID available".to_owned()),
             ("Ready", ready.0, ready.1, ready.2),
         ];
@@ -297,7 +306,7 @@ mod tests {
 
     const NODE: &str = "/api/v1/nodes/n1";
 
-    fn registration(api: &FakeApi) -> Registration {
+    fn registration(api: &FakeApi, disk_pressure: watch::Receiver<bool>) -> Registration {
         let mut config = Config::new("n1", vec!["172.30.0.11".parse().unwrap()], "/nonexistent".into());
         config.labels.insert("topology.kubernetes.io/zone".into(), "a".into());
         Registration {
@@ -306,6 +315,7 @@ mod tests {
             runtime: FakeRuntime::new(),
             clock: Clock::start(),
             capacity: Capacity { cpu_millis: 2000, memory_bytes: 1 << 30 },
+            disk_pressure,
         }
     }
 
@@ -318,7 +328,8 @@ mod tests {
     async fn a_node_registers_and_is_ready_with_its_pod_cidr() {
         let (api, stop) = (FakeApi::default(), CancellationToken::new());
         let (cidrs, mut told) = watch::channel(Vec::new());
-        let task = tokio::spawn(registration(&api).run(cidrs, stop.clone()));
+        let (pressure, pressed) = watch::channel(false);
+        let task = tokio::spawn(registration(&api, pressed).run(cidrs, stop.clone()));
         let mut node = api.until(NODE, |node| !node["status"]["conditions"].is_null()).await;
         assert!(!ready(&node));
         assert_eq!(node["metadata"]["labels"]["kubernetes.io/hostname"], "n1");
@@ -333,6 +344,14 @@ mod tests {
         let lease = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/n1";
         let lease = api.until(lease, |lease| !lease.is_null()).await;
         assert_eq!(lease["spec"]["holderIdentity"], "n1");
+        for (short, status) in [(true, "True"), (false, "False")] {
+            pressure.send_replace(short);
+            let says = |node: &Value| {
+                let conditions = node["status"]["conditions"].as_array().into_iter().flatten();
+                conditions.filter(|condition| condition["type"] == "DiskPressure").any(|c| c["status"] == status)
+            };
+            api.until(NODE, says).await;
+        }
         stop.cancel();
         task.await.unwrap();
     }

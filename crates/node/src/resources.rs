@@ -38,6 +38,13 @@ pub fn disk_limit(container: &Container) -> Option<(u64, &str)> {
     Some((quantity::units(&limit.0)?, limit.0.as_str()))
 }
 
+/// What a container asked to write, and its text; nothing unless it says so.
+pub fn disk_request(container: &Container) -> (u64, &str) {
+    let requests = container.resources.as_ref().and_then(|resources| resources.requests.as_ref());
+    let asked = requests.and_then(|requests| requests.get("ephemeral-storage"));
+    asked.and_then(|asked| Some((quantity::units(&asked.0)?, asked.0.as_str()))).unwrap_or((0, "0"))
+}
+
 /// The limits of the pod's volumes on disk: their names, bytes, and text.
 pub fn volume_limits(pod: &Pod) -> Vec<(&str, u64, &str)> {
     let volumes = spec::spec(pod).volumes.iter().flatten();

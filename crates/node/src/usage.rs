@@ -3,16 +3,18 @@
 //!
 //! Not responsible for ending an evicted pod (its worker does).
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Pod;
 use pod_runtime::{ContainerId, ContainerState, ContainerStatus};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::admission::is_critical;
 use crate::agent::Pods;
 use crate::pod::plan::EVICTED;
 use crate::pod::spec::{self, Member, PodKey};
@@ -20,9 +22,14 @@ use crate::pod::{MANAGED_FILES, NodeVerdict, Shared, termination};
 use crate::resources;
 
 const PERIOD: Duration = Duration::from_secs(3);
-/// The node's disk is short below this part of it, but not while there is this much.
-const SHORT_PART: u64 = 20;
+/// The node's disk is short below this part of it (kubelet's nodefs.available<10%), but not while there is this much: a
+/// laptop's disk is often nine tenths full. Of its files, kubelet's nodefs.inodesFree<5%.
+const SHORT_PART: u64 = 10;
 const SHORT_BYTES: u64 = 1 << 30;
+const SHORT_FILES: u64 = 20;
+/// How long the node says that its disk is short after it was: what replaces an evicted pod would fill it again at once.
+/// Kubelet's five minutes are long for somebody who waits.
+const PRESSURE_KEPT: Duration = Duration::from_secs(15);
 /// Kept for the records of what ends when the disk is full.
 const RESERVE: u64 = 16 << 20;
 /// Who uses less is not what fills the disk.
@@ -31,10 +38,16 @@ const WORTH_EVICTING: u64 = 16 << 20;
 /// A pod, by uid, that the node fails.
 pub type Finding = (String, NodeVerdict);
 
-/// Looks until stopped.
-pub async fn watch(shared: Arc<Shared>, pods: Pods, findings: mpsc::Sender<Finding>, stop: CancellationToken) {
+/// Looks until stopped. `pressure` is told whether the disk is short.
+pub async fn watch(
+    shared: Arc<Shared>,
+    pods: Pods,
+    findings: mpsc::Sender<Finding>,
+    pressure: watch::Sender<bool>,
+    stop: CancellationToken,
+) {
     keep(shared.config.state_dir.join("reserve")).await;
-    let mut look = Look { shared, told: BTreeSet::new(), short: false };
+    let mut look = Look { shared, told: BTreeSet::new(), short: false, pressure, last_short: None };
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -59,6 +72,8 @@ struct Look {
     told: BTreeSet<ContainerId>,
     /// The disk was short the last time.
     short: bool,
+    pressure: watch::Sender<bool>,
+    last_short: Option<Instant>,
 }
 
 /// What a pod has on disk, in bytes.
@@ -79,8 +94,11 @@ impl Disk {
 
 impl Look {
     async fn at(&mut self, pods: Vec<Arc<Pod>>) -> Vec<Finding> {
+        let shortage = shortage(self.shared.config.state_dir.clone()).await;
+        self.tell(shortage.is_some());
         let pods: Vec<Arc<Pod>> = pods.into_iter().filter(|pod| !spec::is_terminal(pod)).collect();
-        if pods.is_empty() {
+        if pods.is_empty() && shortage.is_none() {
+            self.relax().await;
             return Vec::new();
         }
         let containers = match self.shared.runtime.containers(None).await {
@@ -98,9 +116,31 @@ impl Look {
             }
         }
         if found.is_empty() {
-            found.extend(self.make_room(&pods, &containers).await);
+            match shortage {
+                Some(shortage) => found.extend(self.make_room(&shortage, &pods, &containers).await),
+                None => self.relax().await,
+            }
         }
         found
+    }
+
+    /// The node's condition follows, and with it whether pods are sent here.
+    fn tell(&mut self, short: bool) {
+        if short {
+            self.last_short = Some(Instant::now());
+        }
+        let pressed = self.last_short.is_some_and(|at| at.elapsed() < PRESSURE_KEPT);
+        let changed = self.pressure.send_if_modified(|known| std::mem::replace(known, pressed) != pressed);
+        if changed {
+            let node = &self.shared.config.node_name;
+            let reason = if pressed { "NodeHasDiskPressure" } else { "NodeHasNoDiskPressure" };
+            self.shared.events.node(node, false, reason, format!("Node {node} status is now: {reason}"));
+        }
+    }
+
+    async fn relax(&mut self) {
+        self.short = false;
+        keep(self.shared.config.state_dir.join("reserve")).await;
     }
 
     async fn processes(&mut self, pods: &[Arc<Pod>], containers: &[ContainerStatus]) {
@@ -158,15 +198,16 @@ impl Look {
         disk
     }
 
-    /// When the node's disk is short, the pod that uses most of it goes.
-    async fn make_room(&mut self, pods: &[Arc<Pod>], containers: &[ContainerStatus]) -> Option<Finding> {
-        let shortage = shortage(self.shared.config.state_dir.clone()).await;
-        let before = std::mem::replace(&mut self.short, shortage.is_some());
+    /// When the node's disk is short, one pod goes, in kubelet's order: who uses more than it asked for, then who matters
+    /// least, then who uses most above what it asked for.
+    async fn make_room(
+        &mut self,
+        shortage: &str,
+        pods: &[Arc<Pod>],
+        containers: &[ContainerStatus],
+    ) -> Option<Finding> {
+        let before = std::mem::replace(&mut self.short, true);
         let reserve = self.shared.config.state_dir.join("reserve");
-        let Some(shortage) = shortage else {
-            keep(reserve).await;
-            return None;
-        };
         if before {
             // Whoever filled the disk has been told to end by now; without room nothing could be written down of it.
             let _ = tokio::fs::remove_file(reserve).await;
@@ -175,24 +216,34 @@ impl Look {
             let message = format!("Attempting to reclaim ephemeral-storage: {shortage}");
             self.shared.events.node(node, true, "EvictionThresholdMet", message);
         }
-        let mut greatest: Option<(u64, &Arc<Pod>, Disk)> = None;
-        for pod in pods {
+        let mut first: Option<(Rank, &Arc<Pod>, Disk)> = None;
+        for pod in pods.iter().filter(|pod| !is_critical(pod)) {
             let disk = self.disk(pod, containers).await;
-            let total = disk.total();
-            if total >= WORTH_EVICTING && greatest.as_ref().is_none_or(|(most, ..)| *most < total) {
-                greatest = Some((total, pod, disk));
+            let rank = rank(pod, disk.total());
+            if disk.total() >= WORTH_EVICTING && first.as_ref().is_none_or(|(greatest, ..)| *greatest < rank) {
+                first = Some((rank, pod, disk));
             }
         }
-        let (_, pod, disk) = greatest?;
+        let (_, pod, disk) = first?;
         let mut message = format!("The node was low on resource: ephemeral-storage. {shortage}. ");
         for (name, bytes) in disk.containers {
-            message.push_str(&format!("Container {name} was using {}Ki, request is 0. ", bytes / 1024));
+            let asked = spec::member(pod, &name).map_or("0", |member| resources::disk_request(member.container).1);
+            message.push_str(&format!("Container {name} was using {}Ki, request is {asked}. ", bytes / 1024));
         }
         for (name, bytes) in disk.volumes {
             message.push_str(&format!("EmptyDir volume {name} was using {}Ki. ", bytes / 1024));
         }
         Some((PodKey::of(pod).uid, NodeVerdict { reason: EVICTED, message }))
     }
+}
+
+/// Who goes first when the disk is short; the greatest does.
+type Rank = (bool, Reverse<i32>, u64);
+
+fn rank(pod: &Pod, used: u64) -> Rank {
+    let asked = spec::members(pod).map(|member| resources::disk_request(member.container).0);
+    let above = used.saturating_sub(asked.fold(0, u64::saturating_add));
+    (above > 0, Reverse(spec::spec(pod).priority.unwrap_or(0)), above)
 }
 
 fn owns(pod: &Pod, container: &ContainerStatus) -> bool {
@@ -257,7 +308,7 @@ fn short_of(size: u64, free: u64, files: u64, free_files: u64) -> Option<String>
         return Some(format!("Threshold quantity: {}Ki, available: {}Ki", threshold / 1024, free / 1024));
     }
     // Some file systems don't count.
-    let threshold = files / SHORT_PART;
+    let threshold = files / SHORT_FILES;
     (free_files < threshold).then(|| format!("Threshold quantity: {threshold} inodes, available: {free_files}"))
 }
 
@@ -292,6 +343,18 @@ mod tests {
         assert_eq!(said(&both, &Disk { shared: 3 << 20, ..disk(2, 0) }), whole);
         let two = pod(json!([{"name": "m", "resources": limits}, {"name": "n"}]));
         assert_eq!(said(&two, &disk(3, 0)), "Container m exceeded its local ephemeral storage limit \"2Mi\". ");
+    }
+
+    #[test]
+    fn who_uses_more_than_it_asked_for_goes_first_then_who_matters_least_then_who_uses_most() {
+        let pod = |asked: &str, priority: i32| {
+            let resources = json!({"requests": {"ephemeral-storage": asked}});
+            spec::testing::pod(json!({"priority": priority, "containers": [{"name": "m", "resources": resources}]}))
+        };
+        let (modest, important) = (pod("1Gi", 0), pod("0", 1000));
+        assert!(rank(&modest, 1 << 29) < rank(&important, 1), "it asked for what it uses");
+        assert!(rank(&pod("0", 0), 1) > rank(&important, 1 << 30), "it matters less");
+        assert!(rank(&pod("1Mi", 0), 3 << 20) > rank(&pod("0", 0), 1 << 20), "it is further above");
     }
 
     #[test]

@@ -14,7 +14,7 @@ pub const UPLINK: &str = "uplink";
 /// A line for each thing that is still there of the system on a data directory.
 pub fn find(host: &NetNs, data_dir: &Path, cgroup: Option<&str>) -> Vec<String> {
     let mut found = processes(data_dir);
-    let mounts = fs::read_to_string("/proc/self/mountinfo").expect("our mounts");
+    let mounts = fs::read_to_string("/proc/thread-self/mountinfo").expect("our mounts");
     let below = data_dir.to_string_lossy();
     found.extend(mounts.lines().filter(|m| m.contains(&*below)).map(|m| format!("mount {m}")));
     found.extend(cgroup.into_iter().flat_map(cgroups).map(|c| format!("cgroup {}", c.display())));

@@ -104,6 +104,8 @@ pub struct Stop {
     pub pod: Arc<Pod>,
     pub id: ContainerId,
     pub container: Container,
+    /// What it runs, which need not be what the pod asks for by now.
+    pub image: String,
     pub field_path: String,
     pub grace: Duration,
     pub why: StopReason,
@@ -145,9 +147,7 @@ pub async fn stop(shared: Arc<Shared>, stop: Stop) -> Outcome {
     } else {
         stop.grace
     };
-    let reference = stop.container.image.as_deref().unwrap_or("");
-    let image = shared.runtime.image(reference).await.ok().flatten().map(|image| image.stop_signal);
-    let signal = hooks::stop_signal(&stop.container, image);
+    let signal = hooks::stop_signal(&*shared.runtime, &stop.container, &stop.image).await;
     let signalled = Instant::now();
     let result = gone_is_fine(shared.runtime.stop_container(&stop.id, signal, left).await);
     if signal != SIGKILL && signalled.elapsed() >= left {

@@ -49,8 +49,13 @@ pub async fn hook(
     }
 }
 
-/// The signal a container is stopped with: its own, else its image's, else SIGTERM.
-pub fn stop_signal(container: &Container, image: Option<i32>) -> i32 {
+/// The signal with which a container that runs `image` is stopped: its own, else its image's, else SIGTERM.
+pub async fn stop_signal(runtime: &dyn PodRuntime, container: &Container, image: &str) -> i32 {
+    let image = runtime.image(image).await.ok().flatten().map(|image| image.stop_signal);
+    first_signal(container, image)
+}
+
+fn first_signal(container: &Container, image: Option<i32>) -> i32 {
     let own = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.as_deref());
     own.and_then(signal::number).or(image).unwrap_or(15)
 }
@@ -76,7 +81,7 @@ mod tests {
             (Some("nonsense"), Some(2), 2),
         ];
         for (own, image, expected) in table {
-            assert_eq!(stop_signal(&container(own), image), expected, "{own:?} {image:?}");
+            assert_eq!(first_signal(&container(own), image), expected, "{own:?} {image:?}");
         }
     }
 }

@@ -168,8 +168,7 @@ impl Launch {
         };
         let Err(error) = result else { return Ok(()) };
         self.event(true, "FailedPostStartHook", format!("PostStartHook failed: {error}"));
-        let image = runtime.image(self.reference()).await.ok().flatten().map(|image| image.stop_signal);
-        let signal = hooks::stop_signal(&self.container, image);
+        let signal = hooks::stop_signal(runtime, &self.container, self.reference()).await;
         if let Err(error) = runtime.stop_container(id, signal, spec::grace(&self.pod)).await {
             tracing::warn!(%error, container = self.container.name, "cannot stop a container whose postStart hook failed");
         }

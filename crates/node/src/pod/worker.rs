@@ -369,7 +369,9 @@ impl Worker {
                 }
                 let Some((container, field_path)) = spec::member(&pod, &container).map(Launch::of) else { return };
                 let pod_ip = shared.pod_ips(&pod, self.observed.sandbox.as_ref()).first().copied();
-                let stop = actions::Stop { pod, id, container, field_path, grace, why, hook, pod_ip };
+                let run = self.observed.containers.iter().find(|run| run.id == id);
+                let image = run.map(|run| run.image.clone()).unwrap_or_default();
+                let stop = actions::Stop { pod, id, container, image, field_path, grace, why, hook, pod_ip };
                 self.spawn(key, actions::stop(shared, stop));
             }
             Action::Remove(id) => {
