@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use service_model::{ForwardingTable, IpFamily, NodePortAddresses};
+use service_model::{ForwardingTable, IpFamily, NodePortAddresses, ServicePort};
 
 /// Endpoints from which on the rules of endpoints carry no comments, which would be most of the text.
 const MANY_ENDPOINTS: usize = 1_000;
@@ -41,7 +41,9 @@ pub struct Settings {
 
 impl Settings {
     pub fn new(table: &ForwardingTable, tuning: Tuning) -> Settings {
-        let endpoints: usize = table.ports.values().map(|port| port.endpoints().len()).sum();
+        // Each list counts as a whole: this is asked with every change, and needs no more precision.
+        let lists = |port: &ServicePort| port.internal.endpoints().len().max(port.external.endpoints().len());
+        let endpoints: usize = table.ports.values().map(|port| lists(port)).sum();
         Settings {
             family: table.family,
             tuning,
