@@ -244,4 +244,27 @@ mod tests {
         let deep = "[".repeat(100_000);
         assert_eq!(mistake(deep.as_bytes()).as_deref(), Some("unexpected end of JSON input"));
     }
+
+    /// A mistake is found exactly where there is one, whatever the text: serde_json is the judge.
+    #[test]
+    fn what_another_parser_refuses_has_a_mistake_and_nothing_else() {
+        const PIECES: &[&str] = &[
+            "{", "}", "[", "]", ":", ",", "\"", "\"a\"", "\\", "\\u00e", "0", "1", "-", ".", "e", "+", "true", "nul",
+            " ", "x",
+        ];
+        let mut seed = 1_u64;
+        let mut accepted = 0;
+        for _ in 0..200_000 {
+            let mut text = String::new();
+            for _ in 0..1 + seed % 9 {
+                // Knuth's MMIX numbers; the upper bits are the random ones.
+                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                text.push_str(PIECES[(seed >> 33) as usize % PIECES.len()]);
+            }
+            let judged = serde_json::from_str::<serde::de::IgnoredAny>(&text).is_ok();
+            assert_eq!(mistake(text.as_bytes()).is_none(), judged, "{text}");
+            accepted += usize::from(judged);
+        }
+        assert!(accepted > 1000, "{accepted}");
+    }
 }
