@@ -27,7 +27,7 @@ use crate::pod::spec::{self, PodKey, sandbox_attempt};
 use crate::pod::{NodeVerdict, Shared, Worker, WorkerHandle};
 use crate::registration::{Capacity, Registration};
 use crate::source_watch::SourceWatch;
-use crate::{admission, dns_endpoint, server, usage};
+use crate::{admission, dns_endpoint, farewell, server, usage};
 
 /// How many images are pulled at a time.
 const PULLS: usize = 2;
@@ -39,6 +39,14 @@ const ORPHAN_GRACE: Duration = Duration::from_secs(1);
 /// The pods that are served, by uid: written by the agent, read by the HTTP server.
 pub type Pods = Arc<Mutex<BTreeMap<String, Arc<Pod>>>>;
 
+/// What ends an agent. Cancelling `agent` leaves every container as it is, for the next one; cancelling `node` too, and
+/// first, ends them.
+#[derive(Clone, Debug, Default)]
+pub struct Stop {
+    pub agent: CancellationToken,
+    pub node: CancellationToken,
+}
+
 /// Runs a node's agent until it is cancelled. `network` is the one that `runtime` attaches pods with; none when the
 /// runtime brings its own.
 pub async fn run(
@@ -46,7 +54,7 @@ pub async fn run(
     config: Config,
     runtime: Arc<dyn PodRuntime>,
     network: Option<Arc<NodeNetwork>>,
-    stop: CancellationToken,
+    Stop { agent: stop, node: node_ends }: Stop,
 ) -> Result<(), Error> {
     let state_dir = config.state_dir.clone();
     std::fs::create_dir_all(&state_dir).map_err(|source| Error::StateDir { path: state_dir, source })?;
@@ -105,7 +113,7 @@ pub async fn run(
     let agent = Agent {
         shared: shared.clone(),
         network,
-        pods,
+        pods: pods.clone(),
         entries,
         workers,
         findings,
@@ -114,6 +122,9 @@ pub async fn run(
         stop: stop.clone(),
     };
     let result = agent.run().await;
+    if node_ends.is_cancelled() {
+        farewell::say(&shared, &pods).await;
+    }
     stop.cancel();
     shared.source_watch.ended().await;
     while tasks.join_next().await.is_some() {}
@@ -393,17 +404,20 @@ mod tests {
         api: FakeApi,
         runtime: Arc<FakeRuntime>,
         dir: TempDir,
+        node_ends: CancellationToken,
     }
 
     impl Bench {
         fn new() -> Self {
-            Bench { api: FakeApi::default(), runtime: FakeRuntime::new(), dir: TempDir::new() }
+            let (api, runtime, dir) = (FakeApi::default(), FakeRuntime::new(), TempDir::new());
+            Bench { api, runtime, dir, node_ends: CancellationToken::new() }
         }
 
         fn agent(&self) -> (CancellationToken, JoinHandle<Result<(), Error>>) {
             let stop = CancellationToken::new();
             let config = Config::new("n1", vec!["172.30.0.11".parse().unwrap()], self.dir.path().to_owned());
-            let agent = run(self.api.client(), config, self.runtime.clone(), None, stop.clone());
+            let ends = Stop { agent: stop.clone(), node: self.node_ends.clone() };
+            let agent = run(self.api.client(), config, self.runtime.clone(), None, ends);
             (stop, tokio::spawn(agent))
         }
 
@@ -467,6 +481,30 @@ mod tests {
         until_removed(&bench.runtime, &bench.api).await;
         stop.cancel();
         agent.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn containers_end_with_the_node_and_not_with_the_agent() {
+        let bench = Bench::new();
+        bench.pod();
+        let (stop, agent) = bench.agent();
+        bench.api.until(WEB, ready).await;
+        stop.cancel();
+        agent.await.unwrap().unwrap();
+        let ends = |bench: &Bench| bench.runtime.calls().into_iter().filter(|call| call.starts_with("end ")).count();
+        assert_eq!(ends(&bench), 0);
+        let (stop, agent) = bench.agent();
+        let second = "/api/v1/namespaces/default/pods/second";
+        let container = json!({"name": "n", "image": "app", "imagePullPolicy": "IfNotPresent"});
+        let spec = json!({"nodeName": "n1", "containers": [container]});
+        bench.api.put(second, json!({"metadata": {"namespace": "default"}, "spec": spec}));
+        // An agent that runs the second knows the first.
+        bench.api.until(second, ready).await;
+        bench.node_ends.cancel();
+        stop.cancel();
+        agent.await.unwrap().unwrap();
+        assert_eq!(ends(&bench), 2, "{:?}", bench.runtime.calls());
+        assert_eq!(bench.api.get(WEB).unwrap()["status"]["phase"], "Running", "it goes on with the node's next start");
     }
 
     #[tokio::test]

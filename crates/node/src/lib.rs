@@ -14,6 +14,7 @@ mod container;
 mod dns_endpoint;
 mod error;
 mod events;
+mod farewell;
 mod hosts;
 mod logs;
 pub mod network;
@@ -30,6 +31,6 @@ mod testing;
 mod usage;
 mod volumes;
 
-pub use agent::run;
+pub use agent::{Stop, run};
 pub use config::{Config, DnsConfig};
 pub use error::Error;

@@ -218,6 +218,14 @@ impl PodRuntime for FakeRuntime {
         Ok(())
     }
 
+    async fn end_with_node(&self, id: &ContainerId, signal: i32) -> Result<(), RuntimeError> {
+        let mut machine = self.machine();
+        let name = machine.containers.get(id).map(|(status, _)| status.name.clone()).unwrap_or_default();
+        machine.calls.push(format!("end {name} {signal}"));
+        end(&mut machine, |status| &status.id == id, 137);
+        Ok(())
+    }
+
     async fn remove_container(&self, id: &ContainerId) -> Result<(), RuntimeError> {
         let mut machine = self.machine();
         machine.calls.push(format!("remove {}", id.0));

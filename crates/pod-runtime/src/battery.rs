@@ -11,8 +11,8 @@ use async_trait::async_trait;
 use futures::future::join_all;
 
 use crate::{
-    ContainerId, ContainerSpec, ContainerState, Exit, Mount, PodRuntime, RuntimeError, SandboxId, SandboxNetwork,
-    SandboxSpec,
+    ContainerId, ContainerSpec, ContainerState, Exit, Mount, PodRuntime, RuntimeError, STATUS_UNKNOWN, SandboxId,
+    SandboxNetwork, SandboxSpec,
 };
 
 /// More than anything here takes, also on a busy machine.
@@ -60,11 +60,12 @@ pub enum Act {
 }
 
 /// The names `run` takes.
-pub const CASES: [&str; 15] = [
+pub const CASES: [&str; 16] = [
     "exit-codes",
     "logs",
     "graceful-stop",
     "kill-after-grace",
+    "end-with-node",
     "exec",
     "environment",
     "mounts",
@@ -85,6 +86,7 @@ pub async fn run(case: &str, subject: &mut dyn Subject) {
         "logs" => logs(subject).await,
         "graceful-stop" => graceful_stop(subject).await,
         "kill-after-grace" => kill_after_grace(subject).await,
+        "end-with-node" => end_with_node(subject).await,
         "exec" => exec(subject).await,
         "environment" => environment(subject).await,
         "mounts" => mounts(subject).await,
@@ -454,6 +456,27 @@ async fn agent_restart(subject: &mut dyn Subject) {
     assert_eq!(ended(&*pod.runtime, &created).await.code, 3);
     pod.runtime.stop_container(&id, SIGTERM, PATIENCE).await.expect("it stops");
     assert!(matches!(pod.state(&id).await, ContainerState::Exited(exit) if exit.code == 0));
+    pod.remove().await;
+}
+
+/// Who listens ends; who doesn't isn't waited for. Neither is said to have done what it was for.
+async fn end_with_node(subject: &mut dyn Subject) {
+    let pod = Pod::run(subject, "farewell").await;
+    let listens = pod.start(&pod.spec("listens", subject.command(Act::Stay))).await;
+    let never = subject.directory().join("never");
+    let deaf = pod.start(&pod.spec("deaf", subject.command(Act::EndAt(never, 0)))).await;
+    pod.log("listens", 1).await;
+    for id in [&listens, &deaf] {
+        pod.runtime.end_with_node(id, SIGTERM).await.expect("the container is told");
+    }
+    assert!(matches!(pod.state(&deaf).await, ContainerState::Running { .. }), "nobody listens there");
+    let Pod { runtime, id, template, directory } = pod;
+    drop(runtime);
+    subject.down().await;
+    subject.up().await;
+    let pod = Pod { runtime: subject.runtime(), id, template, directory };
+    let ContainerState::Exited(exit) = pod.state(&listens).await else { panic!("it has not ended") };
+    assert_eq!((exit.code, exit.reason.as_str()), (137, STATUS_UNKNOWN), "it ended with 0, but was interrupted");
     pod.remove().await;
 }
 

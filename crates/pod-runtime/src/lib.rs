@@ -344,6 +344,10 @@ pub trait PodRuntime: Send + Sync + 'static {
     async fn start_container(&self, id: &ContainerId) -> Result<(), RuntimeError>;
     /// Sends `signal`, waits up to `grace`, then SIGKILL. Returns when the container has exited.
     async fn stop_container(&self, id: &ContainerId, signal: i32, grace: Duration) -> Result<(), RuntimeError>;
+    /// The node ends. Sends `signal` to a container that would do anything about it, and returns when that has ended; the
+    /// others are left to the node's end. However it ends, it will be listed with [`STATUS_UNKNOWN`]: it was interrupted,
+    /// and did not do what it was for.
+    async fn end_with_node(&self, id: &ContainerId, signal: i32) -> Result<(), RuntimeError>;
     /// Only of an exited or merely created container.
     async fn remove_container(&self, id: &ContainerId) -> Result<(), RuntimeError>;
     /// All containers, or one sandbox's.

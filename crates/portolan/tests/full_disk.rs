@@ -10,7 +10,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 use serde_json::{Value, json};
-use testkit::{Kind, Outcome, System, eventually};
+use testkit::{Kind, Outcome, System, eventually, shell};
 
 const PORTOLAN: &str = env!("CARGO_BIN_EXE_portolan");
 /// It counts as short below a tenth of that, and 16 MiB are the node's reserve.
@@ -43,21 +43,10 @@ impl Drop for SmallDisk {
     }
 }
 
-/// A pod whose container runs a script in this machine's shell, with an emptyDir without a limit at /v.
+/// A pod that runs a script, with an emptyDir without a limit at /v.
 fn pod(name: &str, script: &str) -> Value {
-    let tools = ["/usr", "/bin", "/lib", "/lib64"];
-    let named = |path: &str| format!("t{}", path.replace('/', "-"));
-    let mut volumes: Vec<Value> =
-        tools.iter().map(|path| json!({"name": named(path), "hostPath": {"path": path}})).collect();
-    let mut mounts: Vec<Value> =
-        tools.iter().map(|path| json!({"name": named(path), "mountPath": path, "readOnly": true})).collect();
-    volumes.push(json!({"name": "v", "emptyDir": {}}));
-    mounts.push(json!({"name": "v", "mountPath": "/v"}));
-    let container = json!({"name": "m", "image": "portolan.local/testserver:latest", "imagePullPolicy": "IfNotPresent",
-        "command": ["/bin/sh", "-c", script], "volumeMounts": mounts});
-    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
-        "spec": {"terminationGracePeriodSeconds": 1, "restartPolicy": "Never", "volumes": volumes,
-            "containers": [container]}})
+    let container = shell::container("m", script, &[json!({"name": "v", "mountPath": "/v"})], json!({}));
+    shell::pod(name, &[json!({"name": "v", "emptyDir": {}})], json!({"containers": [container]}))
 }
 
 /// Whether the node says what this is, and has the taint or not as it should.

@@ -2,11 +2,12 @@
 //! answered with what is wrong and what to do.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::net::TcpListener;
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use testkit::{Kind, Outcome, System, eventually};
+use testkit::{Kind, Outcome, System, eventually, shell};
 
 const PORTOLAN: &str = env!("CARGO_BIN_EXE_portolan");
 const MYAPP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/myapp");
@@ -69,6 +70,53 @@ fn nothing_is_left_and_everything_comes_back() {
     answers(&system);
     system.step("up of another kind after kill -9");
     system.down();
+}
+
+/// Who listens ends in its own way, on every node at once. That isn't what it was for: it goes on with the next `up`.
+#[test]
+fn pods_hear_of_the_end_and_go_on_with_the_next_up() {
+    let mut system = System::new(PORTOLAN);
+    let running = system.start_in_foreground(&["--nodes", "2"]);
+    let out = system.scratch().join("out");
+    let said = |name: &str| fs::read_to_string(out.join(name)).unwrap_or_default();
+    let until = |name: &str, text: &str| {
+        eventually(name, || if said(name) == text { Ok(()) } else { Err(said(name)) });
+    };
+    let volumes = [json!({"name": "out", "hostPath": {"path": out, "type": "DirectoryOrCreate"}})];
+    let mounts = [json!({"name": "out", "mountPath": "/out"})];
+    for (name, node, trap) in [
+        ("job", "node-1", "trap 'echo bye >> /out/job; exit 0' TERM"),
+        ("other", "node-2", "trap 'echo bye >> /out/other; exit 0' TERM"),
+        ("deaf", "node-1", "trap '' TERM"),
+    ] {
+        // `wait` is what a trap interrupts at once.
+        let script = format!("{trap}; echo up >> /out/{name}; while :; do sleep 60 & wait $!; done");
+        let containers = [shell::container("m", &script, &mounts, json!({}))];
+        let spec = json!({"nodeName": node, "restartPolicy": "OnFailure", "containers": containers});
+        system.api().create(Kind::POD, &shell::pod(name, &volumes, spec));
+    }
+    for name in ["job", "other", "deaf"] {
+        until(name, "up\n");
+        // Of a run that nobody was told of nobody could say later how it ended.
+        system.api().until_pod_ready(name);
+    }
+    system.step("three pods");
+    running.signal(Signal::SIGINT);
+    let (status, words) = running.end();
+    assert!(status.success(), "{status}: {words}");
+    system.assert_nothing_left();
+    assert_eq!((said("job"), said("other"), said("deaf")), ("up\nbye\n".into(), "up\nbye\n".into(), "up\n".into()));
+    system.step("Ctrl-C");
+
+    system.start(&["--nodes", "2"]);
+    until("job", "up\nbye\nup\n");
+    until("deaf", "up\nup\n");
+    system.api().until(Kind::POD, "job", "runs again", |pod| {
+        let container = &pod["status"]["containerStatuses"][0];
+        !container["state"]["running"].is_null() && container["restartCount"] == 1
+    });
+    system.down();
+    assert_eq!(said("job"), "up\nbye\nup\nbye\n", "`down` asks as well");
 }
 
 /// A pod that never gets ready, and a Service with a port that no container has: neither keeps `up` from the rest.

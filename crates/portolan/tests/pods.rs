@@ -1,16 +1,14 @@
 //! Pods as people write them: one that uses many features at once, and hostile ones that must not hurt their node.
-//!
-//! Containers run this machine's own shell, which hostPath volumes bring in: the built-in image has none.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
 use serde_json::{Value, json};
+use testkit::shell::{container, pod};
 use testkit::{Kind, Outcome, System, eventually};
 
 const PORTOLAN: &str = env!("CARGO_BIN_EXE_portolan");
-const TOOLS: [&str; 4] = ["/usr", "/bin", "/lib", "/lib64"];
 
 /// What the main container finds, as `name=value` lines in a file of the node's.
 const REPORT: &str = r#"
@@ -70,38 +68,6 @@ for group in . systemd unified memory pids; do mkdir $group/escaped && echo $gro
 echo tried
 exit 3
 "#;
-
-fn shell_volumes() -> Vec<Value> {
-    let volume = |path: &&str| json!({"name": format!("t{}", path.replace('/', "-")), "hostPath": {"path": path}});
-    TOOLS.iter().map(volume).collect()
-}
-
-fn shell_mounts() -> Vec<Value> {
-    let mount =
-        |path: &&str| json!({"name": format!("t{}", path.replace('/', "-")), "mountPath": path, "readOnly": true});
-    TOOLS.iter().map(mount).collect()
-}
-
-/// A container that runs a script.
-fn container(name: &str, script: &str, mounts: &[Value], rest: Value) -> Value {
-    let mut container = json!({"name": name, "image": "portolan.local/testserver:latest",
-        "imagePullPolicy": "IfNotPresent", "command": ["/bin/sh", "-c", script, "sh"],
-        "volumeMounts": ([shell_mounts(), mounts.to_vec()].concat())});
-    for (field, value) in rest.as_object().into_iter().flatten() {
-        container[field] = value.clone();
-    }
-    container
-}
-
-/// A pod of such containers.
-fn pod(name: &str, volumes: &[Value], rest: Value) -> Value {
-    let mut spec = json!({"terminationGracePeriodSeconds": 1, "restartPolicy": "Never",
-        "volumes": ([shell_volumes(), volumes.to_vec()].concat())});
-    for (field, value) in rest.as_object().into_iter().flatten() {
-        spec[field] = value.clone();
-    }
-    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": name}}, "spec": spec})
-}
 
 fn event(system: &System, pod: &str, reason: &str, text: &str) {
     let wanted = |event: &Value| {

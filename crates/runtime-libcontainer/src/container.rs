@@ -21,6 +21,7 @@ use tokio::process::Command;
 use crate::Shared;
 use crate::capability::DeviceFilter;
 use crate::failure::{HelperFailure, blocking, io_at, other_at};
+use crate::farewell;
 use crate::layout::{is_safe_name, names};
 use crate::namespaces::Kind;
 use crate::protected::Protected;
@@ -319,7 +320,9 @@ impl Shared {
     }
 
     pub(crate) fn exit(&self, id: &ContainerId) -> Result<Option<ExitRecord>, RuntimeError> {
-        record::read(&self.layout.container(id).join(files::EXIT)).map_err(io_at("read a container's exit"))
+        let exit =
+            record::read(&self.layout.container(id).join(files::EXIT)).map_err(io_at("read a container's exit"))?;
+        Ok(exit.map(|exit| if self.is_interrupted(id) { farewell::interrupted(exit) } else { exit }))
     }
 
     pub(crate) fn state(&self, id: &ContainerId) -> Result<ContainerState, RuntimeError> {

@@ -7,6 +7,7 @@ mod capability;
 mod container;
 mod exec;
 mod failure;
+mod farewell;
 mod keyed_lock;
 mod layout;
 mod namespaces;
@@ -155,6 +156,10 @@ impl PodRuntime for Runtime {
 
     async fn stop_container(&self, id: &ContainerId, signal: i32, grace: Duration) -> Result<(), RuntimeError> {
         self.shared.stop_container(id, signal, grace).await
+    }
+
+    async fn end_with_node(&self, id: &ContainerId, signal: i32) -> Result<(), RuntimeError> {
+        self.shared.end_with_node(id, signal).await
     }
 
     async fn remove_container(&self, id: &ContainerId) -> Result<(), RuntimeError> {

@@ -46,6 +46,7 @@ impl Shared {
             return Ok(false);
         }
         if processes.shim.open().map_err(io_at("find a container's shim"))?.is_some() {
+            self.not_interrupted(id)?;
             return Ok(true);
         }
         self.settle(id).map(|()| false)

@@ -12,6 +12,7 @@ mod processes;
 mod ran;
 pub mod registry;
 mod remains;
+pub mod shell;
 mod steady;
 mod system;
 mod temporary;

@@ -20,6 +20,7 @@ mod worker;
 #[cfg(test)]
 mod tests;
 
+pub use hooks::stop_signal;
 pub use launch::MANAGED_FILES;
 pub use memory::NodeVerdict;
 pub use shared::Shared;

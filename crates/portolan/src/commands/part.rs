@@ -13,11 +13,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::ProxyMode;
-use crate::up::parts::{Agent, Dns, Proxy};
+use crate::up::parts::{Agent, Dns, NODE_ENDS, Proxy};
 
 pub async fn agent(config: &Path) -> Result<ExitCode> {
     let config: Agent = read(config)?;
-    let stop = until_terminated()?;
+    let stop = node::Stop { agent: until_terminated()?, node: CancellationToken::new() };
+    until_node_ends(&stop)?;
     let client = ::runtime::transport::unix(&config.api_socket);
     let images = images::ImageStore::open(&config.images_parent, Some(config.executable.clone()));
     let images = images.context("cannot open the images")?;
@@ -86,4 +87,17 @@ fn until_terminated() -> Result<CancellationToken> {
         cancelled.cancel();
     });
     Ok(stop)
+}
+
+/// Cancels both when the node's init says that the node ends.
+fn until_node_ends(stop: &node::Stop) -> Result<()> {
+    let mut word = signal(SignalKind::from_raw(NODE_ENDS)).context("cannot listen for signals")?;
+    let stop = stop.clone();
+    // Lives as long as the process does.
+    tokio::spawn(async move {
+        word.recv().await;
+        stop.node.cancel();
+        stop.agent.cancel();
+    });
+    Ok(())
 }

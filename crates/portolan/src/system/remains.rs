@@ -15,8 +15,8 @@ use tokio::io::unix::AsyncFd;
 use super::{DataDir, Record, cgroups, forwarding};
 use crate::up::{lifeline, remove_host_link};
 
-/// How long a node may take to end by itself before it is killed.
-const NODE_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a node may take to end by itself before it is killed; it gives its pods a little of that.
+const NODE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Removes everything the record names, and the record.
 pub async fn clear(dir: &DataDir, record: &Record) -> Result<()> {

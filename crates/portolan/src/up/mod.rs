@@ -27,6 +27,7 @@ mod way_out;
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -101,7 +102,11 @@ async fn run(options: &Up, begun: Instant, plan: Plan, manifests: &[Manifest], d
         () = ends.requested() => Ok(()),
     };
     let code = exit_code(system.skipped.get());
-    let ended = system.end(dir).await;
+    let hurry = CancellationToken::new();
+    let ended = tokio::select! {
+        ended = system.end(dir, &hurry) => ended,
+        never = ends.hurry(&hurry) => match never {},
+    };
     lived.and(ended).map(|()| ExitCode::from(code))
 }
 
@@ -137,7 +142,18 @@ impl Ends {
             _ = self.terminate.recv() => {}
             _ = self.hangup.recv(), if !self.detached => {}
         }
-        progress::tell("ending");
+        progress::tell("ending; pods that listen have a moment (once more ends them at once)");
+    }
+
+    /// Who says it again waits for nobody.
+    async fn hurry(&mut self, hurry: &CancellationToken) -> Infallible {
+        loop {
+            tokio::select! {
+                _ = self.interrupt.recv() => {}
+                _ = self.terminate.recv() => {}
+            }
+            hurry.cancel();
+        }
     }
 }
 
@@ -239,9 +255,10 @@ impl System {
     }
 
     /// Ends what runs: nodes first, so that nothing talks to what is gone.
-    async fn end(mut self, dir: &DataDir) -> Result<()> {
+    async fn end(mut self, dir: &DataDir, hurry: &CancellationToken) -> Result<()> {
         let mut result = Ok(());
-        let ended = futures::future::join_all(self.nodes.into_values().map(Node::end)).await;
+        let ends = self.nodes.into_values().map(|node| node.end(hurry.clone()));
+        let ended = futures::future::join_all(ends).await;
         for node in ended {
             result = result.and(node);
         }

@@ -14,6 +14,7 @@ use rustix::process::Signal;
 use shim::{Bind, Child, NodeInitConfig, NodeReady, OnExit};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
+use tokio_util::sync::CancellationToken;
 
 use super::fabric::Fabric;
 use super::network::Plan;
@@ -151,10 +152,19 @@ impl Node {
         Ok(())
     }
 
-    /// Tells the node to end and waits for it.
-    pub async fn end(mut self) -> Result<()> {
+    /// Tells the node to end, again when `hurry` is cancelled, and waits for it.
+    pub async fn end(mut self, hurry: CancellationToken) -> Result<()> {
         self.say(shim::LIFELINE_END);
-        if tokio::time::timeout(END, self.ended()).await.is_err() {
+        let hurried = async {
+            tokio::select! {
+                ended = self.ended() => return ended,
+                () = hurry.cancelled() => {}
+            }
+            // As in `say`.
+            let _ = (&self.lifeline).write_all(&[shim::LIFELINE_END]);
+            self.ended().await
+        };
+        if tokio::time::timeout(END, hurried).await.is_err() {
             if let Some(init) = Process::open(self.record.init) {
                 init.signal(Signal::KILL)?;
             }
@@ -208,6 +218,7 @@ fn encoded_config(start: &Start) -> Result<Vec<u8>> {
             Bind { source: executable, target: EXECUTABLE.into(), read_only: true },
         ],
         children: parts::PARTS.iter().map(|part| child(start, part)).collect(),
+        // More than the agent gives the containers.
         stop_grace_ms: 5_000,
         cgroup: Some(Path::new("/").join(start.dir.cgroup()).join(&start.name)),
     };
@@ -221,5 +232,6 @@ fn child(start: &Start, part: &parts::Part) -> Child {
         env: part.environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
         log: start.dir.logs().join(format!("{}-{}.log", start.name, part.name)),
         on_exit: OnExit::Restart,
+        end_signal: part.end_signal,
     }
 }

@@ -16,7 +16,12 @@ pub struct Part {
     pub name: &'static str,
     pub command: &'static str,
     pub environment: &'static [(&'static str, &'static str)],
+    /// What tells it that the node ends, if it has something to do then.
+    pub end_signal: Option<i32>,
 }
+
+/// SIGPWR, an init's word for a power failure (signal(7); the same number on every architecture we build for).
+pub const NODE_ENDS: i32 = 30;
 
 /// By default glibc gives each thread an arena of its own, whose free memory no other thread gets, and keeps large blocks
 /// once it has seen one freed. A process that has little to do after its first minute has no use for either.
@@ -24,9 +29,9 @@ const SPARING: &[(&str, &str)] = &[("MALLOC_ARENA_MAX", "1"), ("MALLOC_MMAP_THRE
 
 /// In the order they are started.
 pub const PARTS: &[Part] = &[
-    Part { name: "agent", command: "__agent", environment: &[] },
-    Part { name: "proxy", command: "__proxy", environment: SPARING },
-    Part { name: "dns", command: "__dns", environment: SPARING },
+    Part { name: "agent", command: "__agent", environment: &[], end_signal: Some(NODE_ENDS) },
+    Part { name: "proxy", command: "__proxy", environment: SPARING, end_signal: None },
+    Part { name: "dns", command: "__dns", environment: SPARING, end_signal: None },
 ];
 
 /// Directories and files of a node's directory.

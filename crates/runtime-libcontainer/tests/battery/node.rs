@@ -12,11 +12,13 @@ use shim::{Bind, Child, LIFELINE_END, NODE_INIT, NodeInitConfig, NodeReady, OnEx
 use crate::cases::OWN_CASES;
 
 /// Cases that are about a node's init itself.
-const NODE_CASES: [&str; 8] = [
+const NODE_CASES: [&str; 10] = [
     "supervisor-gone",
     "outer-killed",
     "lifeline-taken-up",
     "node-stopped",
+    "told-to-end",
+    "told-twice",
     "node-came-back",
     "child-restarted",
     "node-joins-network",
@@ -52,6 +54,8 @@ fn run_case(case: &str) -> Result<(), String> {
         "outer-killed" => node.outer_killed(),
         "lifeline-taken-up" => node.lifeline_taken_up(),
         "node-stopped" => node.stopped(),
+        "told-to-end" => node.told_to_end(" exit 0;"),
+        "told-twice" => node.told_to_end(""),
         "node-joins-network" => node.joins_network(),
         _ => node.until_end(node.config("agent", OnExit::EndNode)),
     };
@@ -101,6 +105,7 @@ impl Node {
                 env: vec![("RUST_BACKTRACE".to_owned(), "0".to_owned())],
                 log: self.directory.join("agent.log"),
                 on_exit,
+                end_signal: None,
             }],
             stop_grace_ms: 2_000,
             cgroup: Some(self.cgroup.clone()),
@@ -187,6 +192,44 @@ impl Node {
         let lifeline = process.stdin.take();
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(process.id() as i32), nix::sys::signal::Signal::SIGTERM)
             .unwrap();
+        let status = process.wait().unwrap();
+        drop(lifeline);
+        if status.success() { Ok(()) } else { Err(format!("{status}")) }
+    }
+
+    /// A child hears of the end and has all the time it needs; unless the word comes again.
+    fn told_to_end(&self, then: &str) -> Result<(), String> {
+        let heard = self.directory.join("heard");
+        let file = heard.display();
+        // `wait` is what a trap interrupts at once.
+        let script =
+            format!("trap 'echo told > {file};{then}' PWR; echo up > {file}; while :; do sleep 60 & wait $!; done");
+        let mut config = self.config("agent", OnExit::Restart);
+        config.stop_grace_ms = 600_000;
+        config.children[0].argv = ["/bin/sh", "-c", &script].map(str::to_owned).to_vec();
+        config.children[0].end_signal = Some(libc::SIGPWR);
+        let mut process = self.spawn(&config);
+        Self::ready(&mut process)?;
+        let mut lifeline = process.stdin.take().unwrap();
+        let until = |said: &str| {
+            let before = Instant::now();
+            while fs::read_to_string(&heard).unwrap_or_default() != said {
+                assert!(before.elapsed().as_secs() < 60, "the child never said {said:?}");
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+        };
+        until("up\n");
+        lifeline.write_all(&[LIFELINE_END]).unwrap();
+        until("told\n");
+        if then.is_empty() {
+            assert!(process.try_wait().unwrap().is_none(), "the node didn't wait");
+            lifeline.write_all(&[LIFELINE_END]).unwrap();
+        }
+        let before = Instant::now();
+        while process.try_wait().unwrap().is_none() {
+            assert!(before.elapsed().as_secs() < 60, "the node goes on");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
         let status = process.wait().unwrap();
         drop(lifeline);
         if status.success() { Ok(()) } else { Err(format!("{status}")) }

@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::SigSet;
-use rustix::process::{Pid, Signal, WaitOptions, kill_process, wait};
+use rustix::process::{WaitOptions, wait};
 
 use super::{Child, NodeInitError, OnExit, at};
 use crate::process::Ended;
@@ -25,6 +25,14 @@ const GOOD_RUN: Duration = Duration::from_secs(10);
 pub(super) enum Ending {
     Nothing,
     Node(i32),
+}
+
+/// Who hears that the node ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Told {
+    /// Those with an `end_signal`; the others go on for them.
+    WhoAsked,
+    Everybody,
 }
 
 pub(super) struct Children {
@@ -75,16 +83,16 @@ impl Children {
         self.all.iter().filter_map(due).min()
     }
 
-    pub(super) fn none_left(&self) -> bool {
-        self.all.iter().all(|kept| matches!(kept.state, State::Due(_)))
+    /// Whether all have ended that were told to.
+    pub(super) fn have_ended(&self, told: Told) -> bool {
+        self.all.iter().filter(|kept| kept.signal(told).is_some()).all(|kept| matches!(kept.state, State::Due(_)))
     }
 
-    pub(super) fn terminate(&self) {
+    pub(super) fn tell(&self, told: Told) {
         for kept in &self.all {
-            if let State::Running { pid, .. } = kept.state
-                && let Some(pid) = Pid::from_raw(pid)
-            {
-                let _ = kill_process(pid, Signal::TERM);
+            if let (State::Running { pid, .. }, Some(signal)) = (kept.state, kept.signal(told)) {
+                // One that has just ended is as good as told.
+                let _ = send(pid, signal);
             }
         }
     }
@@ -108,6 +116,14 @@ impl Children {
 }
 
 impl Kept {
+    /// What says it to this one; none when it isn't told.
+    fn signal(&self, told: Told) -> Option<i32> {
+        match told {
+            Told::Everybody => Some(self.child.end_signal.unwrap_or(libc::SIGTERM)),
+            Told::WhoAsked => self.child.end_signal,
+        }
+    }
+
     fn start(&mut self, now: Instant) {
         let spawned = self.command().and_then(|mut command| command.spawn());
         match spawned {
@@ -144,13 +160,25 @@ impl Kept {
     }
 }
 
+/// Real-time signals too, which the typed calls don't know.
+fn send(pid: i32, signal: i32) -> nix::Result<()> {
+    // SAFETY: kill(2) takes two numbers and touches no memory of ours.
+    nix::errno::Errno::result(unsafe { libc::kill(pid, signal) }).map(drop)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn kept() -> Kept {
-        let child =
-            Child { name: "c".into(), argv: vec![], env: vec![], log: "/dev/null".into(), on_exit: OnExit::Restart };
+        let child = Child {
+            name: "c".into(),
+            argv: vec![],
+            env: vec![],
+            log: "/dev/null".into(),
+            on_exit: OnExit::Restart,
+            end_signal: None,
+        };
         let log = OpenOptions::new().append(true).open("/dev/null").unwrap();
         Kept { child, log, state: State::Due(Instant::now()), delay: Duration::ZERO }
     }

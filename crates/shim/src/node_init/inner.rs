@@ -16,7 +16,7 @@ use rustix::fs::{FileType, Mode, OFlags};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind_recursive, mount_change, mount_remount};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 
-use super::children::{Children, Ending};
+use super::children::{Children, Ending, Told};
 use super::outer::{READY, signals};
 use super::{Bind, LIFELINE_END, NodeInitConfig, NodeInitError, at, step};
 
@@ -161,13 +161,13 @@ fn keep_running(
         .map_err(step("make a signalfd"))?;
     let grace = Duration::from_millis(config.lifeline_grace_ms);
     let mut loose_since: Option<Instant> = None;
-    let mut stop_at: Option<Instant> = None;
+    let mut stop: Option<Stop> = None;
     loop {
-        if stop_at.is_none() {
+        if stop.is_none() {
             children.start_due(Instant::now());
         }
         let look = loose_since.map(|_| Instant::now() + LOOSE_LOOK);
-        let next = stop_at.or_else(|| children.next_start()).into_iter().chain(look).min();
+        let next = stop.map(|stop| stop.until).or_else(|| children.next_start()).into_iter().chain(look).min();
         let timeout = next.map(|at| timespec(at.saturating_duration_since(Instant::now())));
         let mut watched = vec![PollFd::new(outer_life, PollFlags::IN), PollFd::new(&news, PollFlags::IN)];
         if loose_since.is_none() {
@@ -177,34 +177,51 @@ fn keep_running(
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(errno) => return Err(step("wait for news")(errno)),
         }
-        if !watched[0].revents().is_empty() || stop_at.is_some_and(|at| at <= Instant::now()) {
+        if !watched[0].revents().is_empty() || stop.is_some_and(|stop| stop.until <= Instant::now()) {
             return Ok(0);
         }
-        loose_since = match listen(lifeline) {
-            Line::Held => None,
-            Line::Ended => return Ok(0),
-            Line::Loose => Some(loose_since.unwrap_or_else(Instant::now)),
-        };
-        if loose_since.is_some_and(|since| since.elapsed() >= grace) {
-            return Ok(0);
-        }
-        while let Ok(Some(signal)) = news.read_signal() {
-            let number = signal.ssi_signo.cast_signed();
-            if (number == libc::SIGTERM || number == libc::SIGINT) && stop_at.is_none() {
-                children.terminate();
-                stop_at = Some(Instant::now() + Duration::from_millis(config.stop_grace_ms));
+        let line = listen(lifeline);
+        loose_since = (line == Line::Loose).then(|| loose_since.unwrap_or_else(Instant::now));
+        let told = match line {
+            // Who says it again waits for nobody.
+            Line::Ended if stop.is_some() => return Ok(0),
+            Line::Ended => Some(Told::WhoAsked),
+            Line::Held | Line::Loose => {
+                let given_up = loose_since.is_some_and(|since| since.elapsed() >= grace);
+                if asked_to_end(&news) { Some(Told::Everybody) } else { given_up.then_some(Told::WhoAsked) }
             }
+        };
+        if let (None, Some(told)) = (stop, told) {
+            children.tell(told);
+            stop = Some(Stop { told, until: Instant::now() + Duration::from_millis(config.stop_grace_ms) });
         }
         if let Ending::Node(code) = children.reap(Instant::now()) {
             return Ok(code);
         }
-        if stop_at.is_some() && children.none_left() {
+        if stop.is_some_and(|stop| children.have_ended(stop.told)) {
             return Ok(0);
         }
     }
 }
 
+/// The node's end has begun.
+#[derive(Clone, Copy)]
+struct Stop {
+    told: Told,
+    until: Instant,
+}
+
+/// By signal. Takes in what signals there are.
+fn asked_to_end(news: &SignalFd) -> bool {
+    let mut asked = false;
+    while let Ok(Some(signal)) = news.read_signal() {
+        asked |= [libc::SIGTERM, libc::SIGINT].contains(&signal.ssi_signo.cast_signed());
+    }
+    asked
+}
+
 /// What the lifeline says.
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Line {
     Held,
     /// Nobody holds the other end.

@@ -10,7 +10,8 @@
 //! as the node lives (a namespace that must not end before it). The lifeline is a descriptor (standard input by
 //! default) whose end of file means that the supervisor is gone: give a pipe and keep its other end open. With
 //! `lifeline_grace_ms` a node outlives its supervisor by so much, for another to take the lifeline up again: the outer
-//! process has it as `/proc/<pid>/fd/0` to open for writing. [`LIFELINE_END`] on the lifeline ends the node at once.
+//! process has it as `/proc/<pid>/fd/0` to open for writing. [`LIFELINE_END`] on the lifeline ends the node: children with
+//! an `end_signal` get it and `stop_grace_ms` first, unless the word comes again; the same when the grace is over.
 //! On standard output comes one line, a [`NodeReady`], when the namespaces are made; then nothing. With `wait_for_go`
 //! the children start when [`LIFELINE_GO`] comes over the lifeline (say, when the node's links are made); else at once.
 //! SIGTERM is forwarded to the children, which get `stop_grace_ms` to end. The exit code is 0, unless a child with
@@ -30,7 +31,7 @@ pub(crate) use outer::run;
 
 /// Over the lifeline: start the children.
 pub const LIFELINE_GO: u8 = b'g';
-/// Over the lifeline: end the node now.
+/// Over the lifeline: end the node, as soon as the children with an `end_signal` have ended. Once more: now.
 pub const LIFELINE_END: u8 = b'e';
 
 /// What a node is. Field names in JSON are camelCase.
@@ -89,6 +90,9 @@ pub struct Child {
     pub log: PathBuf,
     #[serde(default)]
     pub on_exit: OnExit,
+    /// The number of a signal that tells it that the node ends. It then has `stop_grace_ms`, while the others go on.
+    #[serde(default)]
+    pub end_signal: Option<i32>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
