@@ -26,8 +26,9 @@ const PACKAGES: &[&str] = &[
     "node",
     "portolan",
 ];
-/// Test binaries that hold for newer kernels only: the fake answers as kernels since 6.3 do, the guest's is older.
-const NEWER_KERNELS: &[&str] = &["agreement"];
+/// Test binaries that hold for newer kernels only, by package and name: nft's fake answers as kernels since 6.3 do, the
+/// guest's is older.
+const NEWER_KERNELS: &[(&str, &str)] = &[("nft", "agreement")];
 /// Programs the host needs for it, and the Debian package of each.
 const PROGRAMS: &[(&str, &str)] =
     &[("qemu-system-x86_64", "qemu-system-x86"), ("debootstrap", "debootstrap"), ("mkfs.ext4", "e2fsprogs")];
@@ -73,7 +74,7 @@ pub fn run(options: &Options) -> Result<()> {
     };
     let mut binaries = payload::build(&packages, &options.test)?;
     if options.test.is_empty() {
-        binaries.tests.retain(|(name, _)| !NEWER_KERNELS.contains(&name.as_str()));
+        binaries.tests.retain(|test| !NEWER_KERNELS.contains(&(test.package.as_str(), test.name.as_str())));
     }
     let disk = tempfile::Builder::new().prefix("portolan-guest-").tempdir().context("a temporary folder")?;
     let payload = payload::pack(disk.path(), &binaries, &kubectls, options.filter.as_deref(), SLOWNESS)?;

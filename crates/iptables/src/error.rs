@@ -35,6 +35,8 @@ pub enum Error {
     Incompatible { program: String, table: Table },
     #[error("{program} printed a line that is none of a table: `{line}`")]
     Unreadable { program: String, line: String },
+    #[error("cannot let the kernel route 127.0.0.0/8")]
+    RouteLoopback(#[source] io::Error),
     #[error("cannot ask the kernel whether its rules have changed")]
     Generation(#[source] nft::NftError),
     #[error("`{0}` names no flavour of iptables: it is `nft` or `legacy`")]

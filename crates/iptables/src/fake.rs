@@ -20,6 +20,9 @@ pub struct Fake {
     tables: BTreeMap<Table, Chains>,
     /// Counts transactions; `None` for a flavour without generations.
     generation: Option<u32>,
+    /// Matches and protocols that its kernel doesn't have.
+    missing: Vec<String>,
+    routes_loopback: bool,
 }
 
 type Chains = BTreeMap<String, Chain>;
@@ -33,12 +36,22 @@ struct Chain {
 
 impl Fake {
     pub fn new(family: Family) -> Fake {
-        Fake { family, tables: BTreeMap::new(), generation: Some(1) }
+        Fake { family, tables: BTreeMap::new(), generation: Some(1), missing: vec![], routes_loopback: false }
     }
 
     /// One that can't tell that something has changed.
     pub fn without_generations(family: Family) -> Fake {
         Fake { generation: None, ..Fake::new(family) }
+    }
+
+    /// Its kernel has no such match. As the tools do, it names the rule's line if it has generations, else only the table's
+    /// last one.
+    pub fn lose(&mut self, name: &str) {
+        self.missing.push(name.to_owned());
+    }
+
+    pub fn routes_loopback(&self) -> bool {
+        self.routes_loopback
     }
 
     /// Takes what `iptables-restore --noflush` would be fed.
@@ -60,6 +73,10 @@ impl Fake {
             } else if line == "COMMIT" {
                 let (table, chains) = open.take().ok_or_else(|| refused("no table is open"))?;
                 acyclic(&chains).map_err(refused)?;
+                let mut rules = chains.values().flat_map(|chain| &chain.rules);
+                if rules.any(|spec| self.lacks(spec)) {
+                    return Err(refused("the kernel lacks a match"));
+                }
                 self.tables.insert(table, chains);
                 self.generation = self.generation.map(|generation| generation + 1);
             } else {
@@ -140,13 +157,23 @@ impl Fake {
     ) -> Result<(), &'static str> {
         let rule = Rule::parse(spec).ok_or("the fake models no such rule")?;
         self.check(table, chains, &rule)?;
+        if self.generation.is_some() && self.lacks(spec) {
+            return Err("the kernel lacks a match");
+        }
         let rules = &mut chains.get_mut(name).ok_or("no such chain")?.rules;
         rules.insert(index, rule.to_string());
         Ok(())
     }
 
+    fn lacks(&self, spec: &str) -> bool {
+        self.missing.iter().any(|name| spec.contains(&format!("-m {name} ")))
+    }
+
     fn check(&self, table: Table, chains: &Chains, rule: &Rule) -> Result<(), &'static str> {
         let of_family = |address: IpAddr| address.is_ipv4() == (self.family == Family::V4);
+        if rule.is_impossible() {
+            return Err("nobody is outside of everything");
+        }
         let nets = [&rule.source, &rule.destination];
         if !nets.into_iter().flatten().all(|test| of_family(test.value.addr())) {
             return Err("the address is of the other family");
@@ -190,6 +217,11 @@ impl Iptables for Fake {
 
     fn has_chain(&mut self, table: Table, chain: &str) -> Result<bool, Error> {
         Ok(self.tables.get(&table).is_some_and(|chains| chains.contains_key(chain)))
+    }
+
+    fn route_loopback(&mut self) -> Result<(), Error> {
+        self.routes_loopback = true;
+        Ok(())
     }
 
     fn generation(&mut self) -> Result<Option<u32>, Error> {

@@ -2,6 +2,7 @@
 //! on nf_tables. Whoever writes with the one that nobody else uses writes rules that are met in an order nobody expects.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use crate::process::run;
@@ -82,7 +83,9 @@ fn count(flavour: Flavour, hints: &[(Table, &str)]) -> Result<(bool, usize), Err
             if flavour == Flavour::Legacy && !known.lines().any(|line| line == table.name()) {
                 continue;
             }
-            let ended = run(&program, &["-t", table.name()], None, LIMIT, |out| {
+            let mut command = Command::new(&program);
+            command.args(["-t", table.name()]);
+            let ended = run(command, None, LIMIT, |out| {
                 read_save(out, table, &mut |line| match line {
                     crate::Saved::Chain { name, .. } => hinted |= hints.contains(&(table, name)),
                     crate::Saved::Rule { .. } => rules += 1,
@@ -110,7 +113,9 @@ pub(crate) fn find(family: Family, flavour: Flavour, what: &str) -> Option<PathB
 /// "iptables v1.8.9 (nf_tables)"; without a word in brackets it is from before there was another.
 fn flavour_of(program: &Path) -> Option<Flavour> {
     let read = |out| std::io::read_to_string(out).unwrap_or_default();
-    let said = run(program, &["--version"], None, LIMIT, read).ok()?.heard;
+    let mut command = Command::new(program);
+    command.arg("--version");
+    let said = run(command, None, LIMIT, read).ok()?.heard;
     let version = said.lines().find(|line| line.contains(" v"))?;
     Some(if version.contains("(nf_tables)") { Flavour::Nft } else { Flavour::Legacy })
 }

@@ -17,7 +17,7 @@ mod transaction;
 pub use error::Error;
 pub use fake::Fake;
 pub use flavour::{FLAVOUR_VARIABLE, Flavour, detect};
-pub use parse::target_of;
+pub use parse::{comment_of, target_of};
 pub use rule::{ChainName, Chance, Recent, Reject, Rule, States, Target, Test};
 pub use save::{Saved, read_save};
 pub use tool::Tool;
@@ -50,6 +50,9 @@ pub trait Iptables {
     fn restore(&mut self, transactions: &[Transaction]) -> Result<(), Error>;
 
     fn has_chain(&mut self, table: Table, chain: &str) -> Result<bool, Error>;
+
+    /// Lets the kernel route 127.0.0.0/8 (`route_localnet`), so that connections from there can be translated.
+    fn route_loopback(&mut self) -> Result<(), Error>;
 
     /// A number that goes up by one with each transaction anybody commits, where there is such a number.
     fn generation(&mut self) -> Result<Option<u32>, Error>;

@@ -27,6 +27,13 @@ pub fn target_of(spec: &str) -> Option<String> {
     words.get(at + 1).cloned()
 }
 
+/// A rule's comment, modelled or not.
+pub fn comment_of(spec: &str) -> Option<String> {
+    let words = words(spec)?;
+    let at = words.iter().position(|word| word == "--comment")?;
+    words.get(at + 1).cloned()
+}
+
 /// Splits at spaces, but not inside quotes; `None` if a quote is not closed.
 pub(crate) fn words(text: &str) -> Option<Vec<String>> {
     let mut words = Vec::new();
@@ -76,7 +83,7 @@ impl Reader<'_> {
         let (negated, word) = if word == "!" { (true, self.next()?) } else { (false, word.to_owned()) };
         match word.as_str() {
             "-s" | "-d" => {
-                let test = Some(Test { negated, value: network(&self.next()?)? });
+                let test = Test::within(negated, network(&self.next()?)?);
                 *(if word == "-s" { &mut self.rule.source } else { &mut self.rule.destination }) = test;
             }
             "--ctstate" if self.module == "conntrack" => {
@@ -292,6 +299,19 @@ mod tests {
     }
 
     #[test]
+    fn an_address_that_everybody_has_is_no_test() {
+        for (nowhere, family) in [("0.0.0.0/0", "10.0.0.0/8"), ("::/0", "fd00::/8")] {
+            let everybody = Rule::new().source(net(nowhere)).destination(net(nowhere)).jump("X");
+            assert_eq!(everybody, Rule::new().jump("X"));
+            assert_eq!(Rule::parse(&format!("-s {nowhere} -d {nowhere} -j X")), Some(everybody));
+            for rule in [Rule::new().not_source(net(nowhere)), Rule::new().not_destination(net(nowhere))] {
+                assert!(rule.is_impossible(), "{rule}");
+            }
+            assert!(!Rule::new().not_source(net(family)).is_impossible());
+        }
+    }
+
+    #[test]
     fn what_is_not_modelled_is_somebody_elses() {
         for spec in [
             "-i eth0 -j ACCEPT",
@@ -313,5 +333,7 @@ mod tests {
         }
         assert_eq!(target_of("-m set --match-set x src -g A-CHAIN").as_deref(), Some("A-CHAIN"));
         assert_eq!(target_of("-i eth0"), None);
+        assert_eq!(comment_of("-i eth0 -m comment --comment \"a b\" -j X").as_deref(), Some("a b"));
+        assert_eq!(comment_of("-i eth0 -j X"), None);
     }
 }

@@ -2,7 +2,6 @@
 //! says.
 
 use std::io::{self, BufReader, BufWriter, Read, Write};
-use std::path::Path;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -28,18 +27,17 @@ pub type Feed<'a> = dyn Fn(&mut dyn Write) -> io::Result<()> + Sync + 'a;
 
 /// Starts a program, feeds it, hears it to its end.
 pub fn run<T>(
-    program: &Path,
-    arguments: &[&str],
+    mut command: Command,
     feed: Option<&Feed<'_>>,
     limit: Duration,
     hear: impl FnOnce(BufReader<ChildStdout>) -> T,
 ) -> Result<Ended<T>, Error> {
-    let name = || program.display().to_string();
+    let program = command.get_program().to_string_lossy().into_owned();
+    let name = || program.clone();
     let start = |source| Error::Start { program: name(), source };
     let pipe = |source| Error::Pipe { program: name(), source };
     let input = if feed.is_some() { Stdio::piped() } else { Stdio::null() };
-    let mut child = Command::new(program)
-        .args(arguments)
+    let mut child = command
         // Words of errors are read.
         .env("LC_ALL", "C")
         .stdin(input)
@@ -105,7 +103,9 @@ mod tests {
     use super::*;
 
     fn cat(limit: u64, arguments: &[&str], feed: &Feed<'_>) -> Result<Ended<String>, Error> {
-        run(Path::new("/bin/sh"), arguments, Some(feed), Duration::from_secs(limit), |mut out| {
+        let mut shell = Command::new("/bin/sh");
+        shell.args(arguments);
+        run(shell, Some(feed), Duration::from_secs(limit), |mut out| {
             let mut text = String::new();
             out.read_to_string(&mut text).ok();
             text

@@ -82,6 +82,13 @@ pub enum Reject {
     TcpReset,
 }
 
+impl Test<IpNet> {
+    /// Everybody's address is in 0.0.0.0/0 and ::/0, which is no test; the tools don't print it either.
+    pub(crate) fn within(negated: bool, net: IpNet) -> Option<Test<IpNet>> {
+        (negated || net.prefix_len() > 0).then_some(Test { negated, value: net.trunc() })
+    }
+}
+
 impl States {
     pub const INVALID: States = States(1);
     pub const NEW: States = States(2);
@@ -131,23 +138,29 @@ impl Rule {
     }
 
     pub fn source(mut self, net: IpNet) -> Rule {
-        self.source = Some(Test { negated: false, value: net.trunc() });
+        self.source = Test::within(false, net);
         self
     }
 
     pub fn not_source(mut self, net: IpNet) -> Rule {
-        self.source = Some(Test { negated: true, value: net.trunc() });
+        self.source = Test::within(true, net);
         self
     }
 
     pub fn destination(mut self, net: IpNet) -> Rule {
-        self.destination = Some(Test { negated: false, value: net.trunc() });
+        self.destination = Test::within(false, net);
         self
     }
 
     pub fn not_destination(mut self, net: IpNet) -> Rule {
-        self.destination = Some(Test { negated: true, value: net.trunc() });
+        self.destination = Test::within(true, net);
         self
+    }
+
+    /// Whether it is about no packet at all, since every address is in 0.0.0.0/0. The tools on nf_tables refuse such a
+    /// rule, so it is not to be written.
+    pub fn is_impossible(&self) -> bool {
+        [&self.source, &self.destination].into_iter().flatten().any(|test| test.negated && test.value.prefix_len() == 0)
     }
 
     pub fn destination_address(self, address: IpAddr) -> Rule {

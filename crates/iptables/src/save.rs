@@ -41,8 +41,9 @@ pub fn read_save(mut text: impl BufRead, table: Table, each: crate::EachLine<'_>
         if let Some(name) = text.strip_prefix('*') {
             inside = name == table.name();
         } else if let Some(said) = text.strip_prefix('#') {
-            // "# Table `nat' is incompatible, use 'nft' tool."
-            if said.contains("incompatible") && said.contains(&format!("`{}'", table.name())) {
+            // "# Table `nat' is incompatible, use 'nft' tool." Where it "contains incompatible base-chains" (since 1.8.8),
+            // everything that is the tool's own follows.
+            if said.contains(&format!("`{}' is incompatible", table.name())) {
                 return Err(SaveError::Incompatible);
             }
         } else if text == "COMMIT" {
@@ -95,6 +96,9 @@ mod tests {
         let incompatible = "# Table `nat' is incompatible, use 'nft' tool.\n";
         assert!(matches!(read(incompatible, Table::Nat), Err(SaveError::Incompatible)));
         assert!(read(incompatible, Table::Filter).unwrap().is_empty());
+        let beside =
+            "# Table `nat' contains incompatible base-chains, use 'nft' tool to list them.\n*nat\n:A - [0:0]\nCOMMIT\n";
+        assert_eq!(read(beside, Table::Nat).unwrap().len(), 1, "others' base chains are no rules of ours");
         for line in ["nonsense", ":", ":X", "-A ", "-I X -j Y"] {
             assert!(matches!(read(&format!("*nat\n{line}\n"), Table::Nat), Err(SaveError::Unreadable(_))), "{line}");
         }

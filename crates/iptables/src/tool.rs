@@ -1,7 +1,8 @@
 //! The tools of one flavour for one family. They work on the network namespace of the calling thread.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 use nft::Nft;
@@ -11,12 +12,17 @@ use crate::process::{Ended, run};
 use crate::save::SaveError;
 use crate::{EachLine, Error, Family, Iptables, Table, Transaction, read_save};
 
-/// Seconds to wait for the lock that the legacy tools share; the others take the option and need none.
-const LOCK_SECONDS: &str = "5";
+/// Seconds to wait for the lock that the legacy tools share, which a big table's write keeps for long; the others take the
+/// option and need none.
+const LOCK_SECONDS: &str = "30";
+/// Where the legacy tools (since 1.8.6) look for that lock, if it is not /run/xtables.lock.
+const LOCK_VARIABLE: &str = "XTABLES_LOCKFILE";
 /// A tool has this long: kernels under load take minutes for tens of thousands of rules.
 const LIMIT: Duration = Duration::from_secs(600);
 /// What the tools exit with when the lock stayed taken (xtables.h: RESOURCE_PROBLEM).
 const RESOURCE_PROBLEM: i32 = 4;
+/// Of the network namespace of whoever opens it.
+const ROUTE_LOCALNET: &str = "/proc/sys/net/ipv4/conf/all/route_localnet";
 /// How much of a refused line an error shows.
 const SHOWN_LIMIT: usize = 400;
 
@@ -26,6 +32,7 @@ pub struct Tool {
     restore: PathBuf,
     save: PathBuf,
     list: PathBuf,
+    lock: Option<PathBuf>,
     /// The nft flavour's rules count among nf_tables', whose generation tells of every change.
     kernel: Option<nft::Kernel>,
 }
@@ -38,7 +45,13 @@ impl Tool {
             Flavour::Nft => Some(nft::Kernel::open().map_err(Error::Generation)?),
             Flavour::Legacy => None,
         };
-        Ok(Tool { flavour, restore: find("-restore")?, save: find("-save")?, list: find("")?, kernel })
+        Ok(Tool { flavour, restore: find("-restore")?, save: find("-save")?, list: find("")?, lock: None, kernel })
+    }
+
+    /// Takes another file as the legacy tools' lock. Only for whoever is alone in a network namespace: on one lock wait all
+    /// namespaces that see the file.
+    pub fn locked_by(self, file: impl Into<PathBuf>) -> Tool {
+        Tool { lock: Some(file.into()), ..self }
     }
 
     pub fn flavour(&self) -> Flavour {
@@ -50,15 +63,24 @@ impl Tool {
         self.feed(&|to: &mut dyn Write| to.write_all(text.as_bytes()), |line| text.lines().nth(line).map(str::to_owned))
     }
 
+    fn command(&self, program: &Path, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program);
+        command.args(arguments);
+        if let Some(lock) = &self.lock {
+            command.env(LOCK_VARIABLE, lock);
+        }
+        command
+    }
+
     fn feed(&self, feed: &crate::process::Feed<'_>, line_at: impl Fn(usize) -> Option<String>) -> Result<(), Error> {
-        let arguments = ["--noflush", "--wait", LOCK_SECONDS];
-        let ended = run(&self.restore, &arguments, Some(feed), LIMIT, |mut out| io::copy(&mut out, &mut io::sink()))?;
+        let command = self.command(&self.restore, &["--noflush", "--wait", LOCK_SECONDS]);
+        let ended = run(command, Some(feed), LIMIT, |mut out| io::copy(&mut out, &mut io::sink()))?;
         let program = self.restore.display().to_string();
         if ended.status.success() {
             return Ok(());
         }
         let Ended { status, said, .. } = ended;
-        if status.code() == Some(RESOURCE_PROBLEM) && said.contains("lock") {
+        if is_locked(status, &said) {
             return Err(Error::Locked { program, said });
         }
         let line = line_number(&said);
@@ -74,16 +96,17 @@ impl Tool {
 
 impl Iptables for Tool {
     fn save(&mut self, table: Table, each: EachLine<'_>) -> Result<(), Error> {
-        let ended = run(&self.save, &["-t", table.name()], None, LIMIT, |out| read_save(out, table, each))?;
-        let program = || self.save.display().to_string();
-        if !ended.status.success() {
-            return Err(Error::Failed { program: program(), status: ended.status, said: ended.said });
+        let command = self.command(&self.save, &["-t", table.name()]);
+        let Ended { status, said, heard } = run(command, None, LIMIT, |out| read_save(out, table, each))?;
+        let program = self.save.display().to_string();
+        match heard {
+            Ok(()) if status.success() => Ok(()),
+            Ok(()) => Err(Error::Failed { program, status, said }),
+            // Whoever reads no further ends the tool too (SIGPIPE), so this is the reason.
+            Err(SaveError::Read(source)) => Err(Error::Pipe { program, source }),
+            Err(SaveError::Incompatible) => Err(Error::Incompatible { program, table }),
+            Err(SaveError::Unreadable(line)) => Err(Error::Unreadable { program, line }),
         }
-        ended.heard.map_err(|error| match error {
-            SaveError::Read(source) => Error::Pipe { program: program(), source },
-            SaveError::Incompatible => Error::Incompatible { program: program(), table },
-            SaveError::Unreadable(line) => Error::Unreadable { program: program(), line },
-        })
     }
 
     fn restore(&mut self, transactions: &[Transaction]) -> Result<(), Error> {
@@ -99,22 +122,30 @@ impl Iptables for Tool {
     }
 
     fn has_chain(&mut self, table: Table, chain: &str) -> Result<bool, Error> {
-        let arguments = ["--wait", LOCK_SECONDS, "-t", table.name(), "-S", chain, "1"];
-        let ended = run(&self.list, &arguments, None, LIMIT, |mut out| io::copy(&mut out, &mut io::sink()))?;
-        match ended.status.code() {
+        let command = self.command(&self.list, &["--wait", LOCK_SECONDS, "-t", table.name(), "-S", chain, "1"]);
+        let ended = run(command, None, LIMIT, |mut out| io::copy(&mut out, &mut io::sink()))?;
+        let Ended { status, said, .. } = ended;
+        let program = || self.list.display().to_string();
+        match status.code() {
             Some(0) => Ok(true),
             Some(1) => Ok(false),
-            _ => {
-                let program = self.list.display().to_string();
-                Err(Error::Failed { program, status: ended.status, said: ended.said })
-            }
+            _ if is_locked(status, &said) => Err(Error::Locked { program: program(), said }),
+            _ => Err(Error::Failed { program: program(), status, said }),
         }
+    }
+
+    fn route_loopback(&mut self) -> Result<(), Error> {
+        std::fs::write(ROUTE_LOCALNET, "1").map_err(Error::RouteLoopback)
     }
 
     fn generation(&mut self) -> Result<Option<u32>, Error> {
         let Some(kernel) = &mut self.kernel else { return Ok(None) };
         kernel.generation().map(|generation| Some(generation.0)).map_err(Error::Generation)
     }
+}
+
+fn is_locked(status: ExitStatus, said: &str) -> bool {
+    status.code() == Some(RESOURCE_PROBLEM) && said.contains("lock")
 }
 
 /// The number behind the first "line": each version of the tools has words of its own for it.
@@ -129,6 +160,41 @@ fn line_number(said: &str) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn save_by(script: &str) -> Result<Vec<String>, Error> {
+        let folder = tempfile::tempdir().unwrap();
+        let save = folder.path().join("save");
+        // Written by another process: a thread that forks meanwhile would keep our handle, and nothing could run the file.
+        let mut install = Command::new("install");
+        install.args(["-m", "755", "/dev/stdin"]).arg(&save).stdin(std::process::Stdio::piped());
+        let mut child = install.spawn().unwrap();
+        child.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
+        assert!(child.wait().unwrap().success());
+        let nothing = PathBuf::new();
+        let mut tool =
+            Tool { flavour: Flavour::Legacy, restore: nothing.clone(), save, list: nothing, lock: None, kernel: None };
+        let mut lines = Vec::new();
+        tool.save(Table::Nat, &mut |line| lines.push(format!("{line:?}"))).map(|()| lines)
+    }
+
+    #[test]
+    fn why_reading_ended_early_is_said_and_not_how_the_tool_died() {
+        // More than a pipe holds.
+        let rules = "i=0; while [ $i -lt 9000 ]; do echo '-A A -j ACCEPT'; i=$((i+1)); done; echo COMMIT";
+        let incompatible =
+            save_by(&format!("#!/bin/sh\necho \"# Table \\`nat' is incompatible, use 'nft' tool.\"\n{rules}\n"));
+        assert!(matches!(incompatible, Err(Error::Incompatible { .. })), "{incompatible:?}");
+        let beside = save_by(&format!(
+            "#!/bin/sh\necho \"# Table \\`nat' contains incompatible base-chains, use 'nft' tool to list them.\"\n\
+             echo '*nat'\n{rules}\n"
+        ));
+        assert_eq!(beside.unwrap().len(), 9_000);
+    }
+
+    #[test]
+    fn the_tools_end_is_said_when_all_was_read() {
+        assert!(matches!(save_by("#!/bin/sh\nexit 3\n"), Err(Error::Failed { .. })));
+    }
 
     #[test]
     fn the_refused_line_is_found_in_every_versions_words() {

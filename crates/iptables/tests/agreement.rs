@@ -5,6 +5,9 @@
 use iptables::{Fake, Family, Flavour, Iptables, Rule, Saved, Table, Tool};
 use netns::NetNs;
 
+/// A lock for each network namespace, where the machine has one for all.
+const LOCK: &str = "/proc/self/ns/net";
+
 /// What is fed one after the other; some of it is refused, and then changes nothing of its table.
 const V4: &[&str] = &[
     "*nat\n:A - [0:0]\n:B - [0:0]\n-A A -d 10.0.0.1/32 -p tcp -m comment --comment \"a 'b' \\\"c\\\" d\\\\e\" -m tcp --dport 80 -j B\n\
@@ -35,6 +38,7 @@ const V4: &[&str] = &[
     "*filter\n-I FORWARD 9 -j C\nCOMMIT\n",
     "*nat\n-D PREROUTING -j A\n:A - [0:0]\n:B - [0:0]\n-X A\n-X B\nCOMMIT\n",
     "*nat\n-Y A\nCOMMIT\n",
+    "*nat\n:E - [0:0]\n-A E -s 0.0.0.0/0 -d 0.0.0.0/0 -j RETURN\n-A E -s 10.0.0.0/8 -d 0.0.0.0/0 -j RETURN\nCOMMIT\n",
 ];
 
 const V6: &[&str] = &[
@@ -44,6 +48,7 @@ const V6: &[&str] = &[
     "*nat\n-A A -p udp -j DNAT --to-destination 10.0.0.1:1\nCOMMIT\n",
     "*filter\n:C - [0:0]\n-A C -p sctp -m sctp --dport 9 -j REJECT\n-A INPUT -j C\nCOMMIT\n",
     "*filter\n:C - [0:0]\n-D INPUT -j C\n-X C\nCOMMIT\n",
+    "*nat\n:E - [0:0]\n-A E -s ::/0 -d ::/0 -j RETURN\nCOMMIT\n",
 ];
 
 /// Chains by name with their rules, as values where they are modelled.
@@ -75,7 +80,7 @@ fn agree(family: Family, flavour: Flavour, feeds: &[&str]) {
     let mut fake = Fake::new(family);
     namespace
         .run(|| {
-            let mut tool = Tool::open(family, flavour).unwrap();
+            let mut tool = Tool::open(family, flavour).unwrap().locked_by(LOCK);
             for text in feeds {
                 let (by_tool, by_fake) = (tool.restore_text(text), fake.restore_text(text));
                 assert_eq!(by_tool.is_ok(), by_fake.is_ok(), "{flavour:?}: {by_tool:?} {by_fake:?}\n{text}");

@@ -4,6 +4,9 @@
 use iptables::{Error, Family, Flavour, Iptables, Jumps, Rule, Saved, Table, Tool, Transaction, detect};
 use netns::NetNs;
 
+/// A lock for each network namespace, where the machine has one for all.
+const LOCK: &str = "/proc/self/ns/net";
+
 fn inside<T: Send>(act: impl FnOnce() -> T + Send) -> T {
     NetNs::new().expect("network namespaces need CAP_SYS_ADMIN: run the tests as root").run(act).unwrap()
 }
@@ -11,11 +14,13 @@ fn inside<T: Send>(act: impl FnOnce() -> T + Send) -> T {
 #[test]
 fn the_flavour_is_the_one_that_others_use() {
     let hints = &[(Table::Mangle, "A-HINT")];
-    let write = |flavour, text: &str| Tool::open(Family::V4, flavour).unwrap().restore_text(text).unwrap();
+    let write =
+        |flavour, text: &str| Tool::open(Family::V4, flavour).unwrap().locked_by(LOCK).restore_text(text).unwrap();
     assert_eq!(inside(|| detect(hints).unwrap()), Flavour::Nft, "an empty namespace");
     let tables = inside(|| {
         detect(hints).unwrap();
-        std::fs::read_to_string("/proc/thread-self/net/ip_tables_names").unwrap()
+        // Not there as long as nothing has asked for the kernel's module.
+        std::fs::read_to_string("/proc/thread-self/net/ip_tables_names").unwrap_or_default()
     });
     assert_eq!(tables, "", "looking makes no legacy tables");
     let rules = "*filter\n-A INPUT -j ACCEPT\n-A INPUT -j ACCEPT\nCOMMIT\n";
@@ -36,7 +41,7 @@ fn the_flavour_is_the_one_that_others_use() {
 fn a_refusal_names_tool_and_line() {
     for (flavour, program) in [(Flavour::Nft, "iptables-nft-restore"), (Flavour::Legacy, "iptables-legacy-restore")] {
         let error = inside(|| {
-            let mut tool = Tool::open(Family::V4, flavour).unwrap();
+            let mut tool = Tool::open(Family::V4, flavour).unwrap().locked_by(LOCK);
             let mut transaction = Transaction::new(Table::Nat);
             let rule = Rule::new().comment("the wrong one").jump("NOWHERE");
             transaction.replace.push(("A".into(), vec![Rule::new().then(iptables::Target::Return), rule]));
@@ -53,7 +58,7 @@ fn a_refusal_names_tool_and_line() {
 #[test]
 fn the_generation_goes_up_with_each_transaction() {
     inside(|| {
-        let mut tool = Tool::open(Family::V4, Flavour::Nft).unwrap();
+        let mut tool = Tool::open(Family::V4, Flavour::Nft).unwrap().locked_by(LOCK);
         let mut one = Transaction::new(Table::Nat);
         one.replace.push(("A".into(), vec![Rule::new().then(iptables::Target::Return)]));
         let mut two = Transaction::new(Table::Filter);
@@ -69,7 +74,7 @@ fn the_generation_goes_up_with_each_transaction() {
         two.jumps[0].insert.clear();
         tool.restore(&[one, two]).unwrap();
         assert_eq!(tool.generation().unwrap(), Some(before + 2));
-        assert_eq!(Tool::open(Family::V4, Flavour::Legacy).unwrap().generation().unwrap(), None);
+        assert_eq!(Tool::open(Family::V4, Flavour::Legacy).unwrap().locked_by(LOCK).generation().unwrap(), None);
     });
 }
 
@@ -77,7 +82,7 @@ fn the_generation_goes_up_with_each_transaction() {
 fn what_others_wrote_is_shown_as_text() {
     for flavour in [Flavour::Nft, Flavour::Legacy] {
         inside(|| {
-            let mut tool = Tool::open(Family::V4, flavour).unwrap();
+            let mut tool = Tool::open(Family::V4, flavour).unwrap().locked_by(LOCK);
             tool.restore_text("*filter\n-A INPUT -i eth0 -m limit --limit 5/min -j LOG --log-prefix \"a b\"\nCOMMIT\n")
                 .unwrap();
             let mut specs = Vec::new();

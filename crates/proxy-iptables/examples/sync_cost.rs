@@ -33,6 +33,10 @@ impl Iptables for Inside {
     fn generation(&mut self) -> Result<Option<u32>, Error> {
         self.0.run(|| self.1.generation()).unwrap()
     }
+
+    fn route_loopback(&mut self) -> Result<(), Error> {
+        self.0.run(|| self.1.route_loopback()).unwrap()
+    }
 }
 
 fn service(number: usize) -> Service {

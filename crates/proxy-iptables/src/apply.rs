@@ -1,20 +1,23 @@
 //! Executes plans by the tools, and reads back what is there. One family's tools each; a run of a tool doesn't hold up the
 //! event loop.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use iptables::{Error, Flavour, Iptables, Table, Tool, Transaction};
+use iptables::{ChainName, Error, Flavour, Iptables, Rule, Table, Target, Tool, Transaction};
 use proxy::Backend;
 use service_model::{ForwardingTable, IpFamily};
 
 use crate::layout::family;
-use crate::names::CANARY;
+use crate::names::{CANARY, PROBE};
 use crate::plan::{Desired, IptablesPlan, removal};
+use crate::quarantine::{Need, Quarantine};
 use crate::settings::{Settings, Tuning};
 use crate::state::{Observed, Reader};
 
-/// Chains that tell which flavour a node's programs use: kubelet makes them for this.
+/// Chains that tell which flavour a node's programs use: kubelet makes the first two for this, and KUBE-SERVICES is ours
+/// or a kube-proxy's from before.
 pub const HINTS: &[(Table, &str)] =
     &[(Table::Mangle, "KUBE-IPTABLES-HINT"), (Table::Mangle, "KUBE-KUBELET-CANARY"), (Table::Nat, "KUBE-SERVICES")];
 
@@ -44,6 +47,7 @@ pub struct IptablesBackend<T> {
     family: IpFamily,
     options: Options,
     hands: Arc<Mutex<Hands<T>>>,
+    quarantine: Arc<Mutex<Quarantine>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +56,8 @@ pub enum BackendError {
     Read(#[source] Error),
     #[error("cannot write our chains")]
     Write(#[source] Error),
+    #[error("cannot let localhost's NodePorts answer")]
+    Localhost(#[source] Error),
     #[error("cannot tell whether the rules have changed")]
     Look(#[source] Error),
     #[error("cannot remove our chains")]
@@ -91,14 +97,14 @@ impl<T: Iptables + Send + 'static> IptablesBackend<T> {
         let [v4, v6] = tools;
         [(IpFamily::V4, v4), (IpFamily::V6, v6)].map(|(family, tool)| {
             let hands = Hands { tool, ledger: ledger.clone(), looked: None };
-            IptablesBackend { family, options, hands: Arc::new(Mutex::new(hands)) }
+            IptablesBackend { family, options, hands: Arc::new(Mutex::new(hands)), quarantine: Arc::default() }
         })
     }
 
     /// One family's alone.
     pub fn new(family: IpFamily, tool: T, options: Options) -> IptablesBackend<T> {
         let hands = Hands { tool, ledger: Arc::default(), looked: None };
-        IptablesBackend { family, options, hands: Arc::new(Mutex::new(hands)) }
+        IptablesBackend { family, options, hands: Arc::new(Mutex::new(hands)), quarantine: Arc::default() }
     }
 
     /// Gives access to the tool, for tests and instruments.
@@ -178,14 +184,46 @@ impl<T: Iptables> Hands<T> {
         written
     }
 
-    /// Whether somebody has flushed the tables.
+    /// Whether somebody has flushed the tables. Not while the other family writes, which keeps the tools' lock all the
+    /// time; if others keep it, that is seen the next time.
     fn flushed(&mut self, canaries: &[Table]) -> Result<bool, Error> {
+        let ledger = self.ledger.clone();
+        let _no_writes = lock(&ledger);
         for table in canaries {
-            if !self.tool.has_chain(*table, CANARY)? {
-                return Ok(true);
+            match self.tool.has_chain(*table, CANARY) {
+                Ok(true) => {}
+                Ok(false) => return Ok(true),
+                Err(Error::Locked { .. }) => return Ok(false),
+                Err(error) => return Err(error),
             }
         }
         Ok(false)
+    }
+
+    /// Which of these the kernel lacks. Nothing is known where it takes no rule at all.
+    fn missing(&mut self, needs: BTreeSet<Need>) -> Result<BTreeSet<Need>, Error> {
+        let mut missing = BTreeSet::new();
+        if !needs.is_empty() && self.takes(Rule::new().then(Target::Return))? {
+            for need in needs {
+                if !self.takes(need.rule())? {
+                    missing.insert(need);
+                }
+            }
+        }
+        Ok(missing)
+    }
+
+    /// Writes a chain with such a rule for a moment.
+    fn takes(&mut self, rule: Rule) -> Result<bool, Error> {
+        let chain = ChainName::from(PROBE);
+        let (mut probe, mut gone) = (Transaction::new(Table::Nat), Transaction::new(Table::Nat));
+        probe.replace.push((chain.clone(), vec![rule]));
+        gone.delete.push(chain);
+        match self.write(&[probe]) {
+            Ok(()) => self.write(&[gone]).map(|()| true),
+            Err(Error::Refused { .. } | Error::Failed { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Everything, if it has not been read for so long.
@@ -210,12 +248,14 @@ impl<T: Iptables + Send + 'static> Backend for IptablesBackend<T> {
     }
 
     fn desired(&self, table: &ForwardingTable) -> Desired {
-        Desired {
+        let desired = Desired {
             settings: Settings::new(table, self.options.tuning),
             ports: table.ports.clone(),
             revision: table.revision,
             changes: table.changes.clone(),
-        }
+            refused: Vec::new(),
+        };
+        lock(&self.quarantine).keep_out(desired, Instant::now())
     }
 
     fn plan(&self, desired: &Desired, observed: &Observed) -> IptablesPlan {
@@ -228,8 +268,25 @@ impl<T: Iptables + Send + 'static> Backend for IptablesBackend<T> {
 
     /// All transactions in one run of the tool.
     async fn apply(&self, plan: &IptablesPlan, mut observed: Observed) -> Result<Observed, BackendError> {
-        let transactions = plan.transactions.clone();
-        self.blocking(move |hands| hands.write(&transactions).map_err(BackendError::Write)).await?;
+        let (plan_too, quarantine) = (plan.clone(), self.quarantine.clone());
+        // The rules keep neighbours from the node's localhost (CVE-2020-8558), so they come first.
+        let answers = |settings: &Option<Settings>| settings.as_ref().is_some_and(Settings::localhost_answers);
+        let localhost = answers(&plan.settings) && !answers(&observed.settings);
+        self.blocking(move |hands| {
+            let written = hands.write(&plan_too.transactions);
+            let refused = match &written {
+                Err(Error::Refused { text, .. }) => Some(text.as_str()),
+                Err(Error::Failed { .. }) => Some(""),
+                _ => None,
+            };
+            if let Some(text) = refused {
+                let missing = hands.missing(Need::of(plan_too.ports.values())).map_err(BackendError::Write)?;
+                lock(&quarantine).learn(&plan_too, text, missing, Instant::now());
+            }
+            written.map_err(BackendError::Write)?;
+            if localhost { hands.tool.route_loopback().map_err(BackendError::Localhost) } else { Ok(()) }
+        })
+        .await?;
         plan.transactions.iter().for_each(|transaction| observed.take(transaction));
         observed.complete(plan);
         Ok(observed)

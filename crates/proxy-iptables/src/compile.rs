@@ -303,8 +303,9 @@ fn forwards(verdict: &Verdict) -> bool {
 
 fn said(verdict: &Verdict) -> &'static str {
     match verdict {
-        Verdict::Reject => "has no endpoints",
-        _ => "has no local endpoints",
+        Verdict::Forward(_) => "",
+        Verdict::Reject => "rejected",
+        Verdict::Drop => "dropped",
     }
 }
 

@@ -15,6 +15,22 @@ use crate::names::{
 };
 use crate::settings::Settings;
 
+/// What the jumps to our chains say, here as with kube-proxy.
+const PORTALS: &str = "kubernetes service portals";
+const EXTERNAL_PORTALS: &str = "kubernetes externally-visible service portals";
+const GUARD: &str = "kubernetes load balancer firewall";
+const HEALTH_CHECKS: &str = "kubernetes health check service ports";
+const FORWARDING: &str = "kubernetes forwarding rules";
+const POSTROUTING_COMMENT: &str = "kubernetes postrouting rules";
+const JUMP_COMMENTS: [(&str, &[&str]); 6] = [
+    (SERVICES, &[PORTALS]),
+    (EXTERNAL_SERVICES, &[EXTERNAL_PORTALS]),
+    (FIREWALL, &[GUARD]),
+    (NODE_PORTS, &[HEALTH_CHECKS]),
+    (FORWARD, &[FORWARDING]),
+    (POSTROUTING, &[POSTROUTING_COMMENT]),
+];
+
 /// Chains that all Services put rules into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Shared {
@@ -124,24 +140,34 @@ impl Settings {
         rules
     }
 
+    /// Whether a rule of the kernel's chains that leads to ours is a jump of ours, or of a kube-proxy's that was here
+    /// before. Any other is somebody's own idea, and theirs.
+    pub fn is_jump(table: Table, chain: &str, spec: &str) -> bool {
+        let comment = iptables::comment_of(spec);
+        let target = iptables::target_of(spec);
+        let known = |(of, comments): &(&str, &[&str])| {
+            target.as_deref() == Some(of) && comment.as_deref().is_some_and(|comment| comments.contains(&comment))
+        };
+        let martians = || Rule::parse(spec) == Some(Rule::new().jump(MARTIANS));
+        JUMP_COMMENTS.iter().any(known) || (table == Table::Filter && chain == "INPUT" && martians())
+    }
+
     /// Who calls our chains.
     pub fn hooks(&self) -> Vec<Hook> {
-        let portals = || Rule::new().comment("kubernetes service portals");
+        let portals = || Rule::new().comment(PORTALS);
         // Of a translated connection everything has been decided, and its endpoint may be somebody's frontend.
         let new = |comment: &str, chain: &str| {
             Rule::new().comment(comment).state(States::NEW).not_state(States::DNAT).jump(chain)
         };
-        let firewall = || new("kubernetes load balancer firewall", FIREWALL);
-        let external = || new("kubernetes externally-visible service portals", EXTERNAL_SERVICES);
-        let services = || new("kubernetes service portals", SERVICES);
-        let mut input =
-            vec![firewall(), Rule::new().comment("kubernetes health check service ports").jump(NODE_PORTS), external()];
+        let firewall = || new(GUARD, FIREWALL);
+        let external = || new(EXTERNAL_PORTALS, EXTERNAL_SERVICES);
+        let services = || new(PORTALS, SERVICES);
+        let mut input = vec![firewall(), Rule::new().comment(HEALTH_CHECKS).jump(NODE_PORTS), external()];
         if self.localhost_answers() {
             input.insert(0, Rule::new().jump(MARTIANS));
         }
-        let forward =
-            vec![firewall(), external(), services(), Rule::new().comment("kubernetes forwarding rules").jump(FORWARD)];
-        let postrouting = Rule::new().comment("kubernetes postrouting rules").jump(POSTROUTING);
+        let forward = vec![firewall(), external(), services(), Rule::new().comment(FORWARDING).jump(FORWARD)];
+        let postrouting = Rule::new().comment(POSTROUTING_COMMENT).jump(POSTROUTING);
         vec![
             Hook { table: Table::Nat, chain: "PREROUTING", jumps: vec![portals().jump(SERVICES)] },
             Hook { table: Table::Nat, chain: "OUTPUT", jumps: vec![portals().jump(SERVICES)] },
@@ -175,7 +201,6 @@ impl Settings {
     fn to_node_ports(&self, comment: &str, chain: &str) -> Vec<Rule> {
         let rule = || Rule::new().comment(comment);
         match &self.node_ports {
-            NodePortAddresses::AllLocal if self.localhost_answers() => vec![rule().destination_is_local().jump(chain)],
             NodePortAddresses::AllLocal => {
                 vec![rule().not_destination(self.loopback()).destination_is_local().jump(chain)]
             }

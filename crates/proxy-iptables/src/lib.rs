@@ -7,11 +7,12 @@ mod compile;
 mod layout;
 mod names;
 mod plan;
+mod quarantine;
 mod settings;
 mod state;
 
 pub use apply::{BackendError, FullLook, HINTS, IptablesBackend, Options};
 pub use names::is_ours;
 pub use plan::{Desired, IptablesPlan};
-pub use settings::{Tuning, allow_localhost_node_ports};
+pub use settings::Tuning;
 pub use state::Observed;

@@ -17,13 +17,15 @@ pub const FORWARD: &str = "KUBE-FORWARD";
 pub const FIREWALL: &str = "KUBE-PROXY-FIREWALL";
 /// Empty; its absence tells that somebody has flushed the table.
 pub const CANARY: &str = "KUBE-PROXY-CANARY";
+/// There only while we find out what the kernel can't do.
+pub const PROBE: &str = "KUBE-PROXY-PROBE";
 /// kube-proxy has no counterpart of these.
 pub const CLUSTER_IPS: &str = "KUBE-CLUSTER-IPS";
 pub const CLOSED_NODE_PORTS: &str = "KUBE-CLOSED-NODEPORTS";
 pub const REJECT: &str = "KUBE-PROXY-REJECT";
 pub const MARTIANS: &str = "KUBE-PROXY-MARTIANS";
 
-const NAT: [&str; 5] = [SERVICES, NODE_PORTS, POSTROUTING, MARK_MASQUERADE, CANARY];
+const NAT: [&str; 6] = [SERVICES, NODE_PORTS, POSTROUTING, MARK_MASQUERADE, CANARY, PROBE];
 const FILTER: [&str; 10] = [
     SERVICES,
     NODE_PORTS,

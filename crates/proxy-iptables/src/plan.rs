@@ -11,7 +11,7 @@ use service_model::{Changes, Masquerade, Revision, ServicePort, ServicePortName}
 
 use crate::compile::Compiler;
 use crate::layout::Shared;
-use crate::settings::Settings;
+use crate::settings::{Settings, endpoints};
 use crate::state::{Fingerprint, Observed, Place};
 
 /// What a table asks for.
@@ -21,6 +21,8 @@ pub struct Desired {
     pub ports: Arc<BTreeMap<ServicePortName, Arc<ServicePort>>>,
     pub revision: Revision,
     pub changes: Changes,
+    /// Ports that are in quarantine, and therefore not among the others.
+    pub refused: Vec<Refusal>,
 }
 
 /// At most one transaction per table, and how the Service ports are written after them.
@@ -32,6 +34,9 @@ pub struct IptablesPlan {
     pub(crate) programmed: Vec<(ServicePortName, Option<Arc<ServicePort>>)>,
     pub(crate) settings: Option<Settings>,
     pub(crate) revision: Option<Revision>,
+    pub(crate) refused: Vec<Refusal>,
+    /// All that are wanted: whoever learns that a rule is refused looks for its port.
+    pub(crate) ports: Arc<BTreeMap<ServicePortName, Arc<ServicePort>>>,
 }
 
 struct Planner<'a> {
@@ -46,6 +51,16 @@ struct Planner<'a> {
 
 impl Desired {
     pub fn plan(&self, observed: &Observed) -> IptablesPlan {
+        let before = observed.settings.as_ref().map(|settings| settings.commented);
+        let settings = self.settings.clone().commented(endpoints(self.ports.values()), before);
+        if settings == self.settings {
+            self.plan_as_it_is(observed)
+        } else {
+            Desired { settings, ..self.clone() }.plan_as_it_is(observed)
+        }
+    }
+
+    fn plan_as_it_is(&self, observed: &Observed) -> IptablesPlan {
         let mut planner = Planner {
             desired: self,
             observed,
@@ -82,7 +97,8 @@ impl Desired {
 }
 
 impl Planner<'_> {
-    fn want(&mut self, table: Table, chain: ChainName, rules: Vec<Rule>) {
+    fn want(&mut self, table: Table, chain: ChainName, mut rules: Vec<Rule>) {
+        rules.retain(|rule| !rule.is_impossible());
         let place = (table, chain);
         if self.observed.chains(table).get(&place.1) != Some(&Fingerprint::of(&rules)) {
             self.replace.insert(place.clone(), rules);
@@ -212,6 +228,8 @@ impl Planner<'_> {
             programmed: self.programmed,
             settings: Some(self.desired.settings.clone()),
             revision: Some(self.desired.revision),
+            refused: self.desired.refused.clone(),
+            ports: self.desired.ports.clone(),
         }
     }
 }
@@ -251,11 +269,13 @@ impl proxy::Plan for IptablesPlan {
             programmed: if whole { self.programmed.clone() } else { Vec::new() },
             settings: self.settings.clone().filter(|_| whole),
             revision: self.revision.filter(|_| whole),
+            refused: self.refused.clone(),
+            ports: self.ports.clone(),
         }
     }
 
     fn refused(&self) -> &[Refusal] {
-        &[]
+        &self.refused
     }
 }
 

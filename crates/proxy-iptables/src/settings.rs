@@ -2,20 +2,21 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use service_model::{ForwardingTable, IpFamily, NodePortAddresses, ServicePort};
 
-/// Endpoints from which on the rules of endpoints carry no comments, which would be most of the text.
+/// With more endpoints than this their rules carry no comments, which would be most of the text. As all of those rules are
+/// written anew then, it takes clearly fewer endpoints for them to come back.
 const MANY_ENDPOINTS: usize = 1_000;
+const FEW_ENDPOINTS: usize = 800;
 
 /// What an operator may choose for this mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tuning {
     /// Marks packets to be masqueraded (`masqueradeBit: 14`).
     pub masquerade_mark: u32,
-    /// NodePorts answer on 127.0.0.0/8 too. Needs `allow_localhost_node_ports`.
-    pub localhost_node_ports: bool,
     /// Packets that connection tracking can't place are dropped when forwarded, since their answers would leave without
     /// being translated back.
     pub drop_invalid: bool,
@@ -23,7 +24,7 @@ pub struct Tuning {
 
 impl Default for Tuning {
     fn default() -> Self {
-        Tuning { masquerade_mark: 1 << 14, localhost_node_ports: false, drop_invalid: true }
+        Tuning { masquerade_mark: 1 << 14, drop_invalid: true }
     }
 }
 
@@ -41,9 +42,6 @@ pub struct Settings {
 
 impl Settings {
     pub fn new(table: &ForwardingTable, tuning: Tuning) -> Settings {
-        // Each list counts as a whole: this is asked with every change, and needs no more precision.
-        let lists = |port: &ServicePort| port.internal.endpoints().len().max(port.external.endpoints().len());
-        let endpoints: usize = table.ports.values().map(|port| lists(port)).sum();
         Settings {
             family: table.family,
             tuning,
@@ -51,8 +49,18 @@ impl Settings {
             service_cidrs: table.service_cidrs.clone(),
             node_ports: table.node_ports.clone(),
             node_addresses: table.node_addresses.clone(),
-            commented: endpoints <= MANY_ENDPOINTS,
+            commented: true,
         }
+    }
+
+    /// With comments or without, by the number of endpoints and by how the rules were written `before`.
+    pub fn commented(self, endpoints: usize, before: Option<bool>) -> Settings {
+        let commented = match endpoints {
+            ..FEW_ENDPOINTS => true,
+            FEW_ENDPOINTS..=MANY_ENDPOINTS => before.unwrap_or(true),
+            _ => false,
+        };
+        Settings { commented, ..self }
     }
 
     pub fn loopback(&self) -> IpNet {
@@ -65,15 +73,34 @@ impl Settings {
     /// Whether NodePorts answer on 127.0.0.0/8. IPv6 has no way to route its loopback address.
     pub fn localhost_answers(&self) -> bool {
         let listed = match &self.node_ports {
-            NodePortAddresses::AllLocal => self.tuning.localhost_node_ports,
+            NodePortAddresses::AllLocal => false,
             NodePortAddresses::Only(addresses) => addresses.iter().any(IpAddr::is_loopback),
         };
         listed && self.family == IpFamily::V4
     }
 }
 
-/// Lets the kernel route 127.0.0.0/8, without which localhost NodePorts reach nobody. The rules keep neighbours from using
-/// it (CVE-2020-8558), so call it when they are in force.
-pub fn allow_localhost_node_ports() -> std::io::Result<()> {
-    std::fs::write("/proc/sys/net/ipv4/conf/all/route_localnet", "1")
+/// How many endpoints there are. Each list counts as a whole: this is asked with every change, and needs no more precision.
+pub fn endpoints<'a>(ports: impl IntoIterator<Item = &'a Arc<ServicePort>>) -> usize {
+    let widest = |port: &Arc<ServicePort>| port.internal.endpoints().len().max(port.external.endpoints().len());
+    ports.into_iter().map(widest).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use service_model::{NodeView, ServiceModel};
+
+    #[test]
+    fn a_pod_more_or_less_does_not_turn_comments_on_and_off() {
+        let table = ServiceModel::new().resolve(&NodeView::named("here"), IpFamily::V4);
+        let mut before = None;
+        for (endpoints, commented) in
+            [(900, true), (1_000, true), (1_001, false), (1_000, false), (800, false), (799, true), (1_000, true)]
+        {
+            let settings = Settings::new(&table, Tuning::default()).commented(endpoints, before);
+            assert_eq!(settings.commented, commented, "{endpoints} after {before:?}");
+            before = Some(commented);
+        }
+    }
 }

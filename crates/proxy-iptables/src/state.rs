@@ -25,9 +25,9 @@ pub type Place = (Table, String);
 pub struct Observed {
     pub nat: HashMap<ChainName, Fingerprint>,
     pub filter: HashMap<ChainName, Fingerprint>,
-    /// Rules of the kernel's chains that lead to ours, as they were saved.
+    /// Our jumps in the kernel's chains, as they were saved.
     pub jumps: BTreeMap<Place, Vec<String>>,
-    /// Chains of ours that somebody else's chains lead to: they can be emptied, but not deleted.
+    /// Chains of ours that somebody else's rules lead to: they can be emptied, but not deleted.
     pub pinned: BTreeSet<(Table, ChainName)>,
     /// How the Service ports were written that are in force; empty right after reading the kernel.
     pub programmed: BTreeMap<ServicePortName, Arc<ServicePort>>,
@@ -113,7 +113,10 @@ impl Observed {
             let parsed = |specs: &Vec<String>| specs.iter().map(|spec| Rule::parse(spec)).collect();
             observed.jumps.iter().map(|(place, specs)| (place.clone(), parsed(specs))).collect()
         };
-        self.nat == other.nat && self.filter == other.filter && jumps(self) == jumps(other)
+        self.nat == other.nat
+            && self.filter == other.filter
+            && self.pinned == other.pinned
+            && jumps(self) == jumps(other)
     }
 }
 
@@ -142,7 +145,7 @@ impl Reader {
     fn foreign(&mut self, table: Table, chain: &str, spec: &str) {
         let Some(target) = iptables::target_of(spec).filter(|target| is_ours(table, target)) else { return };
         let place = (table, chain.to_owned());
-        if self.builtin.contains(&place) {
+        if self.builtin.contains(&place) && Settings::is_jump(table, chain, spec) {
             self.observed.jumps.entry(place).or_default().push(spec.to_owned());
         } else {
             self.observed.pinned.insert((table, target.into()));

@@ -12,12 +12,14 @@ use iptables::{EachLine, Error, Fake, Family, Flavour, Iptables, Saved, Table, T
 use netns::NetNs;
 use proxy::Backend;
 use proxy::battery::{self, Fate, Random, World};
-use proxy_iptables::{FullLook, IptablesBackend, Options, Tuning};
+use proxy_iptables::{FullLook, IptablesBackend, Options};
 use rig::Rig;
 use service_model::{
     Change, Event, IpFamily, NodePortAddresses, Outcome, Packet, Port, Protocol, ServiceModel, Source,
 };
 
+/// A lock for each network namespace, where the machine has one for all.
+const LOCK: &str = "/proc/self/ns/net";
 const FLAVOURS: [Flavour; 2] = [Flavour::Nft, Flavour::Legacy];
 
 /// A tool that works in a namespace, whoever calls it.
@@ -42,6 +44,10 @@ impl Iptables for Inside {
     fn generation(&mut self) -> Result<Option<u32>, Error> {
         self.namespace.run(|| self.tool.generation()).unwrap()
     }
+
+    fn route_loopback(&mut self) -> Result<(), Error> {
+        self.namespace.run(|| self.tool.route_loopback()).unwrap()
+    }
 }
 
 fn of(family: IpFamily) -> Family {
@@ -50,7 +56,8 @@ fn of(family: IpFamily) -> Family {
 
 fn inside(namespace: &NetNs, family: IpFamily, flavour: Flavour) -> Inside {
     let tool = namespace.run(|| Tool::open(of(family), flavour)).unwrap();
-    Inside { namespace: namespace.clone(), tool: tool.expect("the package iptables has the tools of both flavours") }
+    let tool = tool.expect("the package iptables has the tools of both flavours").locked_by(LOCK);
+    Inside { namespace: namespace.clone(), tool }
 }
 
 fn backend_in(namespace: &NetNs, family: IpFamily, flavour: Flavour) -> IptablesBackend<Inside> {
@@ -110,7 +117,9 @@ async fn our_own_writes_of_either_family_are_not_taken_for_a_strangers() {
                 assert!(!backend.is_stale(known).await.unwrap(), "{flavour:?} round {round}");
             }
         }
-        let write = || Tool::open(Family::V6, flavour).unwrap().restore_text("*nat\n-F KUBE-SERVICES\nCOMMIT\n");
+        let write = || {
+            Tool::open(Family::V6, flavour).unwrap().locked_by(LOCK).restore_text("*nat\n-F KUBE-SERVICES\nCOMMIT\n")
+        };
         namespace.run(write).unwrap().unwrap();
         assert!(backends[1].is_stale(&observed[1]).await.unwrap(), "{flavour:?}");
     }
@@ -141,6 +150,10 @@ impl Iptables for Both {
 
     fn generation(&mut self) -> Result<Option<u32>, Error> {
         self.tool.generation()
+    }
+
+    fn route_loopback(&mut self) -> Result<(), Error> {
+        self.tool.route_loopback()
     }
 }
 
@@ -173,7 +186,8 @@ async fn converges_from_garbage_and_leaves_others_alone() {
         "*nat\n:KUBE-SERVICES - [0:0]\nCOMMIT\n",
         "*nat\n-I KUBE-SERVICES 1 -i eth0 -j RETURN\nCOMMIT\n",
         "*nat\n-D PREROUTING -m comment --comment \"kubernetes service portals\" -j KUBE-SERVICES\nCOMMIT\n",
-        "*nat\n-A OUTPUT -p tcp -j KUBE-SERVICES\nCOMMIT\n",
+        "*nat\n-A OUTPUT -m conntrack --ctstate NEW -m comment --comment \"kubernetes service portals\" -j KUBE-SERVICES\nCOMMIT\n",
+        "*nat\n-A OUTPUT -p tcp -j KUBE-SERVICES\n-A POSTROUTING -s 10.1.0.0/16 -j KUBE-MARK-MASQ\nCOMMIT\n",
         "*nat\n:KUBE-SEP-AAAAAAAAAAAAAAAA - [0:0]\n-A KUBE-SEP-AAAAAAAAAAAAAAAA -m ttl --ttl-eq 9 -j KUBE-MARK-MASQ\nCOMMIT\n",
         "*filter\n-A KUBE-FORWARD -m limit --limit 5/min -j DROP\nCOMMIT\n",
         "*nat\n:KUBE-SVC-AAAAAAAAAAAAAAAA - [0:0]\n-A THEIRS -j KUBE-SVC-AAAAAAAAAAAAAAAA\nCOMMIT\n",
@@ -181,7 +195,7 @@ async fn converges_from_garbage_and_leaves_others_alone() {
     for flavour in FLAVOURS {
         let namespace = rig::namespace();
         let write = |text: &str| {
-            let write = || Tool::open(Family::V4, flavour).unwrap().restore_text(text);
+            let write = || Tool::open(Family::V4, flavour).unwrap().locked_by(LOCK).restore_text(text);
             namespace.run(write).unwrap().unwrap();
         };
         write(
@@ -194,7 +208,16 @@ async fn converges_from_garbage_and_leaves_others_alone() {
         let mut next = spoils.iter().cycle();
         let world = World::new(IpFamily::V4);
         battery::converges_from_garbage(&backend, &world, 9, |_, _| write(next.next().unwrap())).await;
-        // What somebody else's rule leads to is emptied; it goes when they let go.
+        // What somebody else's rule leads to is emptied; it goes when they let go. Until then they keep their rules.
+        backend.cleanup().await.unwrap();
+        let own = ["OUTPUT -p tcp -j KUBE-SERVICES", "POSTROUTING -s 10.1.0.0/16 -j KUBE-MARK-MASQ"];
+        let left = contents(&mut tool, Table::Nat).unwrap();
+        assert!(own.iter().all(|rule| left.iter().any(|one| one == rule)), "{flavour:?}: {left:?}");
+        assert!(tool.has_chain(Table::Nat, "KUBE-SERVICES").unwrap());
+        assert!(!left.iter().any(|rule| rule.starts_with("KUBE-")), "{left:?}");
+        for rule in left.iter().filter(|rule| own.contains(&rule.as_str())) {
+            write(&format!("*nat\n-D {rule}\nCOMMIT\n"));
+        }
         write("*nat\n:THEIRS - [0:0]\n-A THEIRS -j RETURN\nCOMMIT\n");
         backend.cleanup().await.unwrap();
         let after = [Table::Nat, Table::Filter].map(|table| contents(&mut tool, table).unwrap());
@@ -209,7 +232,7 @@ async fn our_jumps_come_first_and_are_not_fought_for() {
     for flavour in FLAVOURS {
         let namespace = rig::namespace();
         let write = |text: &str| {
-            let write = || Tool::open(Family::V4, flavour).unwrap().restore_text(text);
+            let write = || Tool::open(Family::V4, flavour).unwrap().locked_by(LOCK).restore_text(text);
             namespace.run(write).unwrap().unwrap();
         };
         write("*filter\n-A FORWARD -j DROP\nCOMMIT\n");
@@ -323,14 +346,12 @@ async fn localhost_node_ports_answer_the_node_and_no_neighbour() {
     let localhost = "127.0.0.1".parse().unwrap();
     world.node.node_ports = NodePortAddresses::Only([world.node_address, localhost].into());
     let rig = Rig::new(&world);
-    let options = Options { tuning: Tuning::default(), ..Options::default() };
-    let backend = IptablesBackend::new(IpFamily::V4, inside(&rig.node, IpFamily::V4, Flavour::Nft), options);
+    let backend = backend_in(&rig.node, IpFamily::V4, Flavour::Nft);
     let mut model = ServiceModel::new();
     let spec = serde_json::json!({"type": "NodePort", "clusterIPs": ["10.96.0.9"], "sessionAffinity": "ClientIP",
         "ports": [{"name": "p", "port": 80, "nodePort": 30080}]});
     upsert(&mut model, &world, "s", spec, &[&world.local_pods[..], &world.remote_pods[..]].concat());
     battery::settle(&backend, &model.resolve(&world.node, IpFamily::V4)).await;
-    rig.node.run(|| proxy_iptables::allow_localhost_node_ports().unwrap()).unwrap();
     let ask = || {
         let answer = || {
             use std::io::Read;

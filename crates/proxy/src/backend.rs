@@ -71,4 +71,10 @@ pub enum RefusalReason {
     TooManyLists,
     #[error("there are more different endpoint counts and affinity timeouts than this mode can number")]
     TooManyClasses,
+    #[error("this kernel has no match for SCTP's ports (xt_sctp)")]
+    NoSctp,
+    #[error("this kernel has no match that remembers clients, which session affinity needs (xt_recent)")]
+    NoAffinity,
+    #[error("the kernel refuses its rules")]
+    RulesRefused,
 }

@@ -11,10 +11,16 @@ use serde_json::Value;
 use super::image;
 use crate::step;
 
+/// A test binary. Several packages may have one of the same name.
+pub struct Test {
+    pub package: String,
+    pub name: String,
+    path: PathBuf,
+}
+
 /// What cargo built.
 pub struct Binaries {
-    /// By name, which several packages may share.
-    pub tests: Vec<(String, PathBuf)>,
+    pub tests: Vec<Test>,
     /// The product and other programs that tests start.
     programs: Vec<PathBuf>,
 }
@@ -38,7 +44,10 @@ pub fn build(packages: &[&str], only: &[String]) -> Result<Binaries> {
         match is_test {
             _ if is_example => {}
             false => binaries.programs.push(executable.into()),
-            true if only.is_empty() || only.contains(&name) => binaries.tests.push((name, executable.into())),
+            true if only.is_empty() || only.contains(&name) => {
+                let package = package(&message).context("a target's package")?.to_owned();
+                binaries.tests.push(Test { package, name, path: executable.into() });
+            }
             true => {}
         }
     }
@@ -46,6 +55,11 @@ pub fn build(packages: &[&str], only: &[String]) -> Result<Binaries> {
         bail!("no test binary of these names: {}", only.join(", "));
     }
     Ok(binaries)
+}
+
+/// The package of cargo's message, by its folder, which bears its name.
+fn package(message: &Value) -> Option<&str> {
+    Path::new(message["manifest_path"].as_str()?).parent()?.file_name()?.to_str()
 }
 
 /// Makes the disk in `folder`.
@@ -58,7 +72,7 @@ pub fn pack(
 ) -> Result<PathBuf> {
     let (content, disk) = (folder.join("content"), folder.join("payload.img"));
     let files = content.join("files");
-    for path in binaries.programs.iter().chain(binaries.tests.iter().map(|(_, path)| path)).chain(kubectls) {
+    for path in binaries.programs.iter().chain(binaries.tests.iter().map(|test| &test.path)).chain(kubectls) {
         let to = files.join(path.strip_prefix("/").context("an absolute path")?);
         fs::create_dir_all(to.parent().context("a file's folder")?)?;
         fs::copy(path, &to).with_context(|| format!("cannot copy {}", path.display()))?;
@@ -95,7 +109,7 @@ fn script(binaries: &Binaries, kubectls: &[PathBuf], filter: Option<&str>, slown
     script.push_str("export PROPTEST_RNG_SEED=20 PROPTEST_CASES=8\n");
     writeln!(script, "export PORTOLAN_TEST_PATIENCE={slowness}")?;
     script.push_str("uname -r\necho \"cgroups: $(stat -fc %T /sys/fs/cgroup)\"\n");
-    for (name, path) in &binaries.tests {
+    for Test { name, path, .. } in &binaries.tests {
         let filter = filter.map(|filter| format!("'{filter}'")).unwrap_or_default();
         writeln!(script, "begun=$(date +%s)\n'{}' --color=never {filter}", path.display())?;
         writeln!(script, "echo \"RESULT {name} $? $(($(date +%s) - begun))\"")?;

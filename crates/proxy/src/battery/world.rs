@@ -146,11 +146,11 @@ impl World {
             .collect();
         let mut ranges = Vec::new();
         if random.chance(30) {
-            let (host, pods) = match self.family {
-                IpFamily::V4 => ("172.30.0.0/25", "10.244.1.0/24"),
-                IpFamily::V6 => ("fd00:172::/121", "fd00:244:1::/64"),
+            let choices = match self.family {
+                IpFamily::V4 => ["172.30.0.0/25", "10.244.1.0/24", "0.0.0.0/0"],
+                IpFamily::V6 => ["fd00:172::/121", "fd00:244:1::/64", "::/0"],
             };
-            ranges.push(if random.chance(50) { host } else { pods }.to_owned());
+            ranges.extend(random.pick(&choices).map(|range| (*range).to_owned()));
         }
         let sticky = random.chance(30);
         let timeout = Some(if random.chance(50) { 60 } else { 10_800 });
