@@ -114,3 +114,41 @@ impl IptablesPlan {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::{Settings, Tuning};
+    use service_model::{Change, Event, IpFamily, NodeView, ServiceModel};
+
+    #[test]
+    fn whoever_is_left_out_is_tried_again_after_a_while() {
+        let mut model = ServiceModel::new();
+        for (number, protocol) in ["TCP", "SCTP"].into_iter().enumerate() {
+            let service = serde_json::json!({"metadata": {"namespace": "ns", "name": format!("s{number}")},
+                "spec": {"clusterIPs": [format!("10.96.0.{}", number + 1)], "ports": [{"port": 80, "protocol": protocol}]}});
+            model.apply(Event::Service(Change::Upsert(serde_json::from_value(service).unwrap())));
+        }
+        let table = model.resolve(&NodeView::named("here"), IpFamily::V4);
+        let desired = Desired {
+            settings: Settings::new(&table, Tuning::default()),
+            ports: table.ports.clone(),
+            revision: table.revision,
+            changes: Changes { since: Some(table.revision), ..Changes::default() },
+            refused: Vec::new(),
+        };
+        let mut quarantine = Quarantine::default();
+        let begin = Instant::now();
+        let all = quarantine.keep_out(desired.clone(), begin);
+        assert_eq!((all.ports.len(), all.changes.since), (2, Some(table.revision)));
+        let plan = all.plan(&crate::Observed::default());
+        quarantine.learn(&plan, "COMMIT", BTreeSet::new(), begin);
+        assert_eq!(quarantine.keep_out(desired.clone(), begin).ports.len(), 2, "nobody's line is nobody's fault");
+        quarantine.learn(&plan, "COMMIT", [Need::Sctp].into(), begin);
+        let out = quarantine.keep_out(desired.clone(), begin);
+        assert_eq!((out.ports.len(), out.refused.len()), (1, 1));
+        let again = quarantine.keep_out(desired, begin + TRIED_AGAIN);
+        assert_eq!((again.ports.len(), again.refused.len()), (2, 0));
+        assert_eq!(again.changes.since, None, "the table's changes don't say that it is back");
+    }
+}

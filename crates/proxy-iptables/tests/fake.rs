@@ -1,6 +1,7 @@
 //! The backend on the fake: the battery, with and without generations, and what a plan says.
 #![allow(clippy::unwrap_used)]
 
+use std::sync::mpsc;
 use std::time::Duration;
 
 use iptables::{EachLine, Error, Fake, Iptables, Table, Transaction};
@@ -259,6 +260,63 @@ async fn localhost_is_routed_when_its_node_ports_answer_and_not_before() {
     world.node.node_ports = NodePortAddresses::Only(["127.0.0.1".parse().unwrap()].into());
     battery::settle(&backend, &model.resolve(&world.node, IpFamily::V4)).await;
     assert!(backend.with_tool(|fake| fake.routes_loopback()));
+}
+
+/// Tells of its writes; and once it has ears, takes a moment to look for a chain, in which nobody may write.
+struct Slow {
+    fake: Fake,
+    writes: mpsc::Sender<()>,
+    looks: mpsc::Sender<()>,
+    ears: Option<mpsc::Receiver<()>>,
+}
+
+impl Iptables for Slow {
+    fn save(&mut self, table: Table, each: EachLine<'_>) -> Result<(), Error> {
+        self.fake.save(table, each)
+    }
+
+    fn restore(&mut self, transactions: &[Transaction]) -> Result<(), Error> {
+        self.writes.send(()).ok();
+        self.fake.restore(transactions)
+    }
+
+    fn has_chain(&mut self, table: Table, chain: &str) -> Result<bool, Error> {
+        if let Some(ears) = &self.ears {
+            self.looks.send(()).ok();
+            assert!(ears.recv_timeout(Duration::from_millis(300)).is_err(), "the other family writes meanwhile");
+        }
+        self.fake.has_chain(table, chain)
+    }
+
+    fn route_loopback(&mut self) -> Result<(), Error> {
+        self.fake.route_loopback()
+    }
+
+    fn generation(&mut self) -> Result<Option<u32>, Error> {
+        self.fake.generation()
+    }
+}
+
+#[tokio::test]
+async fn a_look_at_one_family_and_a_write_to_the_other_wait_for_each_other() {
+    let ((writes, ears), (looks, looking)) = (mpsc::channel(), mpsc::channel());
+    let slow = |of| {
+        let fake = Fake::without_generations(family(of));
+        Slow { fake, writes: writes.clone(), looks: looks.clone(), ears: None }
+    };
+    let options = Options { full_look: FullLook(Duration::from_secs(3600)), ..Options::default() };
+    let [v4, v6] = IptablesBackend::pair(IpFamily::BOTH.map(slow), options);
+    let tables = IpFamily::BOTH.map(|family| {
+        let world = World::new(family);
+        world.model(&mut Random::new(1)).resolve(&world.node, family)
+    });
+    let known = battery::settle(&v6, &tables[1]).await;
+    while ears.try_recv().is_ok() {}
+    v6.with_tool(|tool| tool.ears = Some(ears));
+    let look = tokio::spawn(async move { v6.is_stale(&known).await.unwrap() });
+    tokio::task::spawn_blocking(move || looking.recv().unwrap()).await.unwrap();
+    battery::settle(&v4, &tables[0]).await;
+    assert!(!look.await.unwrap());
 }
 
 /// The tools' lock is somebody else's for ever.

@@ -125,3 +125,14 @@ fn size(path: &Path) -> Result<u64> {
     }
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tests_of_one_name_are_told_apart_by_their_packages() {
+        let of = |folder: &str| serde_json::json!({"manifest_path": format!("/w/crates/{folder}/Cargo.toml")});
+        assert_eq!((package(&of("nft")), package(&of("iptables"))), (Some("nft"), Some("iptables")));
+    }
+}
