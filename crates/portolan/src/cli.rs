@@ -49,15 +49,6 @@ pub enum Command {
         #[arg(long, value_name = "DIR")]
         dir: Option<PathBuf>,
     },
-    /// A node's agent (started by `up`).
-    #[command(name = "__agent", hide = true)]
-    Agent(Part),
-    /// A node's proxy (started by `up`).
-    #[command(name = "__proxy", hide = true)]
-    Proxy(Part),
-    /// A node's DNS server (started by `up`).
-    #[command(name = "__dns", hide = true)]
-    Dns(Part),
 }
 
 /// Which system a command means.
@@ -224,10 +215,4 @@ pub enum Image {
 pub enum ListFormat {
     Table,
     Json,
-}
-
-/// A part of a node, configured by a file that `up` writes.
-#[derive(Args)]
-pub struct Part {
-    pub config: PathBuf,
 }

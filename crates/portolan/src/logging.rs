@@ -2,14 +2,14 @@
 
 use tracing_subscriber::EnvFilter;
 
-use crate::cli::Command;
+/// What a person sees is kept to warnings.
+pub const COMMANDS: &str = "warn";
 
-/// Starts logging: what a person sees is kept to warnings, a node's parts tell what they do.
-pub fn start(command: &Command) {
-    let level = match command {
-        Command::Agent(_) | Command::Proxy(_) | Command::Dns(_) => "info",
-        _ => "warn",
-    };
+/// A node's parts tell what they do.
+pub const PARTS: &str = "info";
+
+/// Starts logging, at this level unless the environment says otherwise.
+pub fn start(level: &str) {
     let filter = EnvFilter::try_from_env("PORTOLAN_LOG").unwrap_or_else(|_| EnvFilter::new(level));
     tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -19,6 +19,10 @@ fn main() -> ExitCode {
     if let Some(code) = testserver::dispatch(std::env::args_os()) {
         return code;
     }
+    if let Some(part) = commands::Part::of(std::env::args_os()) {
+        logging::start(logging::PARTS);
+        return ended(part.run());
+    }
     let cli = match cli::Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -30,12 +34,13 @@ fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    logging::start(&cli.command);
-    match commands::run(cli) {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("portolan: {}", failure::told(&error));
-            failure::code(&error)
-        }
-    }
+    logging::start(logging::COMMANDS);
+    ended(commands::run(cli))
+}
+
+fn ended(result: anyhow::Result<ExitCode>) -> ExitCode {
+    result.unwrap_or_else(|error| {
+        eprintln!("portolan: {}", failure::told(&error));
+        failure::code(&error)
+    })
 }

@@ -13,6 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::cli::{Cli, Command};
+pub use self::part::Part;
 use crate::up;
 
 /// Runs the command the user asked for.
@@ -25,9 +26,6 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Image(image) => image::run(&image),
         Command::Completion { shell } => manual::completion(shell),
         Command::Man { dir } => manual::man(dir.as_deref()),
-        Command::Agent(part) => block_on(part::agent(&part.config)),
-        Command::Proxy(part) => block_on(part::proxy(&part.config)),
-        Command::Dns(part) => block_on(part::dns(&part.config)),
     }
 }
 

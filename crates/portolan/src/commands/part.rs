@@ -1,7 +1,8 @@
 //! A node's processes: agent, proxy, DNS. Each reads its file, connects to the API by the socket bound into the node,
 //! and runs until it's told to end.
 
-use std::path::Path;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -12,10 +13,40 @@ use serde::de::DeserializeOwned;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use super::block_on;
 use crate::cli::ProxyMode;
 use crate::up::parts::{Agent, Dns, NODE_ENDS, Proxy};
 
-pub async fn agent(config: &Path) -> Result<ExitCode> {
+/// Which process of a node this one is. Nobody types that, and there are three for each node: they do without the
+/// command line's parser.
+pub enum Part {
+    Agent(PathBuf),
+    Proxy(PathBuf),
+    Dns(PathBuf),
+}
+
+impl Part {
+    pub fn of(mut args: impl Iterator<Item = OsString>) -> Option<Self> {
+        let part = match args.nth(1)?.to_str()? {
+            "__agent" => Part::Agent,
+            "__proxy" => Part::Proxy,
+            "__dns" => Part::Dns,
+            _ => return None,
+        };
+        Some(part(args.next()?.into()))
+    }
+
+    /// Runs until it is told to end.
+    pub fn run(self) -> Result<ExitCode> {
+        match self {
+            Part::Agent(config) => block_on(agent(&config)),
+            Part::Proxy(config) => block_on(proxy(&config)),
+            Part::Dns(config) => block_on(dns(&config)),
+        }
+    }
+}
+
+async fn agent(config: &Path) -> Result<ExitCode> {
     let config: Agent = read(config)?;
     let stop = node::Stop { agent: until_terminated()?, node: CancellationToken::new() };
     until_node_ends(&stop)?;
@@ -38,7 +69,7 @@ pub async fn agent(config: &Path) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-pub async fn proxy(config: &Path) -> Result<ExitCode> {
+async fn proxy(config: &Path) -> Result<ExitCode> {
     let config: Proxy = read(config)?;
     let stop = until_terminated()?;
     let client = ::runtime::transport::unix(&config.api_socket);
@@ -59,7 +90,7 @@ pub async fn proxy(config: &Path) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-pub async fn dns(config: &Path) -> Result<ExitCode> {
+async fn dns(config: &Path) -> Result<ExitCode> {
     let config: Dns = read(config)?;
     let stop = until_terminated()?;
     let client = ::runtime::transport::unix(&config.api_socket);
