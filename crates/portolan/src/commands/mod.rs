@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::cli::{Cli, Command};
 pub use self::part::Part;
+use crate::cli::{Cli, Command};
 use crate::up;
 
 /// Runs the command the user asked for.
