@@ -160,6 +160,8 @@ fn what_is_missing_is_said_and_what_goes_missing_comes_back() {
 
     comes_back_by_itself(&system);
     system.step("put back");
+    without_its_address(&mut system);
+    system.step("names given away");
     system.down();
 
     let mut caller = system.run_in_background(system.command(&["up", "--detach", "-f", MYAPP]));
@@ -194,8 +196,6 @@ fn comes_back_by_itself(system: &System) {
         let ports = service["spec"]["ports"].as_array().map_or(0, Vec::len);
         ports == 3 && service["spec"]["selector"].is_null()
     });
-    let dns_address = address("kube-system/kube-dns");
-    given_away(system, &dns_address);
     eventually("names again", || {
         let said = system.on_node("node-1", &["curl", "-sS", "--max-time", "5", "http://myapp/hostname"]);
         if said.out.starts_with("myapp-") { Ok(()) } else { Err(format!("{said:?}")) }
@@ -203,22 +203,29 @@ fn comes_back_by_itself(system: &System) {
 }
 
 /// The address that every pod asks for names, in the hands of another Service: that is said, and ends nothing.
-fn given_away(system: &System, address: &Value) {
-    let api = system.api();
+fn without_its_address(system: &mut System) {
+    let address = system.api().get(Kind::SERVICE, "kube-system/kube-dns")["spec"]["clusterIP"].clone();
     let squatter = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "squatter"},
         "spec": {"clusterIP": address, "ports": [{"port": 53}]}});
     eventually("the address in other hands", || {
         // Whoever puts it back may be sooner.
-        api.delete(Kind::SERVICE, "kube-system/kube-dns");
-        api.try_create(Kind::SERVICE, &squatter).map(drop).map_err(|refused| refused.to_string())
+        system.api().delete(Kind::SERVICE, "kube-system/kube-dns");
+        system.api().try_create(Kind::SERVICE, &squatter).map(drop).map_err(|refused| refused.to_string())
     });
+    let told = "which Service default/squatter has: delete it";
     let log = system.data_dir().join("log/supervisor.log");
     eventually("a word about it", || {
         let said = std::fs::read_to_string(&log).unwrap_or_default();
-        if said.contains("which Service default/squatter has: delete it") { Ok(()) } else { Err(said) }
+        if said.contains(told) { Ok(()) } else { Err(said) }
     });
-    api.delete(Kind::SERVICE, "squatter");
-    api.until(Kind::SERVICE, "kube-system/kube-dns", "back", |service| service["spec"]["clusterIP"] == *address);
+    system.down();
+    let said = system.portolan(&["up", "--detach", "--timeout", "5"]);
+    assert_eq!(said.status.code(), Some(4), "{said:?}");
+    assert!(said.out.contains("service kube-system/kube-dns") && said.err.contains(told), "{said:?}");
+    system.runs();
+    system.api().delete(Kind::SERVICE, "squatter");
+    let back = |service: &Value| service["spec"]["clusterIP"] == address;
+    system.api().until(Kind::SERVICE, "kube-system/kube-dns", "back", back);
 }
 
 /// Who an object is: a new one of the same name has another uid.

@@ -23,7 +23,7 @@ pub async fn keep(client: &Client, plan: &Plan) -> Result<()> {
     dns_service(client, plan).await
 }
 
-/// Applies it all. Nothing runs yet on the nodes in `new`; what others reported last still holds.
+/// Applies what has to be there before nodes are. Nothing runs yet on the nodes in `new`; what others reported last still holds.
 pub async fn apply(client: &Client, plan: &Plan, nodes: &[String], new: &[String]) -> Result<()> {
     same_addresses(client, plan).await?;
     forget_other_nodes(client, nodes).await?;
@@ -67,6 +67,9 @@ async fn holder(client: &Client, plan: &Plan) -> Option<String> {
     let ours: BTreeSet<String> = plan.cluster_dns().iter().map(ToString::to_string).collect();
     let services = Api::<Service>::all(client.clone()).list(&ListParams::default()).await.ok()?;
     let has = |service: &&Service| {
+        if service.name_any() == "kube-dns" && service.namespace().as_deref() == Some("kube-system") {
+            return false;
+        }
         let addresses = service.spec.as_ref().and_then(|spec| spec.cluster_ips.as_ref());
         addresses.is_some_and(|addresses| addresses.iter().any(|address| ours.contains(address)))
     };

@@ -298,7 +298,9 @@ async fn keep(client: &kube::Client, plan: &Plan, fabric: &Fabric, dir: &DataDir
         }
         told = now;
         fabric.spare_the_bridge()?;
-        if let Err(error) = logs::bound(&dir.logs()) {
+        let logs = dir.logs();
+        let bounded = tokio::task::spawn_blocking(move || logs::bound(&logs)).await;
+        if let Err(error) = bounded.context("bounding the logs panicked")? {
             tracing::warn!(%error, "cannot bound the logs");
         }
     }
@@ -339,6 +341,7 @@ impl Shown<'_> {
             let view = following.view();
             routes.follow(&view, self.plan, self.fabric).await?;
             let mut missing = ready::missing(&view, self.options.nodes as usize, self.applied);
+            missing.extend(ready::nameless(&view));
             if missing.is_empty() {
                 missing = ready::refused(&view).await;
             }

@@ -44,6 +44,12 @@ pub fn missing(view: &View, nodes: usize, applied: &[Applied]) -> Vec<String> {
     missing
 }
 
+/// The Service without which no name is found, if it isn't there. Whoever makes it says why it can't.
+pub fn nameless(view: &View) -> Option<String> {
+    let there = view.services.iter().any(|service| named(&service.metadata) == DNS_SERVICE);
+    (!there).then(|| format!("service {DNS_SERVICE}"))
+}
+
 /// The TCP frontends that don't take a connection yet, of Services that have a ready endpoint behind them.
 pub async fn refused(view: &View) -> Vec<String> {
     let mut refused = Vec::new();
