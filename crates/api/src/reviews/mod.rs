@@ -114,22 +114,29 @@ fn who(_spec: &Value, caller: &Caller<'_>) -> Value {
     json!({"userInfo": info})
 }
 
-fn may_i(_spec: &Value, caller: &Caller<'_>) -> Value {
-    json!({"allowed": caller.groups.iter().any(|group| group == MASTERS)})
+fn may_i(spec: &Value, caller: &Caller<'_>) -> Value {
+    let groups: Vec<&str> = caller.groups.iter().map(String::as_str).collect();
+    json!({"allowed": allowed(spec, &groups)})
 }
 
 fn may_they(spec: &Value, _caller: &Caller<'_>) -> Value {
-    json!({"allowed": texts(&spec["groups"]).contains(&MASTERS)})
+    json!({"allowed": allowed(spec, &texts(&spec["groups"]))})
 }
 
 fn rules(_spec: &Value, caller: &Caller<'_>) -> Value {
-    let is = |name: &str| caller.groups.iter().any(|group| group == name);
+    let groups: Vec<&str> = caller.groups.iter().map(String::as_str).collect();
+    let (resources, paths) = granted(&groups);
+    json!({"resourceRules": resources, "nonResourceRules": paths, "incomplete": false})
+}
+
+/// What members of these groups may: ResourceRules and NonResourceRules.
+fn granted(groups: &[&str]) -> (Vec<Value>, Vec<Value>) {
     let (mut resources, mut paths) = (Vec::new(), Vec::new());
-    if is(MASTERS) {
+    if groups.contains(&MASTERS) {
         resources.push(json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}));
         paths.push(json!({"verbs": ["*"], "nonResourceURLs": ["*"]}));
     }
-    if is(AUTHENTICATED) {
+    if groups.contains(&AUTHENTICATED) {
         resources.extend(
             QUESTIONS
                 .iter()
@@ -137,7 +144,35 @@ fn rules(_spec: &Value, caller: &Caller<'_>) -> Value {
         );
         paths.extend([DISCOVERY, PUBLIC].map(|urls| json!({"verbs": ["get"], "nonResourceURLs": urls})));
     }
-    json!({"resourceRules": resources, "nonResourceRules": paths, "incomplete": false})
+    (resources, paths)
+}
+
+/// Whether they may do what a SubjectAccessReview's spec asks about.
+fn allowed(spec: &Value, groups: &[&str]) -> bool {
+    let (resources, paths) = granted(groups);
+    let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let path = &spec["nonResourceAttributes"];
+    if path.is_object() {
+        let (verb, url) = (word(&path["verb"]), word(&path["path"]));
+        return paths.iter().any(|rule| covers(&rule["verbs"], &verb) && covers(&rule["nonResourceURLs"], &url));
+    }
+    let asked = &spec["resourceAttributes"];
+    let (verb, group, mut resource) = (word(&asked["verb"]), word(&asked["group"]), word(&asked["resource"]));
+    if let Some(subresource) = asked["subresource"].as_str().filter(|subresource| !subresource.is_empty()) {
+        resource = format!("{resource}/{subresource}");
+    }
+    let fits = |rule: &&Value| {
+        covers(&rule["verbs"], &verb) && covers(&rule["apiGroups"], &group) && covers(&rule["resources"], &resource)
+    };
+    resources.iter().find(fits).is_some()
+}
+
+/// `*` is everything, and at the end of a path everything that begins so.
+fn covers(patterns: &Value, word: &str) -> bool {
+    texts(patterns).iter().any(|pattern| match pattern.strip_suffix('*') {
+        Some(prefix) => word.starts_with(prefix),
+        None => *pattern == word,
+    })
 }
 
 #[cfg(test)]
@@ -149,14 +184,30 @@ mod tests {
         let (masters, nobody) = ([MASTERS.to_owned()], [AUTHENTICATED.to_owned()]);
         let admin = Caller { user: "a", groups: &masters, credential: Some("X509SHA256=00") };
         let other = Caller { user: "b", groups: &nobody, credential: None };
-        let asked = |resource: &Resource, caller: &Caller<'_>| {
-            let mut object = json!({"spec": {"groups": ["x"]}});
+        let ask = |resource: &Resource, caller: &Caller<'_>, spec: Value| {
+            let mut object = json!({"spec": spec});
             assert!(resource.strategy.answer(&mut object, caller));
             object["status"].clone()
         };
-        assert_eq!(asked(&SELF_ACCESS, &admin), json!({"allowed": true}));
-        assert_eq!(asked(&SELF_ACCESS, &other), json!({"allowed": false}));
-        assert_eq!(asked(&ACCESS, &admin), json!({"allowed": false}));
+        let asked = |resource: &Resource, caller: &Caller<'_>| ask(resource, caller, json!({}));
+        let own = json!({"verb": "create", "group": "authorization.k8s.io", "resource": "selfsubjectrulesreviews"});
+        let pods = json!({"verb": "list", "resource": "pods", "namespace": "default"});
+        let path = |path: &str| json!({"nonResourceAttributes": {"verb": "get", "path": path}});
+        for (spec, others) in [
+            (json!({"resourceAttributes": own}), true),
+            (json!({"resourceAttributes": pods}), false),
+            (path("/apis/apps/v1"), true),
+            (path("/metrics"), false),
+            (json!({"nonResourceAttributes": {"verb": "post", "path": "/apis"}}), false),
+        ] {
+            assert_eq!(ask(&SELF_ACCESS, &admin, spec.clone()), json!({"allowed": true}), "{spec}");
+            assert_eq!(ask(&SELF_ACCESS, &other, spec.clone()), json!({"allowed": others}), "{spec}");
+            let mut theirs = spec;
+            theirs["groups"] = json!(["x"]);
+            assert_eq!(ask(&ACCESS, &admin, theirs.clone()), json!({"allowed": false}), "{theirs}");
+            theirs["groups"] = json!(["x", AUTHENTICATED]);
+            assert_eq!(ask(&ACCESS, &admin, theirs.clone()), json!({"allowed": others}), "{theirs}");
+        }
         let known = json!({"username": "a", "groups": [MASTERS], "extra": {CREDENTIAL: ["X509SHA256=00"]}});
         assert_eq!(asked(&SELF_SUBJECT, &admin)["userInfo"], known);
         assert_eq!(asked(&SELF_RULES, &admin)["resourceRules"][0]["verbs"], json!(["*"]));
