@@ -143,13 +143,14 @@ fn from_report(reported: &core::ContainerStatus) -> History {
     History { current, previous: None }
 }
 
-/// The run before the only one that the runtime knows, if the report has it.
+/// The run before the only one that the runtime knows, if the report has it. A report made when the next run was there and
+/// not yet running counts that one already, so the run it remembers is at most the one before.
 fn before(reported: &core::ContainerStatus, current: &Run) -> Option<Run> {
-    if current.attempt == 0 {
-        return None;
-    }
+    let latest = current.attempt.checked_sub(1)?;
     let known = from_report(reported);
-    [known.current, known.previous].into_iter().flatten().find(|run| run.attempt < current.attempt)
+    let other = |run: &Run| if run.id.is_some() { run.id != current.id } else { run.attempt < current.attempt };
+    let run = [known.current, known.previous].into_iter().flatten().find(other)?;
+    Some(Run { attempt: run.attempt.min(latest), ..run })
 }
 
 fn exit_of(terminated: &core::ContainerStateTerminated) -> Exit {
@@ -219,5 +220,19 @@ mod tests {
         let fresh = status(json!({"name": "m", "image": "i", "imageID": "", "ready": false, "restartCount": 0,
             "state": {"waiting": {"reason": "ContainerCreating"}}}));
         assert_eq!(history("m", &Observed::default(), Some(&fresh)), History::default());
+    }
+
+    #[test]
+    fn a_report_that_counts_a_run_before_it_runs_remembers_the_one_before() {
+        let waiting = status(json!({"name": "m", "image": "i", "imageID": "", "ready": false, "restartCount": 1,
+            "state": {"waiting": {"reason": "ContainerCreating"}},
+            "lastState": {"terminated": {"containerID": "portolan://c0", "exitCode": 137}}}));
+        let observed =
+            Observed { sandbox: None, containers: vec![listed(1, ContainerState::Running { started_at: 5 })] };
+        let before = history("m", &observed, Some(&waiting)).previous.unwrap();
+        assert_eq!((before.attempt, before.exit().unwrap().code), (0, 137));
+        let running = status(json!({"name": "m", "image": "i", "imageID": "", "ready": true, "restartCount": 1,
+            "containerID": "portolan://c1", "state": {"running": {}}}));
+        assert_eq!(history("m", &observed, Some(&running)).previous, None, "a run is not the one before itself");
     }
 }
