@@ -57,7 +57,9 @@ pub async fn run(
     Stop { agent: stop, node: node_ends }: Stop,
 ) -> Result<(), Error> {
     let state_dir = config.state_dir.clone();
-    std::fs::create_dir_all(&state_dir).map_err(|source| Error::StateDir { path: state_dir, source })?;
+    std::fs::create_dir_all(&state_dir).map_err(|source| Error::StateDir { path: state_dir.clone(), source })?;
+    // Before anything is said of the node or comes to it.
+    let (pressure, disk_pressure) = watch::channel(usage::is_short(state_dir).await);
     let listener = server::bind(&config.kubelet_listener)?;
     // Whatever ends this function ends what it started.
     let stop = stop.child_token();
@@ -69,7 +71,6 @@ pub async fn run(
     tasks.spawn(writer);
 
     let (cidr_sender, mut cidrs) = watch::channel(Vec::new());
-    let (pressure, disk_pressure) = watch::channel(false);
     let registration = Registration {
         client: client.clone(),
         config: config.clone(),

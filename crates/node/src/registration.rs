@@ -284,7 +284,7 @@ fn architecture() -> &'static str {
 }
 
 /// Those every node has, and those of its configuration.
-pub fn labels(config: &Config) -> BTreeMap<String, String> {
+fn labels(config: &Config) -> BTreeMap<String, String> {
     let mut labels = config.labels.clone();
     let arch = architecture();
     for (key, value) in [

@@ -1,5 +1,5 @@
-//! What pods use of the node, looked at now and then: who has written more than it may, or most of what fills the disk,
-//! is evicted; who meets its limit of processes is named.
+//! What pods use of the node, looked at now and then: who has written more than it may, or what fills the disk, is
+//! evicted; who meets its limit of processes is named.
 //!
 //! Not responsible for ending an evicted pod (its worker does).
 
@@ -34,6 +34,11 @@ const PRESSURE_KEPT: Duration = Duration::from_secs(15);
 const RESERVE: u64 = 16 << 20;
 /// Who uses less is not what fills the disk.
 const WORTH_EVICTING: u64 = 16 << 20;
+/// How long a shortage may last before pods go that use less than what is missing: what fills the disk may be another
+/// node's on the same one, and then nothing of this node's helps.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long the files of an evicted pod may take to go before the next one is chosen (kubelet waits as long).
+const REMOVAL: Duration = Duration::from_secs(30);
 
 /// A pod, by uid, that the node fails.
 pub type Finding = (String, NodeVerdict);
@@ -47,7 +52,8 @@ pub async fn watch(
     stop: CancellationToken,
 ) {
     keep(shared.config.state_dir.join("reserve")).await;
-    let mut look = Look { shared, told: BTreeSet::new(), short: false, pressure, last_short: None };
+    let last_short = pressure.borrow().then(Instant::now);
+    let mut look = Look { shared, told: BTreeSet::new(), short: None, going: None, pressure, last_short };
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -70,8 +76,10 @@ struct Look {
     shared: Arc<Shared>,
     /// Containers whose limit of processes was told of.
     told: BTreeSet<ContainerId>,
-    /// The disk was short the last time.
-    short: bool,
+    /// Since when the disk has been short.
+    short: Option<Instant>,
+    /// The pod that was evicted last for that, and when.
+    going: Option<(Arc<Pod>, Instant)>,
     pressure: watch::Sender<bool>,
     last_short: Option<Instant>,
 }
@@ -139,7 +147,7 @@ impl Look {
     }
 
     async fn relax(&mut self) {
-        self.short = false;
+        self.short = None;
         keep(self.shared.config.state_dir.join("reserve")).await;
     }
 
@@ -198,34 +206,46 @@ impl Look {
         disk
     }
 
-    /// When the node's disk is short, one pod goes, in kubelet's order: who uses more than it asked for, then who matters
-    /// least, then who uses most above what it asked for.
+    /// When the node's disk is short, one pod goes, and the next when that one's files are gone. Of those that use as much
+    /// as is missing, if there is one, kubelet's order decides: who uses more than it asked for, then who matters least,
+    /// then who uses most above what it asked for.
     async fn make_room(
         &mut self,
-        shortage: &str,
+        shortage: &Shortage,
         pods: &[Arc<Pod>],
         containers: &[ContainerStatus],
     ) -> Option<Finding> {
-        let before = std::mem::replace(&mut self.short, true);
+        let before = self.short.is_some();
+        let since = *self.short.get_or_insert_with(Instant::now);
         let reserve = self.shared.config.state_dir.join("reserve");
         if before {
             // Whoever filled the disk has been told to end by now; without room nothing could be written down of it.
             let _ = tokio::fs::remove_file(reserve).await;
         } else {
             let node = &self.shared.config.node_name;
-            let message = format!("Attempting to reclaim ephemeral-storage: {shortage}");
+            let message = format!("Attempting to reclaim ephemeral-storage: {}", shortage.message);
             self.shared.events.node(node, true, "EvictionThresholdMet", message);
         }
+        // Who has many files isn't told by bytes.
+        let missing = shortage.missing_bytes?;
+        if let Some((pod, at)) = &self.going
+            && at.elapsed() < REMOVAL
+            && self.disk(pod, containers).await.total() >= WORTH_EVICTING
+        {
+            return None;
+        }
+        let worth = if since.elapsed() < PATIENCE { missing.max(WORTH_EVICTING) } else { WORTH_EVICTING };
         let mut first: Option<(Rank, &Arc<Pod>, Disk)> = None;
         for pod in pods.iter().filter(|pod| !is_critical(pod)) {
             let disk = self.disk(pod, containers).await;
             let rank = rank(pod, disk.total());
-            if disk.total() >= WORTH_EVICTING && first.as_ref().is_none_or(|(greatest, ..)| *greatest < rank) {
+            if disk.total() >= worth && first.as_ref().is_none_or(|(greatest, ..)| *greatest < rank) {
                 first = Some((rank, pod, disk));
             }
         }
         let (_, pod, disk) = first?;
-        let mut message = format!("The node was low on resource: ephemeral-storage. {shortage}. ");
+        self.going = Some((pod.clone(), Instant::now()));
+        let mut message = format!("The node was low on resource: ephemeral-storage. {}. ", shortage.message);
         for (name, bytes) in disk.containers {
             let asked = spec::member(pod, &name).map_or("0", |member| resources::disk_request(member.container).1);
             message.push_str(&format!("Container {name} was using {}Ki, request is {asked}. ", bytes / 1024));
@@ -296,20 +316,35 @@ async fn keep(reserve: PathBuf) {
     }
 }
 
-/// Why the disk counts as short, if it does.
-async fn shortage(state_dir: PathBuf) -> Option<String> {
+/// A disk that is short.
+#[derive(Debug, PartialEq, Eq)]
+struct Shortage {
+    /// In kubelet's words.
+    message: String,
+    /// Below what counts as enough; none when it's files that are short.
+    missing_bytes: Option<u64>,
+}
+
+/// Whether the disk of this directory is short.
+pub async fn is_short(state_dir: PathBuf) -> bool {
+    shortage(state_dir).await.is_some()
+}
+
+async fn shortage(state_dir: PathBuf) -> Option<Shortage> {
     let stat = tokio::task::spawn_blocking(move || rustix::fs::statvfs(&state_dir)).await.ok()?.ok()?;
     short_of(stat.f_blocks * stat.f_frsize, stat.f_bavail * stat.f_frsize, stat.f_files, stat.f_favail)
 }
 
-fn short_of(size: u64, free: u64, files: u64, free_files: u64) -> Option<String> {
+fn short_of(size: u64, free: u64, files: u64, free_files: u64) -> Option<Shortage> {
     let threshold = (size / SHORT_PART).min(SHORT_BYTES);
     if free < threshold {
-        return Some(format!("Threshold quantity: {}Ki, available: {}Ki", threshold / 1024, free / 1024));
+        let message = format!("Threshold quantity: {}Ki, available: {}Ki", threshold / 1024, free / 1024);
+        return Some(Shortage { message, missing_bytes: Some(threshold - free) });
     }
     // Some file systems don't count.
     let threshold = files / SHORT_FILES;
-    (free_files < threshold).then(|| format!("Threshold quantity: {threshold} inodes, available: {free_files}"))
+    let message = || format!("Threshold quantity: {threshold} inodes, available: {free_files}");
+    (free_files < threshold).then(|| Shortage { message: message(), missing_bytes: None })
 }
 
 #[cfg(test)]
@@ -361,9 +396,12 @@ mod tests {
     fn a_disk_is_short_by_part_by_amount_and_by_files() {
         let gib = 1 << 30;
         assert_eq!(short_of(10 * gib, gib, 0, 0), None);
-        assert!(short_of(10 * gib, gib / 4, 0, 0).unwrap().contains("available: 262144Ki"));
+        let short = short_of(10 * gib, gib / 4, 0, 0).unwrap();
+        assert!(short.message.contains("available: 262144Ki"), "{short:?}");
+        assert_eq!(short.missing_bytes, Some(gib - gib / 4));
         assert_eq!(short_of(1000 * gib, 2 * gib, 0, 0), None, "a large disk is short below 1 GiB only");
         assert!(short_of(1000 * gib, gib / 2, 0, 0).is_some());
-        assert!(short_of(10 * gib, 5 * gib, 1000, 10).unwrap().contains("inodes"));
+        let files = short_of(10 * gib, 5 * gib, 1000, 10).unwrap();
+        assert!(files.message.contains("inodes") && files.missing_bytes.is_none(), "{files:?}");
     }
 }

@@ -127,8 +127,8 @@ fn who_comes_meanwhile_waits(system: &System) {
     let ballast = system.scratch().join("ballast");
     fill_up(&ballast);
     api.until(Kind::NODE, "node-1", "under disk pressure again", says("True"));
-    api.create(Kind::POD, &pod("later", "echo there; sleep 600"));
-    event(system, "later", "FailedScheduling", TAINT);
+    let later = one_that_waits(system);
+    event(system, &later, "FailedScheduling", TAINT);
     // Who names its node asks no scheduler.
     let mut bound = pod("bound", "sleep 600");
     bound["spec"]["nodeName"] = json!("node-1");
@@ -141,9 +141,24 @@ fn who_comes_meanwhile_waits(system: &System) {
 
     fs::remove_file(&ballast).expect("the test's own file");
     api.until(Kind::NODE, "node-1", "no longer under disk pressure", says("False"));
-    api.until_pod_ready("later");
+    api.until_pod_ready(&later);
     event(system, "node-1", "NodeHasNoDiskPressure", "NodeHasNoDiskPressure");
     system.step("room again");
+}
+
+/// A pod that the scheduler keeps waiting. Those that it placed before it saw the taint are refused by the node.
+fn one_that_waits(system: &System) -> String {
+    let api = system.api();
+    let tries = (0..20).map(|number| format!("later-{number}"));
+    let waits = |name: &String| {
+        api.create(Kind::POD, &pod(name, "echo there; sleep 600"));
+        let judged = api.until(Kind::POD, name, "placed or not", |pod| {
+            let conditions = pod["status"]["conditions"].as_array();
+            pod["spec"]["nodeName"].is_string() || conditions.into_iter().flatten().any(|c| c["type"] == "PodScheduled")
+        });
+        judged["spec"]["nodeName"].is_null()
+    };
+    tries.into_iter().find(waits).expect("the scheduler sees the taint")
 }
 
 fn fill_up(ballast: &Path) {

@@ -5,7 +5,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Secret, Service};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::Api;
 use kube::runtime::reflector::Store;
 use pod_runtime::{PodRuntime, SandboxStatus};
@@ -16,7 +15,6 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::container::{Facts, Sources};
 use crate::events::Events;
-use crate::registration::labels;
 use crate::source_watch::SourceWatch;
 
 /// What all workers of a node have in common.
@@ -47,21 +45,12 @@ impl Shared {
         }
     }
 
-    /// This node's object, or what it was made as: labels may have been added to it.
-    pub async fn node(&self) -> Node {
-        let name = &self.config.node_name;
-        match Api::<Node>::all(self.client.clone()).get(name).await {
-            Ok(node) => node,
-            Err(error) => {
-                tracing::warn!(%error, "cannot read the node's labels; those it was made with are asked");
-                let metadata = ObjectMeta {
-                    name: Some(name.clone()),
-                    labels: Some(labels(&self.config)),
-                    ..ObjectMeta::default()
-                };
-                Node { metadata, ..Node::default() }
-            }
-        }
+    /// This node's object, if it can be read.
+    pub async fn node(&self) -> Option<Node> {
+        let found = Api::<Node>::all(self.client.clone()).get(&self.config.node_name).await;
+        found
+            .inspect_err(|error| tracing::warn!(%error, "cannot read the node's labels: nobody is refused by them"))
+            .ok()
     }
 
     /// The pod's addresses; without a sandbox those last reported.

@@ -226,7 +226,8 @@ impl Worker {
         }
         let mut verdict = admission::by_fields(&self.pod);
         if verdict.is_none() && !admission::is_admitted(&self.pod) && admission::asks_for_labels(&self.pod) {
-            verdict = admission::by_labels(&self.pod, &self.shared.node().await);
+            // A refusal is for good: none on a guess.
+            verdict = self.shared.node().await.and_then(|node| admission::by_labels(&self.pod, &node));
         }
         if let Some(verdict) = verdict {
             self.shared.events.pod(&self.key, None, true, verdict.reason, verdict.message.clone());

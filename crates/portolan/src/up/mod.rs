@@ -61,6 +61,9 @@ use view::Following;
 /// How often what must be there is looked for; as often as kube-apiserver looks for `default/kubernetes`.
 const KEEP: Duration = Duration::from_secs(10);
 
+/// Within which a second signal is the first one's echo.
+const ONE_WORD: Duration = Duration::from_millis(300);
+
 /// Exit code of an `up` that did all it was asked, except for objects of kinds that aren't served.
 const LEFT_OUT: u8 = 3;
 
@@ -145,8 +148,11 @@ impl Ends {
         progress::tell("ending; pods that listen have a moment (once more ends them at once)");
     }
 
-    /// Who says it again waits for nobody.
+    /// Who says it again waits for nobody. timeout(1) and some shells tell a process and then its group: that is one word.
     async fn hurry(&mut self, hurry: &CancellationToken) -> Infallible {
+        tokio::time::sleep(ONE_WORD).await;
+        let _ = futures::FutureExt::now_or_never(self.interrupt.recv());
+        let _ = futures::FutureExt::now_or_never(self.terminate.recv());
         loop {
             tokio::select! {
                 _ = self.interrupt.recv() => {}
