@@ -229,12 +229,11 @@ impl Look {
         // Who has many files isn't told by bytes.
         let missing = shortage.missing_bytes?;
         if let Some((pod, at)) = &self.going
-            && at.elapsed() < REMOVAL
-            && self.disk(pod, containers).await.total() >= WORTH_EVICTING
+            && still_going(at.elapsed(), self.disk(pod, containers).await.total())
         {
             return None;
         }
-        let worth = if since.elapsed() < PATIENCE { missing.max(WORTH_EVICTING) } else { WORTH_EVICTING };
+        let worth = worth_evicting(missing, since.elapsed());
         let mut first: Option<(Rank, &Arc<Pod>, Disk)> = None;
         for pod in pods.iter().filter(|pod| !is_critical(pod)) {
             let disk = self.disk(pod, containers).await;
@@ -255,6 +254,16 @@ impl Look {
         }
         Some((PodKey::of(pod).uid, NodeVerdict { reason: EVICTED, message }))
     }
+}
+
+/// Whether the files of a pod that was evicted so long ago are still to go.
+fn still_going(ago: Duration, left: u64) -> bool {
+    ago < REMOVAL && left >= WORTH_EVICTING
+}
+
+/// What a pod has to use to be chosen, when so many bytes have been missing for so long.
+fn worth_evicting(missing: u64, lasted: Duration) -> u64 {
+    if lasted < PATIENCE { missing.max(WORTH_EVICTING) } else { WORTH_EVICTING }
 }
 
 /// Who goes first when the disk is short; the greatest does.
@@ -390,6 +399,16 @@ mod tests {
         assert!(rank(&modest, 1 << 29) < rank(&important, 1), "it asked for what it uses");
         assert!(rank(&pod("0", 0), 1) > rank(&important, 1 << 30), "it matters less");
         assert!(rank(&pod("1Mi", 0), 3 << 20) > rank(&pod("0", 0), 1 << 20), "it is further above");
+    }
+
+    #[test]
+    fn who_does_not_fill_the_disk_is_spared_at_first_and_nobody_follows_before_the_last_ones_files_are_gone() {
+        let (gib, soon, late) = (1 << 30, Duration::from_secs(3), Duration::from_secs(31));
+        assert_eq!(worth_evicting(gib, soon), gib, "what is missing may be another node's doing");
+        assert_eq!(worth_evicting(1, soon), WORTH_EVICTING);
+        assert_eq!(worth_evicting(gib, late), WORTH_EVICTING);
+        assert!(still_going(soon, gib));
+        assert!(!still_going(soon, WORTH_EVICTING - 1) && !still_going(late, gib));
     }
 
     #[test]

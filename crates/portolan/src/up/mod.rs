@@ -46,7 +46,7 @@ pub use view::View;
 
 use crate::cli::Up;
 use crate::commands::block_on;
-use crate::failure::Usage;
+use crate::failure::{Usage, told};
 use crate::system::{DataDir, Lock, Record, clear};
 use control_plane::{ControlPlane, Prepared};
 use fabric::Fabric;
@@ -294,15 +294,15 @@ impl System {
 /// Puts back what every system has when somebody deletes or changes it. Returns only with an error.
 async fn keep(client: &kube::Client, plan: &Plan, fabric: &Fabric, dir: &DataDir) -> Result<()> {
     let mut turns = tokio::time::interval(KEEP);
-    let mut told = String::new();
+    let mut said: Option<String> = None;
     loop {
         turns.tick().await;
         // What a user did to the objects ends no system: it is said once, and tried again until they undo it.
-        let now = base::keep(client, plan).await.err().map(|error| format!("{error:#}")).unwrap_or_default();
-        if !now.is_empty() && now != told {
-            progress::tell(&now);
+        let now = base::keep(client, plan).await.err().map(|error| told(&error));
+        if let Some(words) = now.as_ref().filter(|words| said.as_ref() != Some(words)) {
+            progress::tell(words);
         }
-        told = now;
+        said = now;
         fabric.spare_the_bridge()?;
         let logs = dir.logs();
         let bounded = tokio::task::spawn_blocking(move || logs::bound(&logs)).await;

@@ -294,3 +294,20 @@ async fn a_node_that_went_down_starts_its_pods_again() {
     let again = |pod: &Value| condition(pod, "Ready") && pod["status"]["containerStatuses"][0]["restartCount"] == 1;
     bench.api.until(WEB, again).await;
 }
+
+#[tokio::test]
+async fn labels_that_do_not_match_refuse_a_pod_and_labels_that_cannot_be_read_do_not() {
+    let spec = json!({"nodeName": "n1", "nodeSelector": {"zone": "b"},
+        "containers": [{"name": "m", "image": "app", "imagePullPolicy": "IfNotPresent"}]});
+    let bench = Bench::new().await;
+    let _running = bench.start(spec.clone());
+    bench.api.until(WEB, |pod| condition(pod, "Ready")).await;
+    bench.stop.cancel();
+
+    let bench = Bench::new().await;
+    bench.api.put("/api/v1/nodes/n1", json!({"metadata": {"name": "n1", "labels": {"zone": "a"}}}));
+    let _refused = bench.start(spec);
+    let pod = bench.api.until(WEB, |pod| pod["status"]["phase"] == "Failed").await;
+    assert_eq!(pod["status"]["reason"], "NodeAffinity");
+    bench.stop.cancel();
+}
