@@ -1,4 +1,13 @@
-//! What a proxy can be told. Where the values come from (flags, a file) is the caller's.
+//! What a proxy can be told, and kube-proxy's file that tells it. Where the file comes from, and the flags, are the
+//! caller's.
+
+pub mod decode;
+pub mod duration;
+pub mod file;
+pub mod reach;
+pub mod settings;
+pub mod validate;
+pub mod write;
 
 use std::net::SocketAddr;
 

@@ -4,12 +4,13 @@
 
 pub mod backend;
 pub mod battery;
-mod config;
+pub mod config;
 mod flows;
 mod health;
 mod run;
 mod status;
 mod syncer;
+pub mod tuning;
 mod watch;
 
 pub use backend::{Backend, Plan, Refusal, RefusalReason};

@@ -22,7 +22,7 @@ pub use endpoints::{Candidate, TopologyMode};
 pub use lookup::{Deny, Outcome, Packet, Source};
 pub use model::{Change, Event, ObjectName, ServiceModel, ServiceView};
 pub use names::{IpFamily, Port, Protocol, Revision, ServiceName, ServicePortName};
-pub use node::{NodePortAddresses, NodeView};
+pub use node::{InterfaceMatch, LocalTraffic, NodePortAddresses, NodeView};
 pub use objects::{
     ClientIpConfig, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForName, HEADLESS_LABEL,
     LoadBalancerIngress, LoadBalancerStatus, Meta, Node, NodeAddress, NodeSpec, NodeStatus, PROXY_NAME_LABEL,

@@ -18,6 +18,23 @@ pub enum NodePortAddresses {
     Only(BTreeSet<IpAddr>),
 }
 
+/// How the node's own pods are told from strangers: kube-proxy's `detectLocalMode`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LocalTraffic {
+    /// By the pod CIDRs in the Node object.
+    NodeCidrs,
+    /// By these networks; usually all of the cluster's.
+    Cidrs(Vec<IpNet>),
+    /// By the interface their packets come in on.
+    Interface(InterfaceMatch),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum InterfaceMatch {
+    Named(String),
+    Prefix(String),
+}
+
 /// The node a table is made for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeView {
@@ -27,6 +44,7 @@ pub struct NodeView {
     pub addresses: BTreeSet<IpAddr>,
     /// Where the node's own pods have their addresses. Without one for a family, pods cannot be told from strangers.
     pub pod_cidrs: Vec<IpNet>,
+    pub local_traffic: LocalTraffic,
     pub node_ports: NodePortAddresses,
     pub masquerade_all: bool,
 }
@@ -39,6 +57,7 @@ impl NodeView {
             zone: None,
             addresses: BTreeSet::new(),
             pod_cidrs: Vec::new(),
+            local_traffic: LocalTraffic::NodeCidrs,
             node_ports: NodePortAddresses::AllLocal,
             masquerade_all: false,
         }
@@ -47,9 +66,15 @@ impl NodeView {
     /// Takes over what the Node object says: zone, pod CIDRs, addresses. Values that do not parse are left out.
     pub fn observe(&mut self, node: &Node) {
         self.zone = node.metadata.labels.get(ZONE_LABEL).filter(|zone| !zone.is_empty()).map(str::to_owned);
-        let listed = &node.spec.pod_cidrs;
-        let cidrs = if listed.is_empty() { std::slice::from_ref(&node.spec.pod_cidr) } else { listed.as_slice() };
-        self.pod_cidrs = cidrs.iter().filter_map(|cidr| cidr.parse().ok()).collect();
+        self.pod_cidrs = match &self.local_traffic {
+            LocalTraffic::NodeCidrs => {
+                let listed = &node.spec.pod_cidrs;
+                let cidrs = if listed.is_empty() { std::slice::from_ref(&node.spec.pod_cidr) } else { listed.as_slice() };
+                cidrs.iter().filter_map(|cidr| cidr.parse().ok()).collect()
+            }
+            LocalTraffic::Cidrs(cidrs) => cidrs.clone(),
+            LocalTraffic::Interface(_) => Vec::new(),
+        };
         self.addresses = node
             .status
             .addresses
