@@ -1,60 +1,206 @@
-//! /healthz and /livez (KEP-3836): whether this node may get traffic from load balancers, and whether the proxy works.
-//! Not responsible for the health-check ports of Services.
+//! What others ask about a proxy. /healthz and /livez (KEP-3836): whether this node may get traffic from load balancers, and
+//! whether the proxy works. On the metrics port: /metrics and /proxyMode. Not responsible for the health-check ports of
+//! Services.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
+use hyper::header::{CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use hyper::{Request, Response, StatusCode};
 use k8s_openapi::jiff::Timestamp;
+use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::status::Status;
+use crate::metrics::{Family, HEALTHZ, LIVEZ};
+use crate::status::{Progress, Status};
 
 /// Twice kube-proxy's sync period: an update pending for longer means the proxy is stuck.
 const STUCK: Duration = Duration::from_secs(60);
+/// How often a server that could not listen, and may go on without, tries again.
+const TRY_AGAIN: Duration = Duration::from_secs(5);
+const JSON: &str = "application/json";
+const TEXT: &str = "text/plain; charset=utf-8";
+/// What Prometheus calls its text format.
+const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen for health probes on {address}")]
+#[error("cannot listen on {address} for {purpose}")]
 pub struct ListenError {
     address: SocketAddr,
+    purpose: &'static str,
     source: std::io::Error,
 }
 
-pub(crate) async fn listen(address: SocketAddr) -> Result<TcpListener, ListenError> {
-    TcpListener::bind(address).await.map_err(|source| ListenError { address, source })
+/// A server of this proxy.
+#[derive(Clone)]
+pub(crate) enum Server {
+    Health(Status),
+    /// With the mode's name.
+    Metrics(Status, &'static str),
 }
 
-pub(crate) async fn serve(listener: TcpListener, status: Status, token: CancellationToken) {
-    runtime::probes::serve(listener, token, move |request| answer(request, &status)).await;
+/// The answer to a health probe, in upstream's order.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Health {
+    last_updated: String,
+    current_time: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node_eligible: Option<bool>,
+    healthy: bool,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    status: BTreeMap<&'static str, FamilyHealth>,
 }
 
-fn answer(request: &Request<Incoming>, status: &Status) -> Response<Full<Bytes>> {
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct FamilyHealth {
+    last_updated: String,
+    healthy: bool,
+}
+
+impl Server {
+    /// Serves until cancelled. If it can't listen, that is an error, or (`patient`) tried again until it can.
+    pub(crate) async fn start(
+        self,
+        address: SocketAddr,
+        patient: bool,
+        token: CancellationToken,
+    ) -> Result<impl Future<Output = ()> + Send + 'static, ListenError> {
+        let listener = match self.listen(address).await {
+            Ok(listener) => Some(listener),
+            Err(error) if patient => {
+                let reason = &error.source;
+                tracing::warn!(%address, %reason, purpose = error.purpose, "cannot listen, will try again");
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(async move {
+            let listener = match listener {
+                Some(listener) => listener,
+                None => tokio::select! {
+                    () = token.cancelled() => return,
+                    listener = self.keep_trying(address) => listener,
+                },
+            };
+            runtime::probes::serve(listener, token, move |request| self.answer(request)).await;
+        })
+    }
+
+    async fn listen(&self, address: SocketAddr) -> Result<TcpListener, ListenError> {
+        let purpose = match self {
+            Server::Health(_) => "health probes",
+            Server::Metrics(..) => "metrics",
+        };
+        TcpListener::bind(address).await.map_err(|source| ListenError { address, purpose, source })
+    }
+
+    async fn keep_trying(&self, address: SocketAddr) -> TcpListener {
+        loop {
+            tokio::time::sleep(TRY_AGAIN).await;
+            if let Ok(listener) = self.listen(address).await {
+                return listener;
+            }
+        }
+    }
+
+    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        match (self, request.uri().path()) {
+            (Server::Health(status), "/healthz") => probe(status, &HEALTHZ, true),
+            (Server::Health(status), "/livez") => probe(status, &LIVEZ, false),
+            (Server::Metrics(status, _), "/metrics") => respond(StatusCode::OK, METRICS, status.metrics().text()),
+            (Server::Metrics(_, mode), "/proxyMode") => respond(StatusCode::OK, TEXT, (*mode).to_owned()),
+            (Server::Metrics(..), "/healthz") => respond(StatusCode::OK, TEXT, "ok".to_owned()),
+            _ => respond(StatusCode::NOT_FOUND, TEXT, "404 page not found\n".to_owned()),
+        }
+    }
+}
+
+/// `with_node`: whether the node may get traffic counts too.
+fn probe(status: &Status, family: &Family, with_node: bool) -> Response<Full<Bytes>> {
     let progress = status.progress();
-    let working = progress.pending_since.values().all(|since| Instant::now().duration_since(*since) < STUCK);
-    let healthy = match request.uri().path() {
-        "/healthz" => working && progress.node_eligible,
-        "/livez" => working,
-        _ => return respond(StatusCode::NOT_FOUND, String::new()),
-    };
-    let time = |at: SystemTime| Timestamp::try_from(at).map(|at| at.to_string()).unwrap_or_default();
-    let now = SystemTime::now();
-    let body = serde_json::json!({
-        // With nothing pending, everything is up to date as of now.
-        "lastUpdated": time(progress.last_updated.filter(|_| !progress.pending_since.is_empty()).unwrap_or(now)),
-        "currentTime": time(now),
-        "nodeEligible": progress.node_eligible,
-    });
-    respond(if healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, body.to_string())
+    let health = Health::of(&progress, with_node, Instant::now(), SystemTime::now());
+    let healthy = health.healthy && health.node_eligible != Some(false);
+    let code = if healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    status.metrics().increment(family, &[code.as_str()]);
+    respond(code, JSON, serde_json::to_string(&health).unwrap_or_default())
 }
 
-fn respond(code: StatusCode, body: String) -> Response<Full<Bytes>> {
+impl Health {
+    fn of(progress: &Progress, with_node: bool, now: Instant, time: SystemTime) -> Health {
+        let works = |since: &Instant| now.duration_since(*since) < STUCK;
+        let families = progress.last_updated.keys().chain(progress.pending_since.keys());
+        // With nothing pending, everything is up to date as of now.
+        let updated = |family| match progress.pending_since.get(family) {
+            Some(_) => progress.last_updated.get(family).copied().unwrap_or(SystemTime::UNIX_EPOCH),
+            None => time,
+        };
+        let latest = families.clone().map(updated).max().unwrap_or(time);
+        let status = families.map(|family| {
+            let healthy = progress.pending_since.get(family).is_none_or(works);
+            (family.address_type(), FamilyHealth { last_updated: shown(updated(family)), healthy })
+        });
+        Health {
+            last_updated: shown(latest),
+            current_time: shown(time),
+            node_eligible: with_node.then_some(progress.node_eligible),
+            healthy: progress.pending_since.values().all(works),
+            status: status.collect(),
+        }
+    }
+}
+
+fn shown(time: SystemTime) -> String {
+    Timestamp::try_from(time).map(|time| time.to_string()).unwrap_or_default()
+}
+
+fn respond(code: StatusCode, content_type: &'static str, body: String) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = code;
     let headers = response.headers_mut();
-    headers.insert("content-type", hyper::header::HeaderValue::from_static("application/json"));
-    headers.insert("x-content-type-options", hyper::header::HeaderValue::from_static("nosniff"));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use service_model::IpFamily;
+
+    #[test]
+    fn a_family_that_is_stuck_makes_the_proxy_unhealthy() {
+        let (now, time) = (Instant::now(), SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000));
+        let since = |seconds| now.checked_sub(Duration::from_secs(seconds)).unwrap();
+        let mut progress = Progress { node_eligible: true, ..Progress::default() };
+        progress.last_updated.insert(IpFamily::V4, time - Duration::from_secs(90));
+        progress.last_updated.insert(IpFamily::V6, time - Duration::from_secs(90));
+        progress.pending_since.insert(IpFamily::V6, since(5));
+        let json = |progress: &Progress, node| serde_json::to_string(&Health::of(progress, node, now, time)).unwrap();
+        assert_eq!(
+            json(&progress, true),
+            r#"{"lastUpdated":"1970-01-12T13:46:40Z","currentTime":"1970-01-12T13:46:40Z","nodeEligible":true,"#.to_owned()
+                + r#""healthy":true,"status":{"IPv4":{"lastUpdated":"1970-01-12T13:46:40Z","healthy":true},"#
+                + r#""IPv6":{"lastUpdated":"1970-01-12T13:45:10Z","healthy":true}}}"#
+        );
+        progress.pending_since.insert(IpFamily::V6, since(61));
+        let stuck = json(&progress, false);
+        assert!(stuck.contains(r#""healthy":false,"status":{"IPv4":{"#) && !stuck.contains("nodeEligible"), "{stuck}");
+    }
+
+    #[test]
+    fn the_node_counts_for_load_balancers_only() {
+        let status = Status::default();
+        status.set_node_eligible(false);
+        assert_eq!(probe(&status, &HEALTHZ, true).status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(probe(&status, &LIVEZ, false).status(), StatusCode::OK);
+        let text = status.metrics().text();
+        assert!(text.contains("kubeproxy_proxy_healthz_total{code=\"503\"} 1\n"), "{text}");
+        assert!(text.contains("kubeproxy_proxy_livez_total{code=\"200\"} 1\n"), "{text}");
+    }
 }

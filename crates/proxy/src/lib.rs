@@ -7,6 +7,7 @@ pub mod battery;
 pub mod config;
 mod flows;
 mod health;
+pub mod metrics;
 mod run;
 mod status;
 mod syncer;
@@ -14,8 +15,8 @@ pub mod tuning;
 mod watch;
 
 pub use backend::{Backend, Plan, Refusal, RefusalReason};
-pub use config::Config;
+pub use config::{Config, FollowedAddresses};
 pub use health::ListenError;
-pub use run::{RunError, run};
+pub use run::{RunError, preview, run};
 pub use status::{Applied, Progress, Status};
 pub use syncer::{Complaint, Shared, State, Syncer};

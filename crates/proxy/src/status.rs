@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use service_model::{IpFamily, Revision};
 use tokio::sync::watch;
 
+use crate::metrics::{LAST_QUEUED, LAST_SYNCED, Metrics};
+
 /// What one family's syncer has last brought into force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Applied {
@@ -21,13 +23,14 @@ pub struct Applied {
 pub struct Status {
     applied: Arc<BTreeMap<IpFamily, watch::Sender<Option<Applied>>>>,
     progress: Arc<Mutex<Progress>>,
+    metrics: Metrics,
 }
 
 #[derive(Clone, Debug, Default)]
 pub struct Progress {
     /// Since when each family has something it has not brought into force.
     pub pending_since: BTreeMap<IpFamily, Instant>,
-    pub last_updated: Option<std::time::SystemTime>,
+    pub last_updated: BTreeMap<IpFamily, std::time::SystemTime>,
     /// The node is there and not about to be removed.
     pub node_eligible: bool,
 }
@@ -36,7 +39,7 @@ impl Default for Status {
     fn default() -> Status {
         let applied = IpFamily::BOTH.map(|family| (family, watch::Sender::new(None)));
         let progress = Progress { node_eligible: true, ..Progress::default() };
-        Status { applied: Arc::new(applied.into()), progress: Arc::new(Mutex::new(progress)) }
+        Status { applied: Arc::new(applied.into()), progress: Arc::new(Mutex::new(progress)), metrics: Metrics::default() }
     }
 }
 
@@ -50,15 +53,21 @@ impl Status {
         self.lock().clone()
     }
 
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
     pub(crate) fn pending(&self, family: IpFamily, since: Instant) {
+        self.metrics.set_now(&LAST_QUEUED, &[family.address_type()]);
         self.lock().pending_since.entry(family).or_insert(since);
     }
 
     pub(crate) fn done(&self, family: IpFamily, applied: Applied) {
         let mut progress = self.lock();
         progress.pending_since.remove(&family);
-        progress.last_updated = Some(std::time::SystemTime::now());
+        progress.last_updated.insert(family, std::time::SystemTime::now());
         drop(progress);
+        self.metrics.set_now(&LAST_SYNCED, &[family.address_type()]);
         if let Some(sender) = self.applied.get(&family) {
             sender.send_replace(Some(applied));
         }

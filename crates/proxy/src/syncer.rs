@@ -9,12 +9,13 @@ use std::time::{Duration, Instant};
 
 use conntrack::Conntrack;
 use runtime::backoff::Backoff;
-use service_model::{ForwardingTable, FrontendKey, NodeView, Problem, Protocol, ServiceModel, ServiceName};
+use service_model::{ForwardingTable, FrontendKey, IpFamily, NodeView, Problem, Protocol, ServiceModel, ServiceName};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::backend::{Backend, Plan};
 use crate::flows;
+use crate::metrics::{self, Family};
 use crate::status::{Applied, Status};
 
 /// How often to ask whether somebody else has interfered. Cheap: one number from the kernel.
@@ -82,8 +83,26 @@ impl Shared {
         }
     }
 
+    /// Waits until everything has been listed once.
+    pub(crate) async fn complete(&self) {
+        let mut changed = self.changed.subscribe();
+        while !self.lock().is_complete() && changed.changed().await.is_ok() {}
+    }
+
+    /// A family's table as it should be now; `None` before everything has been listed once.
+    pub(crate) fn table(&self, family: IpFamily) -> Option<ForwardingTable> {
+        let state = self.lock();
+        state.is_complete().then(|| state.model.resolve(&state.node, family))
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn is_complete(&self) -> bool {
+        self.model.is_complete() && self.node_known
     }
 }
 
@@ -138,6 +157,7 @@ impl<B: Backend> Syncer<B> {
                     failures = failures.saturating_add(1);
                     // The next pass doesn't know what this one would have changed.
                     self.flows_unknown = true;
+                    self.count_failure();
                     let error = runtime::driver::chain(&error);
                     tracing::warn!(family = %self.backend.family(), %error, failures, "the rules could not be synced");
                     tokio::select! {
@@ -164,7 +184,7 @@ impl<B: Backend> Syncer<B> {
     /// The table as it should be now; `None` before everything has been listed once.
     fn next_table(&self, last: Option<ForwardingTable>, node: &mut Option<NodeView>) -> Option<Pass> {
         let state = self.shared.lock();
-        if !state.model.is_complete() || !state.node_known {
+        if !state.is_complete() {
             return None;
         }
         let table = match last {
@@ -179,6 +199,8 @@ impl<B: Backend> Syncer<B> {
     }
 
     async fn sync(&mut self, pass: &Pass, observed: Option<B::Observed>) -> Result<B::Observed, B::Error> {
+        let started = Instant::now();
+        let full = observed.is_none();
         let observed = match observed {
             Some(observed) => observed,
             None => self.backend.observe().await?,
@@ -190,10 +212,33 @@ impl<B: Backend> Syncer<B> {
             let took_us = latency.as_micros();
             tracing::debug!(family = %self.backend.family(), steps = plan.steps(), took_us, "rules are in force");
         }
+        self.count_sync(pass, &plan, started, full);
         self.drop_stale_flows(&pass.table);
         self.report(&pass.table, &plan);
         self.status.done(self.backend.family(), Applied { revision: pass.table.revision, latency });
         Ok(now)
+    }
+
+    fn count_sync<P: Plan>(&self, pass: &Pass, plan: &P, started: Instant, full: bool) {
+        let (metrics, family) = (self.status.metrics(), [self.backend.family().address_type()]);
+        let extent = if full { &metrics::FULL_SYNC_DURATION } else { &metrics::PARTIAL_SYNC_DURATION };
+        for duration in [&metrics::SYNC_DURATION, extent] {
+            metrics.observe(duration, &family, started.elapsed());
+        }
+        metrics.observe(&metrics::EVENT_TO_KERNEL, &family, pass.since.elapsed());
+        metrics.set(&metrics::SERVICE_PORTS, &family, count(pass.table.ports.len()));
+        metrics.set(&metrics::REFUSED_PORTS, &family, count(plan.refused().len()));
+        for changes in [&metrics::SERVICE_CHANGES_PENDING, &metrics::ENDPOINT_CHANGES_PENDING] {
+            metrics.set(changes, &[], 0.0);
+        }
+    }
+
+    fn count_failure(&self) {
+        let failures: &Family = match self.backend.name() {
+            "iptables" => &metrics::IPTABLES_FAILURES,
+            _ => &metrics::NFTABLES_FAILURES,
+        };
+        self.status.metrics().increment(failures, &[self.backend.family().address_type()]);
     }
 
     /// After the rules: a new packet of a deleted flow must meet the new ones.
@@ -203,9 +248,16 @@ impl<B: Backend> Syncer<B> {
         if !self.flows_unknown && table.changes.since.is_some() && !touched {
             return;
         }
+        let (metrics, family) = (self.status.metrics(), [table.family.address_type()]);
+        let started = Instant::now();
         match flows::reconcile(conntrack, table, &self.udp) {
-            Ok(0) => {}
-            Ok(deleted) => tracing::debug!(deleted, "stale UDP flows deleted"),
+            Ok(deleted) => {
+                metrics.observe(&metrics::CONNTRACK_DURATION, &family, started.elapsed());
+                metrics.add(&metrics::CONNTRACK_DELETED, &family, count(deleted));
+                if deleted > 0 {
+                    tracing::debug!(deleted, "stale UDP flows deleted");
+                }
+            }
             Err(error) => {
                 tracing::warn!(error = &error as &dyn Error, "stale UDP flows could not be deleted");
                 self.flows_unknown = true;
@@ -231,6 +283,11 @@ impl<B: Backend> Syncer<B> {
             self.complaints = now;
         }
     }
+}
+
+/// No count here comes near what a double can't hold.
+fn count(number: usize) -> f64 {
+    u32::try_from(number).map_or(f64::from(u32::MAX), f64::from)
 }
 
 fn complaint(problem: Problem) -> Complaint {

@@ -142,15 +142,33 @@ async fn whole_proxy() {
     let asked = Arc::new(Mutex::new(Vec::new()));
     let (status, token) = (Status::default(), CancellationToken::new());
     let health: SocketAddr = ([127, 0, 0, 1], 10_256).into();
-    let config = Config { health_address: Some(health), ..Config::for_node("here") };
+    let metrics: SocketAddr = ([127, 0, 0, 1], 10_249).into();
+    let config = Config {
+        health_address: Some(health),
+        metrics_address: Some(metrics),
+        ..Config::for_node("here")
+    };
     let running = tokio::spawn(proxy::run(canned(asked.clone()), config, [Names], status.clone(), token.clone()));
     let mut applied = status.applied(IpFamily::V4).unwrap();
     let reached = applied.wait_for(Option::is_some);
     tokio::time::timeout(Duration::from_secs(30), reached).await.expect("in force in time").unwrap();
     assert_eq!(*PROGRAMMED.lock().unwrap(), ["n/good TCP forward to 10.244.1.5:8080", "10.244.1.0/24"]);
-    for path in ["/healthz", "/livez"] {
-        let text = tokio::task::spawn_blocking(move || get(health, path)).await.unwrap();
-        assert!(text.starts_with("HTTP/1.1 200") && text.contains(r#""nodeEligible":true"#), "{text}");
+    let ask = |at, path| async move { tokio::task::spawn_blocking(move || get(at, path)).await.unwrap() };
+    for (path, with_node) in [("/healthz", true), ("/livez", false)] {
+        let text = ask(health, path).await;
+        assert!(text.starts_with("HTTP/1.1 200") && text.contains(r#""healthy":true"#), "{text}");
+        assert_eq!(text.contains(r#""nodeEligible":true"#), with_node, "{text}");
+    }
+    assert!(ask(metrics, "/proxyMode").await.ends_with("\r\n\r\nnames"));
+    let counted = ask(metrics, "/metrics").await;
+    for line in [
+        "kubeproxy_proxy_healthz_total{code=\"200\"} 1",
+        "kubeproxy_sync_proxy_rules_duration_seconds_count{ip_family=\"IPv4\"} ",
+        "kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_family=\"IPv4\"} ",
+        "kubeproxy_conntrack_reconciler_sync_duration_seconds_count{ip_family=\"IPv4\"} ",
+        "portolan_proxy_service_ports{ip_family=\"IPv4\"} 1",
+    ] {
+        assert!(counted.contains(line), "{line}: {counted}");
     }
     let told = async {
         while !asked.lock().unwrap().iter().any(|line| line == "POST /api/v1/namespaces/n/events?") {

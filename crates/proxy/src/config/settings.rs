@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use service_model::LocalTraffic;
 
-use super::file::{Iptables, KubeProxyConfiguration, Winkernel};
+use super::file::{KubeProxyConfiguration, Winkernel};
 use super::reach::Reach;
 use crate::tuning::TuningPlan;
 
@@ -207,7 +207,6 @@ fn of_modes(config: &KubeProxyConfiguration, plain: &KubeProxyConfiguration, mod
     let nftables = mode == Mode::Nftables;
     let bit = if config.mode.is_empty() { config.iptables.masquerade_bit } else { config.nftables.masquerade_bit };
     let no_mark = "this mode marks packets only while it handles them, and hands the mark back as it was";
-    let of_iptables = Iptables { masquerade_all: config.iptables.masquerade_all, ..plain.iptables.clone() };
     let localhost = config.mode == "nftables" && config.iptables.localhost_node_ports == Some(false);
     let least = config.min_sync_period();
     let rest = [
@@ -220,7 +219,7 @@ fn of_modes(config: &KubeProxyConfiguration, plain: &KubeProxyConfiguration, mod
         ),
         (nftables && bit != Some(14), "masqueradeBit", no_mark),
         (
-            localhost && config.iptables.masquerade_bit == of_iptables.masquerade_bit,
+            localhost,
             "iptables.localhostNodePorts",
             "the mode is nftables, where `localhost` in nodePortAddresses says it",
         ),

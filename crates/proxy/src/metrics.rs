@@ -1,0 +1,211 @@
+//! What a proxy counts: kube-proxy's metrics under their names and with their meaning, and a few of its own. Anybody who
+//! does something counts it here; `text` prints it all as Prometheus reads it. Not responsible for serving it.
+
+mod families;
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+pub use families::*;
+
+/// One metric with all its label values.
+#[derive(Debug)]
+pub struct Family {
+    pub name: &'static str,
+    pub help: &'static str,
+    pub kind: Kind,
+    pub labels: &'static [&'static str],
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Counter,
+    Gauge,
+    Histogram(Buckets),
+}
+
+/// Upper bounds in seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Buckets {
+    /// 1 ms and on, doubling, 15 of them.
+    Sync,
+    /// 0.25 s to 5 min, as the scalability SLO on network programming has them.
+    Programming,
+}
+
+/// Clones count together.
+#[derive(Clone, Default)]
+pub struct Metrics {
+    values: Arc<Mutex<BTreeMap<Key, Value>>>,
+}
+
+/// A family's name, and the values of its labels.
+type Key = (&'static str, Vec<String>);
+
+enum Value {
+    Number(f64),
+    Histogram { counts: Vec<u64>, sum: f64, count: u64 },
+}
+
+impl Buckets {
+    pub fn bounds(self) -> Vec<f64> {
+        match self {
+            Buckets::Sync => (0..15_u32).map(|n| 0.001 * f64::from(1_u32 << n)).collect(),
+            Buckets::Programming => {
+                let short = [0.25, 0.5].into_iter().chain((1..60).map(f64::from));
+                let long = (60..120).step_by(5).chain((120..=300).step_by(30)).map(f64::from);
+                short.chain(long).collect()
+            }
+        }
+    }
+}
+
+impl Metrics {
+    pub fn increment(&self, family: &Family, labels: &[&str]) {
+        self.add(family, labels, 1.0);
+    }
+
+    pub fn add(&self, family: &Family, labels: &[&str], more: f64) {
+        if let Value::Number(number) = self.lock().entry(key(family, labels)).or_insert(Value::Number(0.0)) {
+            *number += more;
+        }
+    }
+
+    pub fn set(&self, family: &Family, labels: &[&str], value: f64) {
+        self.lock().insert(key(family, labels), Value::Number(value));
+    }
+
+    /// Sets a gauge to the time it is.
+    pub fn set_now(&self, family: &Family, labels: &[&str]) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.set(family, labels, now.as_secs_f64());
+    }
+
+    pub fn observe(&self, family: &Family, labels: &[&str], took: Duration) {
+        let Kind::Histogram(buckets) = family.kind else { return };
+        let bounds = buckets.bounds();
+        let seconds = took.as_secs_f64();
+        let mut values = self.lock();
+        let empty = || Value::Histogram { counts: vec![0; bounds.len()], sum: 0.0, count: 0 };
+        if let Value::Histogram { counts, sum, count } = values.entry(key(family, labels)).or_insert_with(empty) {
+            let within = bounds.iter().position(|bound| seconds <= *bound);
+            if let Some(bucket) = within.and_then(|at| counts.get_mut(at)) {
+                *bucket += 1;
+            }
+            *sum += seconds;
+            *count += 1;
+        }
+    }
+
+    /// In Prometheus' text format. A family without labels is there from the beginning, others with their first value.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        let values = self.lock();
+        let mut families: Vec<_> = ALL.iter().collect();
+        families.sort_by_key(|family| family.name);
+        for family in families {
+            let of_family = values.range((family.name, Vec::new())..).take_while(|((name, _), _)| *name == family.name);
+            let mut samples = String::new();
+            for ((_, labels), value) in of_family {
+                write_value(&mut samples, family, labels, value);
+            }
+            if samples.is_empty() && family.labels.is_empty() && !matches!(family.kind, Kind::Histogram(_)) {
+                let _ = writeln!(samples, "{} 0", family.name);
+            }
+            if samples.is_empty() {
+                continue;
+            }
+            let kind = match family.kind {
+                Kind::Counter => "counter",
+                Kind::Gauge => "gauge",
+                Kind::Histogram(_) => "histogram",
+            };
+            let _ = write!(text, "# HELP {0} {1}\n# TYPE {0} {kind}\n{samples}", family.name, family.help);
+        }
+        text
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Key, Value>> {
+        self.values.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn key(family: &Family, labels: &[&str]) -> Key {
+    debug_assert_eq!(family.labels.len(), labels.len(), "{} has other labels", family.name);
+    (family.name, labels.iter().map(|label| (*label).to_owned()).collect())
+}
+
+fn write_value(text: &mut String, family: &Family, labels: &[String], value: &Value) {
+    let name = family.name;
+    match value {
+        Value::Number(number) => {
+            let _ = writeln!(text, "{name}{} {number}", labelled(family, labels, None));
+        }
+        Value::Histogram { counts, sum, count } => {
+            let bounds = match family.kind {
+                Kind::Histogram(buckets) => buckets.bounds(),
+                Kind::Counter | Kind::Gauge => Vec::new(),
+            };
+            let mut below = 0;
+            for (bound, bucket) in bounds.iter().zip(counts) {
+                below += bucket;
+                let _ = writeln!(text, "{name}_bucket{} {below}", labelled(family, labels, Some(&bound.to_string())));
+            }
+            let _ = writeln!(text, "{name}_bucket{} {count}", labelled(family, labels, Some("+Inf")));
+            let plain = labelled(family, labels, None);
+            let _ = write!(text, "{name}_sum{plain} {sum}\n{name}_count{plain} {count}\n");
+        }
+    }
+}
+
+fn labelled(family: &Family, values: &[String], bound: Option<&str>) -> String {
+    let escaped = |value: &str| value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+    let own = family.labels.iter().copied().zip(values.iter().map(String::as_str));
+    let pairs: Vec<_> = own.chain(bound.map(|bound| ("le", bound))).collect();
+    if pairs.is_empty() {
+        return String::new();
+    }
+    let shown: Vec<_> = pairs.iter().map(|(name, value)| format!("{name}=\"{}\"", escaped(value))).collect();
+    format!("{{{}}}", shown.join(","))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_printed_as_prometheus_reads_it() {
+        let metrics = Metrics::default();
+        metrics.increment(&HEALTHZ, &["200"]);
+        metrics.add(&HEALTHZ, &["503"], 2.0);
+        metrics.observe(&SYNC_DURATION, &["IPv4"], Duration::from_micros(1500));
+        metrics.observe(&SYNC_DURATION, &["IPv4"], Duration::from_secs(100));
+        let text = metrics.text();
+        let healthz = "# HELP kubeproxy_proxy_healthz_total [ALPHA] Cumulative proxy healthz HTTP status\n\
+                       # TYPE kubeproxy_proxy_healthz_total counter\n\
+                       kubeproxy_proxy_healthz_total{code=\"200\"} 1\nkubeproxy_proxy_healthz_total{code=\"503\"} 2\n";
+        assert!(text.contains(healthz), "{text}");
+        let bucket = |bound: &str, count: u32| {
+            format!("kubeproxy_sync_proxy_rules_duration_seconds_bucket{{ip_family=\"IPv4\",le=\"{bound}\"}} {count}\n")
+        };
+        for (bound, count) in [("0.001", 0), ("0.002", 1), ("16.384", 1), ("+Inf", 2)] {
+            assert!(text.contains(&bucket(bound, count)), "{bound}: {text}");
+        }
+        assert!(text.contains("kubeproxy_sync_proxy_rules_duration_seconds_count{ip_family=\"IPv4\"} 2\n"));
+        assert!(text.contains("\nkubeproxy_sync_proxy_rules_service_changes_total 0\n"), "{text}");
+    }
+
+    #[test]
+    fn names_are_there_once_and_buckets_rise() {
+        let mut names: Vec<_> = ALL.iter().map(|family| family.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), ALL.len());
+        for buckets in [Buckets::Sync, Buckets::Programming] {
+            assert!(buckets.bounds().is_sorted_by(|a, b| a < b));
+        }
+        assert_eq!(Buckets::Programming.bounds().len(), 2 + 59 + 12 + 7);
+    }
+}

@@ -1,0 +1,86 @@
+//! The metrics there are. Those that begin with `kubeproxy_` have the names, labels and buckets that dashboards and alerts
+//! made for kube-proxy ask for.
+
+use super::{Buckets, Family, Kind};
+
+const FAMILY: &[&str] = &["ip_family"];
+const FAMILY_TABLE: &[&str] = &["ip_family", "table"];
+const NONE: &[&str] = &[];
+
+macro_rules! families {
+    ($($constant:ident: $kind:expr, $labels:expr, $name:literal, $help:literal;)*) => {
+        $(pub const $constant: Family = Family { name: $name, help: $help, kind: $kind, labels: $labels };)*
+
+        /// Every family.
+        pub const ALL: &[Family] = &[$($constant),*];
+    };
+}
+
+families! {
+    SYNC_DURATION: Kind::Histogram(Buckets::Sync), FAMILY,
+        "kubeproxy_sync_proxy_rules_duration_seconds", "[ALPHA] SyncProxyRules latency in seconds";
+    FULL_SYNC_DURATION: Kind::Histogram(Buckets::Sync), FAMILY,
+        "kubeproxy_sync_full_proxy_rules_duration_seconds",
+        "[ALPHA] SyncProxyRules latency in seconds for full resyncs";
+    PARTIAL_SYNC_DURATION: Kind::Histogram(Buckets::Sync), FAMILY,
+        "kubeproxy_sync_partial_proxy_rules_duration_seconds",
+        "[ALPHA] SyncProxyRules latency in seconds for partial resyncs";
+    LAST_SYNCED: Kind::Gauge, FAMILY,
+        "kubeproxy_sync_proxy_rules_last_timestamp_seconds",
+        "[ALPHA] The last time proxy rules were successfully synced";
+    LAST_QUEUED: Kind::Gauge, FAMILY,
+        "kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds",
+        "[ALPHA] The last time a sync of proxy rules was queued";
+    NETWORK_PROGRAMMING: Kind::Histogram(Buckets::Programming), FAMILY,
+        "kubeproxy_network_programming_duration_seconds", "[ALPHA] In Cluster Network Programming Latency in seconds";
+    ENDPOINT_CHANGES_PENDING: Kind::Gauge, NONE,
+        "kubeproxy_sync_proxy_rules_endpoint_changes_pending", "[ALPHA] Pending proxy rules Endpoint changes";
+    ENDPOINT_CHANGES: Kind::Counter, NONE,
+        "kubeproxy_sync_proxy_rules_endpoint_changes_total", "[ALPHA] Cumulative proxy rules Endpoint changes";
+    SERVICE_CHANGES_PENDING: Kind::Gauge, NONE,
+        "kubeproxy_sync_proxy_rules_service_changes_pending", "[ALPHA] Pending proxy rules Service changes";
+    SERVICE_CHANGES: Kind::Counter, NONE,
+        "kubeproxy_sync_proxy_rules_service_changes_total", "[ALPHA] Cumulative proxy rules Service changes";
+    NO_LOCAL_ENDPOINTS: Kind::Gauge, &["ip_family", "traffic_policy"],
+        "kubeproxy_sync_proxy_rules_no_local_endpoints_total",
+        "[ALPHA] Number of services with a Local traffic policy and no endpoints";
+    IPTABLES_RULES: Kind::Gauge, FAMILY_TABLE,
+        "kubeproxy_sync_proxy_rules_iptables_total", "[ALPHA] Total number of iptables rules owned by kube-proxy";
+    IPTABLES_RULES_LAST: Kind::Gauge, FAMILY_TABLE,
+        "kubeproxy_sync_proxy_rules_iptables_last",
+        "[ALPHA] Number of iptables rules written by kube-proxy in last sync";
+    IPTABLES_FAILURES: Kind::Counter, FAMILY,
+        "kubeproxy_sync_proxy_rules_iptables_restore_failures_total",
+        "[ALPHA] Cumulative proxy iptables restore failures";
+    IPTABLES_PARTIAL_FAILURES: Kind::Counter, FAMILY,
+        "kubeproxy_sync_proxy_rules_iptables_partial_restore_failures_total",
+        "[ALPHA] Cumulative proxy iptables partial restore failures";
+    NFTABLES_FAILURES: Kind::Counter, FAMILY,
+        "kubeproxy_sync_proxy_rules_nftables_sync_failures_total", "[ALPHA] Cumulative proxy nftables sync failures";
+    NFTABLES_CLEANUP_FAILURES: Kind::Counter, FAMILY,
+        "kubeproxy_sync_proxy_rules_nftables_cleanup_failures_total",
+        "[ALPHA] Cumulative proxy nftables cleanup failures";
+    CONNTRACK_DURATION: Kind::Histogram(Buckets::Sync), FAMILY,
+        "kubeproxy_conntrack_reconciler_sync_duration_seconds",
+        "[ALPHA] ReconcileConntrackFlowsLatency latency in seconds";
+    CONNTRACK_DELETED: Kind::Counter, FAMILY,
+        "kubeproxy_conntrack_reconciler_deleted_entries_total",
+        "[ALPHA] Cumulative conntrack flows deleted by conntrack reconciler";
+    INVALID_DROPPED: Kind::Counter, NONE,
+        "kubeproxy_iptables_ct_state_invalid_dropped_packets_total",
+        "[ALPHA] packets dropped by iptables to work around conntrack problems";
+    LOCALHOST_ACCEPTED: Kind::Counter, NONE,
+        "kubeproxy_iptables_localhost_nodeports_accepted_packets_total",
+        "[ALPHA] Number of packets accepted on nodeports of loopback interface";
+    HEALTHZ: Kind::Counter, &["code"],
+        "kubeproxy_proxy_healthz_total", "[ALPHA] Cumulative proxy healthz HTTP status";
+    LIVEZ: Kind::Counter, &["code"], "kubeproxy_proxy_livez_total", "[ALPHA] Cumulative proxy livez HTTP status";
+    BUILD_INFO: Kind::Gauge, &["version"],
+        "portolan_build_info", "Always 1; the label says which version runs";
+    EVENT_TO_KERNEL: Kind::Histogram(Buckets::Sync), FAMILY,
+        "portolan_proxy_event_to_kernel_seconds", "From the arrival of a change to its being in force";
+    SERVICE_PORTS: Kind::Gauge, FAMILY,
+        "portolan_proxy_service_ports", "Service ports in force";
+    REFUSED_PORTS: Kind::Gauge, FAMILY,
+        "portolan_proxy_refused_service_ports", "Service ports the mode cannot serve; an Event says why";
+}
