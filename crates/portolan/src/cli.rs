@@ -1,5 +1,7 @@
 //! The command line: names, flags and their help. Not responsible for doing any of it.
 
+mod proxy;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -8,6 +10,7 @@ use images::registry::Mirror;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+pub use self::proxy::Proxy;
 use crate::help;
 use crate::system::default_data_dir;
 
@@ -33,6 +36,9 @@ pub enum Command {
     /// Run a program of this machine inside a pod's or a node's network.
     #[command(after_long_help = help::RUN)]
     Run(Run),
+    /// Make the Services of any cluster work on this node: takes kube-proxy's place, with its flags and its file.
+    #[command(after_long_help = help::PROXY)]
+    Proxy(Box<Proxy>),
     /// Container images on this machine.
     #[command(subcommand, after_long_help = help::IMAGE)]
     Image(Image),

@@ -70,6 +70,23 @@ Examples:
 
 The program is this machine's own, with its files; the network and the names are the pod's or the node's.";
 
+pub const PROXY: &str = "\
+Examples:
+  Do what a kube-proxy does with the same file:
+    portolan proxy --config /var/lib/kube-proxy/config.conf
+  See what it would do:
+    portolan proxy --config /var/lib/kube-proxy/config.conf --dry-run
+  Without a file:
+    portolan proxy --kubeconfig ~/.kube/config --hostname-override node-1 --cluster-cidr 10.244.0.0/16
+  See the configuration, with everything that was left out:
+    portolan proxy --proxy-mode iptables --write-config-to /dev/stdout
+  Leave nothing behind:
+    portolan proxy --cleanup
+
+Flags of kube-proxy that aren't listed are taken too; those that nothing depends on here are named in the log.
+A change of the file ends the proxy, so that whoever supervises it starts it anew; its rules stay in force meanwhile.
+PORTOLAN_LOG sets what is logged, before -v.";
+
 pub const IMAGE: &str = "\
 Examples:
   Bring in an image that Docker has:

@@ -8,14 +8,23 @@ pub const COMMANDS: &str = "warn";
 /// A node's parts tell what they do.
 pub const PARTS: &str = "info";
 
+#[derive(Clone, Copy)]
+pub enum Format {
+    Text,
+    Json,
+}
+
 /// Starts logging, at this level unless the environment says otherwise.
-pub fn start(level: &str) {
+pub fn start(level: &str, format: Format) {
     let filter = EnvFilter::try_from_env("PORTOLAN_LOG").unwrap_or_else(|_| EnvFilter::new(level));
-    tracing_subscriber::fmt()
+    let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(false)
         // A line that can't be written (a full disk) is lost; complaining about it there would panic.
-        .log_internal_errors(false)
-        .init();
+        .log_internal_errors(false);
+    match format {
+        Format::Text => lines.init(),
+        Format::Json => lines.json().init(),
+    }
 }

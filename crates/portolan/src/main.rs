@@ -20,7 +20,7 @@ fn main() -> ExitCode {
         return code;
     }
     if let Some(part) = commands::Part::of(std::env::args_os()) {
-        logging::start(logging::PARTS);
+        logging::start(logging::PARTS, logging::Format::Text);
         return ended(part.run());
     }
     let cli = match cli::Cli::try_parse() {
@@ -34,7 +34,10 @@ fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    logging::start(logging::COMMANDS);
+    // How a proxy logs is part of its configuration.
+    if !matches!(cli.command, cli::Command::Proxy(_)) {
+        logging::start(logging::COMMANDS, logging::Format::Text);
+    }
     ended(commands::run(cli))
 }
 

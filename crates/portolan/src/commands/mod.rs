@@ -4,6 +4,7 @@ mod down;
 mod image;
 mod manual;
 mod part;
+mod proxy;
 mod run;
 mod status;
 
@@ -23,6 +24,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Down(options) => block_on(down::down(&options)),
         Command::Status(system) => block_on(status::status(&system)),
         Command::Run(options) => run::run(&options),
+        Command::Proxy(options) => proxy::run(&options),
         Command::Image(image) => image::run(&image),
         Command::Completion { shell } => manual::completion(shell),
         Command::Man { dir } => manual::man(dir.as_deref()),

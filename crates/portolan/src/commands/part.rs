@@ -104,7 +104,7 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<T> {
 }
 
 /// Cancelled by SIGTERM or SIGINT.
-fn until_terminated() -> Result<CancellationToken> {
+pub(super) fn until_terminated() -> Result<CancellationToken> {
     let stop = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for signals")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for signals")?;
