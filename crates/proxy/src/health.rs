@@ -184,7 +184,8 @@ mod tests {
         let json = |progress: &Progress, node| serde_json::to_string(&Health::of(progress, node, now, time)).unwrap();
         assert_eq!(
             json(&progress, true),
-            r#"{"lastUpdated":"1970-01-12T13:46:40Z","currentTime":"1970-01-12T13:46:40Z","nodeEligible":true,"#.to_owned()
+            r#"{"lastUpdated":"1970-01-12T13:46:40Z","currentTime":"1970-01-12T13:46:40Z","nodeEligible":true,"#
+                .to_owned()
                 + r#""healthy":true,"status":{"IPv4":{"lastUpdated":"1970-01-12T13:46:40Z","healthy":true},"#
                 + r#""IPv6":{"lastUpdated":"1970-01-12T13:45:10Z","healthy":true}}}"#
         );

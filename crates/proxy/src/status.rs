@@ -39,7 +39,11 @@ impl Default for Status {
     fn default() -> Status {
         let applied = IpFamily::BOTH.map(|family| (family, watch::Sender::new(None)));
         let progress = Progress { node_eligible: true, ..Progress::default() };
-        Status { applied: Arc::new(applied.into()), progress: Arc::new(Mutex::new(progress)), metrics: Metrics::default() }
+        Status {
+            applied: Arc::new(applied.into()),
+            progress: Arc::new(Mutex::new(progress)),
+            metrics: Metrics::default(),
+        }
     }
 }
 

@@ -52,7 +52,9 @@ fn modes_keep_their_own_periods_only() {
                     minSyncPeriod: 0s\n  syncPeriod: 0s\nipvs:\n  excludeCIDRs: null\n  minSyncPeriod: 3s\n  \
                     scheduler: mh\n  strictARP: false\n  syncPeriod: 10s\n";
     assert!(ipvs.contains(expected), "{ipvs}");
-    assert!(ipvs.contains("nftables:\n  masqueradeAll: false\n  masqueradeBit: 5\n  minSyncPeriod: 0s\n  syncPeriod: 0s\n"));
+    assert!(
+        ipvs.contains("nftables:\n  masqueradeAll: false\n  masqueradeBit: 5\n  minSyncPeriod: 0s\n  syncPeriod: 0s\n")
+    );
     let nftables = rewritten("mode: nftables\nnftables: {masqueradeBit: 5, syncPeriod: 9s}\n");
     let expected = "nftables:\n  masqueradeAll: false\n  masqueradeBit: 5\n  minSyncPeriod: 1s\n  syncPeriod: 9s\n\
                     nodePortAddresses:\n- primary\n";
@@ -130,7 +132,10 @@ fn one_mistake_is_said_in_the_known_words() {
             "mode: nftables\nnftables: {masqueradeBit: 33}",
             "KubeProxyNFTablesConfiguration.MasqueradeBit: Invalid value: 33: must be within the range [0, 31]",
         ),
-        ("clientConnection: {burst: -1}", "ClientConnection.Burst: Invalid value: -1: must be greater than or equal to 0"),
+        (
+            "clientConnection: {burst: -1}",
+            "ClientConnection.Burst: Invalid value: -1: must be greater than or equal to 0",
+        ),
     ] {
         assert_eq!(said(rest), format!("KubeProxyConfiguration.{expected}"), "{rest}");
     }
@@ -170,6 +175,7 @@ fn many_mistakes_are_listed_in_the_known_order() {
         "KubeProxyConfiguration.MinSyncPeriod: Invalid value: \"-1s\":",
         "BindAddress: Invalid value: \"abc\": not a valid textual representation of an IP address",
     ];
-    let found: Vec<_> = order.iter().map(|part| linux.find(part).unwrap_or_else(|| panic!("{part} in {linux}"))).collect();
+    let found: Vec<_> =
+        order.iter().map(|part| linux.find(part).unwrap_or_else(|| panic!("{part} in {linux}"))).collect();
     assert!(found.is_sorted(), "{linux}");
 }

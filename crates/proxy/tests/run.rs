@@ -143,11 +143,7 @@ async fn whole_proxy() {
     let (status, token) = (Status::default(), CancellationToken::new());
     let health: SocketAddr = ([127, 0, 0, 1], 10_256).into();
     let metrics: SocketAddr = ([127, 0, 0, 1], 10_249).into();
-    let config = Config {
-        health_address: Some(health),
-        metrics_address: Some(metrics),
-        ..Config::for_node("here")
-    };
+    let config = Config { health_address: Some(health), metrics_address: Some(metrics), ..Config::for_node("here") };
     let running = tokio::spawn(proxy::run(canned(asked.clone()), config, [Names], status.clone(), token.clone()));
     let mut applied = status.applied(IpFamily::V4).unwrap();
     let reached = applied.wait_for(Option::is_some);

@@ -69,7 +69,8 @@ impl NodeView {
         self.pod_cidrs = match &self.local_traffic {
             LocalTraffic::NodeCidrs => {
                 let listed = &node.spec.pod_cidrs;
-                let cidrs = if listed.is_empty() { std::slice::from_ref(&node.spec.pod_cidr) } else { listed.as_slice() };
+                let cidrs =
+                    if listed.is_empty() { std::slice::from_ref(&node.spec.pod_cidr) } else { listed.as_slice() };
                 cidrs.iter().filter_map(|cidr| cidr.parse().ok()).collect()
             }
             LocalTraffic::Cidrs(cidrs) => cidrs.clone(),

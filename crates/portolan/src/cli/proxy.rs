@@ -271,7 +271,8 @@ impl Fields {
         put(&mut config.bind_address, self.bind_address.as_ref());
         put(&mut config.bind_address_hard_fail, self.bind_address_hard_fail.as_ref());
         // The servers' addresses don't follow --bind-address, as they do in a file.
-        config.healthz_bind_address = server(self.healthz_bind_address.as_deref(), "0.0.0.0", self.healthz_port, 10_256);
+        config.healthz_bind_address =
+            server(self.healthz_bind_address.as_deref(), "0.0.0.0", self.healthz_port, 10_256);
         config.metrics_bind_address =
             server(self.metrics_bind_address.as_deref(), "127.0.0.1", self.metrics_port, 10_249);
         put(&mut config.cluster_cidr, self.cluster_cidr.as_ref());

@@ -5,7 +5,7 @@ mod machine;
 
 use std::fmt::Display;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -133,13 +133,13 @@ async fn start(options: &Proxy, settings: Settings) -> Result<ExitCode> {
 }
 
 async fn client(settings: &Settings, master: Option<&str>) -> Result<kube::Client> {
-    let url = master.map(str::parse).transpose().context("--master is no URL")?;
+    let url = master.map(str::parse::<http::Uri>).transpose().context("--master is no URL")?;
     let mut config = match (&settings.kubeconfig, &url) {
         (Some(path), _) => {
             let file = Kubeconfig::read_from(path).with_context(|| format!("cannot use {}", path.display()))?;
             kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?
         }
-        (None, Some(url)) => kube::Config::new(http::Uri::clone(url)),
+        (None, Some(url)) => kube::Config::new(url.clone()),
         (None, None) => kube::Config::incluster()
             .context("there is no service account here; --kubeconfig says how to reach the API server")?,
     };
@@ -150,9 +150,8 @@ async fn client(settings: &Settings, master: Option<&str>) -> Result<kube::Clien
 }
 
 /// Ends the proxy when its file has changed: what supervises it starts it anew, with the new one.
-async fn until_changed(path: std::path::PathBuf, stop: CancellationToken, changed: CancellationToken) {
-    let read = async || tokio::fs::read(&path).await.ok();
-    let first = read().await;
+async fn until_changed(path: PathBuf, stop: CancellationToken, changed: CancellationToken) {
+    let first = tokio::fs::read(&path).await.ok();
     let mut ticks = tokio::time::interval(LOOK_AT_FILE);
     loop {
         tokio::select! {
@@ -160,7 +159,7 @@ async fn until_changed(path: std::path::PathBuf, stop: CancellationToken, change
             _ = ticks.tick() => {}
         }
         // Between two versions the file may be missing.
-        if let Some(now) = read().await
+        if let Ok(now) = tokio::fs::read(&path).await
             && first.as_ref() != Some(&now)
         {
             changed.cancel();

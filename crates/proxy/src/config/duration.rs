@@ -174,7 +174,8 @@ mod tests {
             assert_eq!(text.parse::<GoDuration>().unwrap().to_string(), text);
             assert_eq!(format!("-{text}").parse::<GoDuration>().unwrap().is_negative(), text != "0s");
         }
-        for (text, printed) in [("0", "0s"), ("+90s", "1m30s"), ("1500ms", "1.5s"), ("100us", "100\u{b5}s"), (".5h", "30m0s")]
+        for (text, printed) in
+            [("0", "0s"), ("+90s", "1m30s"), ("1500ms", "1.5s"), ("100us", "100\u{b5}s"), (".5h", "30m0s")]
         {
             assert_eq!(text.parse::<GoDuration>().unwrap().to_string(), printed);
         }

@@ -125,7 +125,8 @@ fn reach(config: &KubeProxyConfiguration) -> Reach {
     if config.iptables.localhost_node_ports == Some(false) {
         return reach.without_localhost();
     }
-    reach.localhost |= listed.is_empty() || reach.cidrs.iter().any(|cidr| cidr.prefix_len() == 0 && cidr.addr().is_ipv4());
+    reach.localhost |=
+        listed.is_empty() || reach.cidrs.iter().any(|cidr| cidr.prefix_len() == 0 && cidr.addr().is_ipv4());
     reach
 }
 
@@ -169,11 +170,7 @@ fn unheeded(config: &KubeProxyConfiguration, mode: Mode) -> Vec<Note> {
         (windows, "winkernel, windowsRunAsService", "they are about Windows"),
         (!config.port_range.is_empty(), "portRange", "no port is taken on the node's behalf"),
         (config.enable_profiling, "enableProfiling", "there is no profiler in this program"),
-        (
-            !config.show_hidden_metrics_for_version.is_empty(),
-            "showHiddenMetricsForVersion",
-            "no metric is hidden here",
-        ),
+        (!config.show_hidden_metrics_for_version.is_empty(), "showHiddenMetricsForVersion", "no metric is hidden here"),
         (
             config.config_sync_period != plain.config_sync_period,
             "configSyncPeriod",
@@ -279,13 +276,10 @@ mod tests {
         assert_eq!(unheeded("mode: nftables\nnftables: {masqueradeBit: 7}"), ["masqueradeBit"]);
         assert_eq!(unheeded("iptables: {minSyncPeriod: 5s}"), ["minSyncPeriod"]);
         assert_eq!(
-            unheeded("featureGates: {AllAlpha: true}\nportRange: 1-2\nclientConnection: {qps: 50}\nwindowsRunAsService: true"),
-            [
-                "featureGates.AllAlpha",
-                "clientConnection.qps, burst",
-                "winkernel, windowsRunAsService",
-                "portRange",
-            ]
+            unheeded(
+                "featureGates: {AllAlpha: true}\nportRange: 1-2\nclientConnection: {qps: 50}\nwindowsRunAsService: true"
+            ),
+            ["featureGates.AllAlpha", "clientConnection.qps, burst", "winkernel, windowsRunAsService", "portRange",]
         );
     }
 

@@ -26,9 +26,17 @@ pub struct FieldError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Problem {
     /// The value as it is shown, and what it must be.
-    Invalid { value: String, rule: String },
-    Unsupported { value: String, supported: Vec<&'static str> },
-    Forbidden { rule: &'static str },
+    Invalid {
+        value: String,
+        rule: String,
+    },
+    Unsupported {
+        value: String,
+        supported: Vec<&'static str>,
+    },
+    Forbidden {
+        rule: &'static str,
+    },
 }
 
 /// Everything that is wrong, in a fixed order.
@@ -49,7 +57,8 @@ pub fn validate(config: &KubeProxyConfiguration) -> Result<(), Invalid> {
     }
     errors.linux(config);
     if !MODES.contains(&config.mode.as_str()) {
-        let rule = "must be iptables, ipvs, nftables or blank (blank means the best-available proxy [currently nftables])";
+        let rule =
+            "must be iptables, ipvs, nftables or blank (blank means the best-available proxy [currently nftables])";
         errors.text("Mode.ProxyMode", &config.mode, rule);
     }
     errors.nonnegative("ClientConnection.Burst", Some(config.client_connection.burst));
@@ -102,8 +111,11 @@ impl Errors {
 
     fn ipvs(&mut self, config: &KubeProxyConfiguration) {
         let ipvs = &config.ipvs;
-        let timeouts =
-            [("TCPTimeout", ipvs.tcp_timeout), ("TCPFinTimeout", ipvs.tcp_fin_timeout), ("UDPTimeout", ipvs.udp_timeout)];
+        let timeouts = [
+            ("TCPTimeout", ipvs.tcp_timeout),
+            ("TCPFinTimeout", ipvs.tcp_fin_timeout),
+            ("UDPTimeout", ipvs.udp_timeout),
+        ];
         for (name, timeout) in timeouts {
             self.not_before_zero(&format!("KubeProxyIPVSConfiguration.{name}"), Some(timeout));
         }

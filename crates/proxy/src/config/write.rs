@@ -67,7 +67,6 @@ fn write_leaf(text: &mut String, value: &Value) {
         Value::Number(number) => match number.as_f64() {
             // serde_json has made a double of a float32: its own digits are those that were written.
             Some(double) if number.is_f64() => {
-                #[expect(clippy::cast_possible_truncation, reason = "it was a float32")]
                 let single = double as f32;
                 let _ = write!(text, "{single}");
             }
@@ -121,8 +120,14 @@ fn means_something_else(text: &str) -> bool {
     if !first.is_ascii_digit() && first != b'.' {
         return false;
     }
-    let radix = |prefix: &str, radix| digits.strip_prefix(prefix).is_some_and(|d| u64::from_str_radix(d, radix).is_ok());
-    digits.parse::<f64>().is_ok() || radix("0x", 16) || radix("0b", 2) || radix("0o", 8) || base_60(&digits) || date(&digits)
+    let radix =
+        |prefix: &str, radix| digits.strip_prefix(prefix).is_some_and(|d| u64::from_str_radix(d, radix).is_ok());
+    digits.parse::<f64>().is_ok()
+        || radix("0x", 16)
+        || radix("0b", 2)
+        || radix("0o", 8)
+        || base_60(&digits)
+        || date(&digits)
 }
 
 /// `1:30:00` is a number in YAML 1.1.
@@ -146,7 +151,9 @@ fn may_be_plain(text: &str) -> bool {
     while let Some(c) = rest.next() {
         let ends_here = rest.peek().is_none_or(|next| *next == ' ');
         let special = match (before, c) {
-            (None, '#' | ',' | '[' | ']' | '{' | '}' | '&' | '*' | '!' | '|' | '>' | '\'' | '"' | '%' | '@' | '`') => true,
+            (None, '#' | ',' | '[' | ']' | '{' | '}' | '&' | '*' | '!' | '|' | '>' | '\'' | '"' | '%' | '@' | '`') => {
+                true
+            }
             (None, '-' | '?') | (_, ':') => ends_here,
             (Some(' '), '#') => true,
             _ => false,
@@ -165,7 +172,8 @@ mod tests {
 
     #[test]
     fn text_is_quoted_only_where_it_must_be() {
-        let plain = ["0.0.0.0:10256", "15m0s", "ClusterCIDR", "/a/b", "fd00::1", "10.0.0.0/8", "a#b", "-x", "1.5s", "a'b"];
+        let plain =
+            ["0.0.0.0:10256", "15m0s", "ClusterCIDR", "/a/b", "fd00::1", "10.0.0.0/8", "a#b", "-x", "1.5s", "a'b"];
         for text in plain {
             assert_eq!(scalar(text), text);
         }
