@@ -86,7 +86,13 @@ impl Shared {
     /// Waits until everything has been listed once.
     pub(crate) async fn complete(&self) {
         let mut changed = self.changed.subscribe();
-        while !self.lock().is_complete() && changed.changed().await.is_ok() {}
+        loop {
+            let complete = self.lock().is_complete();
+            // The sender is ours: it doesn't go.
+            if complete || changed.changed().await.is_err() {
+                return;
+            }
+        }
     }
 
     /// A family's table as it should be now; `None` before everything has been listed once.

@@ -79,8 +79,8 @@ impl FromStr for GoDuration {
         }
         let mut sum = 0_i128;
         while !rest.is_empty() {
-            let number = prefix(rest, |c| c.is_ascii_digit() || c == '.');
-            if number.bytes().filter(|byte| byte.is_ascii_digit()).count() == 0 || number.matches('.').count() > 1 {
+            let number = number_of(rest);
+            if number.trim_matches('.').is_empty() {
                 return Err(invalid());
             }
             let unit = prefix(&rest[number.len()..], |c| !c.is_ascii_digit() && c != '.');
@@ -90,6 +90,16 @@ impl FromStr for GoDuration {
         let signed = if negative { -sum } else { sum };
         i64::try_from(signed).map(GoDuration).map_err(|_| invalid())
     }
+}
+
+/// The digits it begins with, which may have one point.
+fn number_of(text: &str) -> &str {
+    let whole = prefix(text, |c| c.is_ascii_digit()).len();
+    let fraction = match text[whole..].strip_prefix('.') {
+        Some(rest) => 1 + prefix(rest, |c| c.is_ascii_digit()).len(),
+        None => 0,
+    };
+    &text[..whole + fraction]
 }
 
 fn prefix(text: &str, belongs: impl Fn(char) -> bool) -> &str {
@@ -185,10 +195,12 @@ mod tests {
     #[test]
     fn what_is_none_is_refused_in_the_known_words() {
         let said = |text: &str| text.parse::<GoDuration>().unwrap_err().to_string();
-        for text in ["", "-", "x", "s", ".s", "1.2.3s", "9999999h", "1s-"] {
+        for text in ["", "-", "x", "s", ".s", "1s.", "9999999h"] {
             assert_eq!(said(text), format!("time: invalid duration {text:?}"), "{text}");
         }
         assert_eq!(said("5"), r#"time: missing unit in duration "5""#);
+        assert_eq!(said("1.2.3s"), r#"time: missing unit in duration "1.2.3s""#);
+        assert_eq!(said("1s-"), r#"time: unknown unit "s-" in duration "1s-""#);
         assert_eq!(said("1d"), r#"time: unknown unit "d" in duration "1d""#);
     }
 }
