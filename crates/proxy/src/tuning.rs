@@ -1,5 +1,6 @@
-//! What a proxy sets in the kernel besides its rules: connection tracking's size and timeouts, and what its mode needs.
-//! A plan, made from what was asked for, and its execution. Not responsible for the rules.
+//! What a proxy sets in the kernel besides its rules: connection tracking's size and timeouts. A plan, made from what was
+//! asked for, and its execution. Not responsible for the rules, nor for what goes with them: `route_localnet` opens the
+//! node's loopback to its neighbours (CVE-2020-8558) unless rules are there first that keep them out.
 
 use std::fmt;
 use std::io::{Error, ErrorKind};
@@ -71,12 +72,6 @@ impl TuningPlan {
             settings.push(Setting { name, value: 1, unless: Unless::Equal });
         }
         TuningPlan { settings }
-    }
-
-    /// Lets localhost's NodePorts answer (IPv4): packets from 127.0.0.1 may leave the loopback device.
-    pub fn allow_localhost(&mut self) {
-        let name = "net/ipv4/conf/all/route_localnet";
-        self.settings.push(Setting { name, value: 1, unless: Unless::Equal });
     }
 
     /// Sets what differs. What can't be set is returned, and the rest is set all the same: a container's `/proc/sys` may

@@ -58,7 +58,7 @@ pub fn run(options: &Proxy) -> Result<ExitCode> {
     settings.unheeded.iter().for_each(|note| tracing::warn!(field = note.field, reason = note.reason, "has no effect"));
     if settings.mode_by_default {
         tracing::info!(
-            "no mode is named: nftables, with NodePorts on all addresses of the node and on localhost, as in iptables mode"
+            "no mode is named: nftables, and NodePorts answer where they do in iptables mode, as far as nothing else is said"
         );
     }
     if options.init_only == Some(true) {

@@ -18,6 +18,8 @@ pub struct Reach {
     pub localhost: bool,
     /// Addresses of the node within these.
     pub cidrs: Vec<IpNet>,
+    /// No loopback address answers, whatever else is asked for.
+    pub loopback_shut: bool,
 }
 
 /// The addresses a node has.
@@ -44,21 +46,19 @@ impl Reach {
         reach
     }
 
-    /// Whether a network of the list lies on the loopback device, as iptables mode's `127.0.0.0/8` does.
-    pub fn names_loopback(&self) -> bool {
-        self.cidrs.iter().any(|cidr| cidr.contains(&IpAddr::V4(Ipv4Addr::LOCALHOST)))
+    /// Whether 127.0.0.1 is asked for, by its keyword or by a network such as `127.0.0.0/8`, and may answer.
+    pub fn has_localhost(&self) -> bool {
+        !self.loopback_shut && (self.localhost || self.cidrs.iter().any(is_loopback))
     }
 
-    /// Without loopback, whatever the list says.
-    pub fn without_localhost(mut self) -> Reach {
-        self.localhost = false;
-        self.cidrs.retain(|cidr| !(cidr.prefix_len() > 0 && cidr.addr().is_loopback()));
-        self
+    /// The same without loopback. What asked for nothing else gets nothing.
+    pub fn without_loopback(self) -> Reach {
+        Reach { loopback_shut: true, ..self }
     }
 
     pub fn resolve(&self, host: &HostAddresses) -> NodePortAddresses {
         let everywhere = IpFamily::BOTH.map(|family| self.everywhere(family));
-        if everywhere == [true, true] && !self.localhost {
+        if everywhere == [true, true] && !self.has_localhost() {
             return NodePortAddresses::AllLocal;
         }
         let mut addresses = BTreeSet::new();
@@ -72,6 +72,9 @@ impl Reach {
         if self.localhost {
             addresses.insert(IpAddr::V4(Ipv4Addr::LOCALHOST));
         }
+        if self.loopback_shut {
+            addresses.retain(|address| !address.is_loopback());
+        }
         NodePortAddresses::Only(addresses)
     }
 
@@ -84,10 +87,15 @@ impl Reach {
 
     fn within(&self, address: IpAddr, everywhere: bool) -> bool {
         if address.is_loopback() {
-            return self.cidrs.iter().any(|cidr| cidr.prefix_len() > 0 && cidr.contains(&address));
+            return self.cidrs.iter().any(|cidr| is_loopback(cidr) && cidr.contains(&address));
         }
         everywhere || self.cidrs.iter().any(|cidr| cidr.contains(&address))
     }
+}
+
+/// `0.0.0.0/0` contains loopback and doesn't mean it.
+fn is_loopback(cidr: &IpNet) -> bool {
+    cidr.prefix_len() > 0 && cidr.addr().is_loopback()
 }
 
 /// The node's primary addresses: those its Node object lists first, InternalIPs before ExternalIPs, and `bindAddress`
@@ -108,13 +116,17 @@ mod tests {
     use super::*;
 
     fn resolved(list: &[&str]) -> Option<Vec<String>> {
+        resolve(list, |reach| reach)
+    }
+
+    fn resolve(list: &[&str], change: impl Fn(Reach) -> Reach) -> Option<Vec<String>> {
         let list: Vec<_> = list.iter().map(|entry| (*entry).to_owned()).collect();
         let addresses = ["127.0.0.1", "::1", "10.0.0.5", "192.0.2.5", "fd00::5", "fe80::1"];
         let host = HostAddresses {
             all: addresses.iter().map(|address| address.parse().unwrap()).collect(),
             primary: vec!["10.0.0.5".parse().unwrap(), "fd00::5".parse().unwrap()],
         };
-        match Reach::of(&list).resolve(&host) {
+        match change(Reach::of(&list)).resolve(&host) {
             NodePortAddresses::AllLocal => None,
             NodePortAddresses::Only(only) => Some(only.iter().map(ToString::to_string).collect()),
         }
@@ -131,6 +143,15 @@ mod tests {
         let everything = ["10.0.0.5", "127.0.0.1", "192.0.2.5", "fd00::5", "fe80::1"];
         assert_eq!(resolved(&["all", "localhost"]).unwrap(), everything);
         assert_eq!(resolved(&["127.0.0.0/8", "::1/128"]).unwrap(), ["127.0.0.1", "::1"]);
+    }
+
+    #[test]
+    fn with_loopback_shut_nobody_gets_more_than_was_asked_for() {
+        let shut = |list: &[&str]| resolve(list, Reach::without_loopback);
+        assert_eq!(shut(&["localhost"]).unwrap(), [""; 0]);
+        assert_eq!(shut(&["127.0.0.0/8", "::1/128"]).unwrap(), [""; 0]);
+        assert_eq!(shut(&["localhost", "all"]), None);
+        assert_eq!(shut(&["localhost", "primary"]).unwrap(), ["10.0.0.5", "fd00::5"]);
     }
 
     #[test]

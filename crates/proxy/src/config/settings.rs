@@ -86,11 +86,14 @@ pub fn settings(config: &KubeProxyConfiguration, processors: u64) -> Result<Sett
     if !refused.is_empty() {
         return Err(Refused(refused));
     }
-    let mut tuning = TuningPlan::of_conntrack(&config.conntrack, processors);
-    let reach = reach(config);
-    if reach.localhost || reach.names_loopback() {
-        tuning.allow_localhost();
+    let asked = reach(config);
+    let mut unheeded = unheeded(config, mode);
+    if mode == Mode::Nftables && asked.has_localhost() {
+        let reason =
+            "in nftables mode no rules keep neighbours from the node's loopback (CVE-2020-8558), so it stays shut";
+        unheeded.push(note("NodePorts on localhost", reason));
     }
+    let reach = if mode == Mode::Nftables { asked.without_loopback() } else { asked };
     let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
     let bit = config.iptables.masquerade_bit.and_then(|bit| u32::try_from(bit).ok()).unwrap_or(14);
     Ok(Settings {
@@ -110,8 +113,8 @@ pub fn settings(config: &KubeProxyConfiguration, processors: u64) -> Result<Sett
         sync_period: config.sync_period().elapsing(),
         oom_score: config.oom_score_adj,
         logging: log_settings(config),
-        tuning,
-        unheeded: unheeded(config, mode),
+        tuning: TuningPlan::of_conntrack(&config.conntrack, processors),
+        unheeded,
     })
 }
 
@@ -123,7 +126,7 @@ fn reach(config: &KubeProxyConfiguration) -> Reach {
         return reach;
     }
     if config.iptables.localhost_node_ports == Some(false) {
-        return reach.without_localhost();
+        return reach.without_loopback();
     }
     reach.localhost |=
         listed.is_empty() || reach.cidrs.iter().any(|cidr| cidr.prefix_len() == 0 && cidr.addr().is_ipv4());
@@ -248,17 +251,26 @@ mod tests {
     fn no_mode_is_nftables_with_the_reach_of_iptables() {
         let default = of("").unwrap();
         assert_eq!((default.mode, default.mode_by_default), (Mode::Nftables, true));
-        assert_eq!(default.reach, Reach { all: true, localhost: true, ..Reach::default() });
+        assert!(default.reach.all && default.reach.localhost, "as far as iptables mode, were it not for loopback");
         let asked_for = of("mode: nftables").unwrap();
         assert_eq!((asked_for.mode, asked_for.mode_by_default), (Mode::Nftables, false));
-        assert_eq!(asked_for.reach, Reach { primary: true, ..Reach::default() });
-        let closed = of("iptables: {localhostNodePorts: false}").unwrap();
-        assert_eq!(closed.reach, Reach { all: true, ..Reach::default() });
-        assert!(!closed.tuning.to_string().contains("route_localnet"));
-        assert!(default.tuning.to_string().contains("net.ipv4.conf.all.route_localnet = 1"));
+        assert_eq!(asked_for.reach, Reach { primary: true, loopback_shut: true, ..Reach::default() });
         // Settings of the mode it would have been elsewhere are in force.
         assert!(of("iptables: {masqueradeAll: true}").unwrap().masquerade_all);
         assert!(!of("nftables: {masqueradeAll: true}").unwrap().masquerade_all);
+    }
+
+    #[test]
+    fn localhost_answers_in_iptables_mode_and_is_missed_by_name_in_nftables() {
+        let here = |rest: &str| (of(rest).unwrap().reach.has_localhost(), unheeded(rest));
+        let missed = vec!["NodePorts on localhost".to_owned()];
+        assert_eq!(here("mode: iptables"), (true, vec![]));
+        assert_eq!(here("mode: iptables\nnodePortAddresses: [10.0.0.0/8]"), (false, vec![]));
+        assert_eq!(here("mode: iptables\niptables: {localhostNodePorts: false}"), (false, vec![]));
+        assert_eq!(here(""), (false, missed.clone()));
+        assert_eq!(here("iptables: {localhostNodePorts: false}"), (false, vec![]));
+        assert_eq!(here("mode: nftables"), (false, vec![]));
+        assert_eq!(here("mode: nftables\nnodePortAddresses: [localhost, primary]"), (false, missed));
     }
 
     #[test]
@@ -271,10 +283,10 @@ mod tests {
 
     #[test]
     fn what_nothing_depends_on_is_named() {
-        assert_eq!(unheeded(""), [""; 0]);
+        assert_eq!(unheeded("mode: nftables"), [""; 0]);
         assert_eq!(unheeded("mode: iptables\niptables: {masqueradeBit: 7}"), [""; 0]);
         assert_eq!(unheeded("mode: nftables\nnftables: {masqueradeBit: 7}"), ["masqueradeBit"]);
-        assert_eq!(unheeded("iptables: {minSyncPeriod: 5s}"), ["minSyncPeriod"]);
+        assert_eq!(unheeded("mode: iptables\niptables: {minSyncPeriod: 5s}"), ["minSyncPeriod"]);
         assert_eq!(
             unheeded(
                 "featureGates: {AllAlpha: true}\nportRange: 1-2\nclientConnection: {qps: 50}\nwindowsRunAsService: true"
