@@ -106,7 +106,8 @@ impl Metrics {
         let mut families: Vec<_> = ALL.iter().collect();
         families.sort_by_key(|family| family.name);
         for family in families {
-            let of_family = values.range((family.name, Vec::new())..).take_while(|((name, _), _)| *name == family.name);
+            let of_family =
+                values.range((family.name, Vec::<String>::new())..).take_while(|((name, _), _)| *name == family.name);
             let mut samples = String::new();
             for ((_, labels), value) in of_family {
                 write_value(&mut samples, family, labels, value);

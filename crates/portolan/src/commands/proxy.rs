@@ -20,7 +20,7 @@ use anyhow::{Context, Result, bail};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use proxy_iptables::{FullLook, HINTS, IptablesBackend, Options, Tuning};
 use proxy_nftables::Nftables;
-use service_model::NodePortAddresses;
+use service_model::{LocalTraffic, NodePortAddresses};
 use tokio_util::sync::CancellationToken;
 
 use super::block_on;
@@ -60,6 +60,9 @@ pub fn run(options: &Proxy) -> Result<ExitCode> {
         tracing::info!(
             "no mode is named: nftables, and NodePorts answer where they do in iptables mode, as far as nothing else is said"
         );
+    }
+    if settings.local_traffic == LocalTraffic::Cidrs(Vec::new()) {
+        tracing::warn!("detectLocalMode is ClusterCIDR and no clusterCIDR is given: pods are not told from strangers");
     }
     if options.init_only == Some(true) {
         let failures = settings.tuning.apply(Path::new(PROC_SYS));
