@@ -42,6 +42,11 @@ pub fn run(options: &Proxy) -> Result<ExitCode> {
     let (config, mut warnings) = configuration(options)?;
     warnings.extend(options.warnings());
     validate(&config)?;
+    let once = options.write_config_to.is_some() || options.cleanup == Some(true);
+    if once {
+        logging::start(logging::COMMANDS, logging::Format::Text);
+        warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    }
     if let Some(path) = &options.write_config_to {
         let text = to_yaml(&config).context("cannot write the configuration")?;
         std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
@@ -49,7 +54,6 @@ pub fn run(options: &Proxy) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     if options.cleanup == Some(true) {
-        logging::start(logging::COMMANDS, logging::Format::Text);
         return block_on(cleanup());
     }
     let settings = settings(&config, machine::processors())?;
