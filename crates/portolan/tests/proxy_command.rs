@@ -41,7 +41,7 @@ fn it_writes_the_configuration_that_kube_proxy_would() {
     // A file puts the flags aside, but for the name and the logging.
     let config = folder.file("config", &format!("{HEAD}mode: iptables\n"));
     let flags = ["--write-config-to", to, "--proxy-mode=nftables", "--hostname-override=Node-1", "-v=2"];
-    let output = proxy(&[&["--config", config.to_str().unwrap()], &flags[..]].concat());
+    let output = proxy(&[&["--config", config.to_str().unwrap()][..], &flags[..]].concat());
     assert!(output.status.success(), "{}", said(&output));
     let expected = WRITTEN.replace("hostnameOverride: \"\"", "hostnameOverride: node-1");
     assert_eq!(std::fs::read_to_string(&written).unwrap(), expected.replace("verbosity: 0", "verbosity: 2"));
@@ -52,7 +52,7 @@ fn mistakes_are_named_where_they_are() {
     let folder = Folder::new();
     let run = |text: &str, flags: &[&str]| {
         let config = folder.file("config", &format!("{HEAD}{text}"));
-        proxy(&[&["--config", config.to_str().unwrap()], flags].concat())
+        proxy(&[&["--config", config.to_str().unwrap()][..], flags].concat())
     };
     let unknown = run("conntrack:\n  bogus: 1\n", &["--write-config-to", "/dev/null"]);
     assert!(unknown.status.success(), "{}", said(&unknown));

@@ -289,7 +289,7 @@ mod tests {
         assert_eq!(unheeded("mode: iptables\niptables: {minSyncPeriod: 5s}"), ["minSyncPeriod"]);
         assert_eq!(
             unheeded(
-                "featureGates: {AllAlpha: true}\nportRange: 1-2\nclientConnection: {qps: 50}\nwindowsRunAsService: true"
+                "mode: nftables\nfeatureGates: {AllAlpha: true}\nportRange: 1-2\nclientConnection: {qps: 50}\nwindowsRunAsService: true"
             ),
             ["featureGates.AllAlpha", "clientConnection.qps, burst", "winkernel, windowsRunAsService", "portRange",]
         );
