@@ -38,6 +38,11 @@ const BENCHES: &[Bench] = &[
         runs: Runs::System(&["kube-proxy"]),
     },
     Bench {
+        name: "datapath",
+        about: "what a connection through a Service costs: each mode, kube-proxy's, one hand-written rule, and none",
+        runs: Runs::System(&["kube-proxy"]),
+    },
+    Bench {
         name: "pods",
         about: "pods in parallel until ready, and one until its first answer",
         runs: Runs::System(&[]),

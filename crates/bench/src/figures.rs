@@ -34,12 +34,40 @@ impl Samples {
         self.percentile(50)
     }
 
+    /// By the normal distribution, so it means something from about thirty values on.
+    pub fn interval(&self) -> Option<Interval> {
+        let count = self.0.len() as f64;
+        if count < 2.0 {
+            return None;
+        }
+        let mean = self.0.iter().sum::<f64>() / count;
+        let variance = self.0.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (count - 1.0);
+        let half = 1.96 * (variance / count).sqrt();
+        Some(Interval { low: mean - half, mean, high: mean + half })
+    }
+
     pub fn least(&self) -> Option<f64> {
         self.0.first().copied()
     }
 
     pub fn most(&self) -> Option<f64> {
         self.0.last().copied()
+    }
+}
+
+/// A mean with its 95 % confidence interval.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Interval {
+    pub low: f64,
+    pub mean: f64,
+    pub high: f64,
+}
+
+impl FromIterator<f64> for Samples {
+    fn from_iter<I: IntoIterator<Item = f64>>(values: I) -> Samples {
+        let mut samples = Samples::default();
+        values.into_iter().for_each(|value| samples.push(value));
+        samples
     }
 }
 
@@ -60,5 +88,14 @@ mod tests {
         }
         assert_eq!((samples.median(), samples.percentile(99)), (Some(2.0), Some(4.0)));
         assert_eq!((samples.least(), samples.most()), (Some(1.0), Some(4.0)));
+    }
+
+    #[test]
+    fn an_interval_is_as_wide_as_the_values_are_apart() {
+        let Interval { low, mean, high } = [1.0, 2.0, 3.0].into_iter().collect::<Samples>().interval().unwrap();
+        assert_eq!(mean, 2.0);
+        // 1.96 · 1 / √3
+        assert!((high - 3.1316).abs() < 1e-3 && (low - 0.8684).abs() < 1e-3);
+        assert_eq!([1.0].into_iter().collect::<Samples>().interval(), None);
     }
 }

@@ -1,6 +1,7 @@
 //! Benchmarks of whole systems and real processes: each figure in one run, beside a peer where there is one, with the
 //! bar it is held to. Run by `cargo xtask bench`. Measures and prints; asserts nothing.
 
+mod datapath;
 mod figures;
 mod lab;
 mod memory;
@@ -13,6 +14,7 @@ mod proxy_log;
 mod proxy_sync;
 mod report;
 mod sightings;
+mod source;
 mod startup;
 
 use std::path::PathBuf;
@@ -59,6 +61,8 @@ enum Bench {
     Propagation(propagation::Options),
     /// Programming Services into nf_tables or by iptables, beside the real kube-proxy.
     ProxySync(proxy_sync::Options),
+    /// What a connection through a Service costs: each mode, kube-proxy's, one hand-written rule, and none.
+    Datapath(datapath::Options),
     /// Pods in parallel, and from a pod's creation to its first answer.
     Pods(pods::Options),
 }
@@ -71,6 +75,7 @@ fn main() -> Result<()> {
         Bench::Startup(options) => startup::run(options, &cli.peers, &mut report)?,
         Bench::Propagation(options) => propagation::run(options, &mut report)?,
         Bench::ProxySync(options) => proxy_sync::run(options, &cli.peers, &mut report)?,
+        Bench::Datapath(options) => datapath::run(options, &cli.peers, &mut report)?,
         Bench::Pods(options) => pods::run(options, &mut report)?,
     }
     match cli.output {

@@ -96,6 +96,18 @@ pub fn resident(pid: u32) -> Result<u64> {
     field(pid, "VmRSS:")
 }
 
+/// What a process and its descendants have resident now, in KiB; of one that has ended, nothing.
+pub fn family_resident(pid: u32) -> u64 {
+    let own = resident(pid).unwrap_or(0);
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return own };
+    let children: Vec<u32> = threads
+        .flatten()
+        .filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok())
+        .flat_map(|line| line.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<u32>>())
+        .collect();
+    own + children.into_iter().map(family_resident).sum::<u64>()
+}
+
 fn field(pid: u32, name: &str) -> Result<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).context("cannot read a process's status")?;
     let line = text.lines().find_map(|line| line.strip_prefix(name)).context("a process without memory")?;

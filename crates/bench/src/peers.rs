@@ -14,7 +14,7 @@ use testkit::Temporary;
 
 use crate::lab::{self, run};
 use crate::process::Process;
-use crate::proxy_sync::Mode;
+use crate::source::{Mode, NODE};
 
 const STARTS: Duration = Duration::from_secs(60);
 
@@ -76,31 +76,32 @@ impl RealApi {
     }
 }
 
-/// Starts the real kube-proxy as node `n1`, against an API by kubeconfig.
+/// Starts the real kube-proxy, against an API by kubeconfig; `name` tells it apart from others.
 pub fn kube_proxy(
     program: &Path,
     namespace: &NetNs,
     kubeconfig: &Path,
     scratch: &Temporary,
     mode: Mode,
+    name: &str,
 ) -> Result<Process> {
-    let name = if mode == Mode::Nftables { "nftables" } else { "iptables" };
     let config = scratch.file(
-        "kube-proxy.yaml",
+        &format!("{name}.yaml"),
         &format!(
-            "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nmode: {name}\n\
-             hostnameOverride: n1\nclientConnection:\n  kubeconfig: {}\n  contentType: application/json\n  \
-             acceptContentTypes: application/json\nconntrack:\n  maxPerCore: 0\n  min: 0\n{name}:\n  \
+            "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nmode: {mode}\n\
+             hostnameOverride: {NODE}\nclientConnection:\n  kubeconfig: {}\n  contentType: application/json\n  \
+             acceptContentTypes: application/json\nconntrack:\n  maxPerCore: 0\n  min: 0\n{mode}:\n  \
              minSyncPeriod: 10ms\n  syncPeriod: 1h\n",
-            kubeconfig.display()
+            kubeconfig.display(),
+            mode = mode.name(),
         ),
     );
     let mut command = Command::new(program);
     command.arg("--config").arg(config).arg("--v=2");
-    if mode != Mode::Nftables {
+    if !mode.is_nftables() {
         command.env("PATH", flavour(scratch, mode)?);
     }
-    Process::start(namespace, command, &scratch.path().join("kube-proxy.log"))
+    Process::start(namespace, command, &scratch.path().join(format!("{name}.log")))
 }
 
 /// A PATH on which `iptables` and its like are of one flavour.

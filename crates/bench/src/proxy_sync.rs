@@ -1,34 +1,27 @@
 //! Our proxy and the real kube-proxy as processes against one API server, in the same mode, each in a network namespace
-//! without rules: the first sync of many Services, then single changes. In turn, round by round.
+//! without rules: the first sync of many Services, single changes, many changes a second, a restart, and idling. In turn,
+//! round by round.
 
-use std::net::{Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::Arc;
+use std::net::Ipv4Addr;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
-use apiserver::pki::{self, Pki, ServerNames};
-use apiserver::{ApiServer, AsyncReadWrite, Config, NodeDialer};
-use kube::Client;
+use anyhow::{Context, Result};
 use netns::NetNs;
-use serde_json::json;
-use store::embedded::{Embedded, Options as StoreOptions};
-use testkit::Temporary;
-use tokio::net::{TcpListener, UnixListener};
-use tokio::runtime::Runtime;
-use tokio_util::sync::CancellationToken;
 
 use crate::figures::{Samples, milliseconds};
-use crate::lab::{self, event_loop};
-use crate::objects::{SERVICES, SLICES, create, create_all, endpoint, replace, service, slice};
-use crate::process::{Process, portolan};
+use crate::lab;
+use crate::objects::{SERVICES, SLICES, create_all, endpoint, replace, service, slice};
+use crate::process::Process;
 use crate::report::{Report, Row};
 use crate::sightings::Sightings;
-use crate::{Peers, memory, peers, proxy_log};
+use crate::source::{Mode, Source};
+use crate::{Peers, memory, proxy_log};
 
 /// A first sync, or one change, takes no longer.
 const LIMIT: Duration = Duration::from_secs(600);
+/// How long a proxy is watched doing nothing.
+const IDLE: Duration = Duration::from_secs(10);
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -48,27 +41,9 @@ pub struct Options {
     /// Changes of each kind in a round; the peer gets three.
     #[arg(long, default_value_t = 50)]
     changes: usize,
-}
-
-/// What both program.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Mode {
-    Nftables,
-    /// By the tools on nf_tables.
-    Iptables,
-    /// By those on the kernel's older tables.
-    IptablesLegacy,
-}
-
-/// The API server both watch, in this process.
-struct Source {
-    threads: Runtime,
-    client: Client,
-    namespace: NetNs,
-    socket: PathBuf,
-    kubeconfig: PathBuf,
-    stop: CancellationToken,
-    scratch: Temporary,
+    /// Changes at a hundred a second.
+    #[arg(long, default_value_t = 1_000)]
+    many: usize,
 }
 
 /// What a proxy took, over all its rounds.
@@ -80,17 +55,30 @@ struct Measured {
     removed: Samples,
     /// From the acknowledged write to the commit, both seen from outside.
     outside: Samples,
+    /// Each sync while there are many changes a second.
+    hurried: Samples,
+    /// The first sync of a proxy that finds its rules.
+    again: Samples,
     peak: Samples,
+    /// With the programs it runs.
+    family_peak: Samples,
     resident: Samples,
     cpu: Samples,
+    again_cpu: Samples,
+    /// Processor time a second while nothing happens.
+    idle: Samples,
 }
 
-/// How to run and read one proxy.
+/// How to run and read one proxy, and what is asked of it.
 struct Contender<'a> {
-    start: &'a dyn Fn() -> Result<(Process, NetNs)>,
+    start: &'a dyn Fn(&NetNs) -> Result<Process>,
     syncs: fn(&str) -> Vec<Duration>,
     changes: usize,
+    /// Changes in a hurry.
+    many: usize,
     mode: Mode,
+    services: usize,
+    endpoints: usize,
 }
 
 pub fn run(options: &Options, peers: &Peers, report: &mut Report) -> Result<()> {
@@ -110,171 +98,137 @@ pub fn run(options: &Options, peers: &Peers, report: &mut Report) -> Result<()> 
 }
 
 fn size(services: usize, options: &Options, kube_proxy: Option<&Path>, report: &mut Report) -> Result<()> {
-    eprintln!("{services} Services with {} endpoints", options.endpoints);
+    let (endpoints, mode) = (options.endpoints, options.mode);
+    eprintln!("{services} Services with {endpoints} endpoints");
     let source = Source::start()?;
-    source.populate(services, options.endpoints)?;
+    populate(&source, services, endpoints)?;
     let (mut ours, mut peer) = (Measured::default(), Measured::default());
     for round in 0..options.rounds {
-        let start = || source.start_ours(options.mode);
-        let contender =
-            Contender { start: &start, syncs: proxy_log::ours, changes: options.changes, mode: options.mode };
-        source.round(&contender, services, options.endpoints, &mut ours)?;
+        let start = |namespace: &NetNs| source.ours(namespace, mode, "proxy");
+        let (changes, many) = (options.changes, options.many);
+        let contender = Contender { start: &start, syncs: proxy_log::ours, changes, many, mode, services, endpoints };
+        contender.round(&source, &lab::namespace()?, &mut ours)?;
         if let Some(program) = kube_proxy.filter(|_| round < options.peer_rounds) {
-            let start = || {
-                let namespace = &source.namespace;
-                let scratch = &source.scratch;
-                let proxy = peers::kube_proxy(program, namespace, &source.kubeconfig, scratch, options.mode)?;
-                Ok((proxy, namespace.clone()))
-            };
-            let contender = Contender { start: &start, syncs: proxy_log::kube_proxy, changes: 3, mode: options.mode };
-            source.round(&contender, services, options.endpoints, &mut peer)?;
-            options.mode.clear(&source.namespace)?;
+            let namespace = lab::namespace()?;
+            source.serve_in(&namespace)?;
+            let start = |namespace: &NetNs| source.original(program, namespace, mode, "kube-proxy");
+            let (changes, syncs) = (options.changes.min(3), proxy_log::kube_proxy as fn(&str) -> Vec<Duration>);
+            let contender = Contender { start: &start, syncs, changes, many, mode, services, endpoints };
+            contender.round(&source, &namespace, &mut peer)?;
         }
         eprintln!("round {} of {}", round + 1, options.rounds);
     }
     source.end();
-    let size = format!("{services} × {}", options.endpoints);
-    let full = Row::new(format!("{size}: first sync"), "ms", ours.full.median());
-    let full = full.spread(ours.full.least(), ours.full.most()).peer(peer.full.median());
-    report.row(match (options.mode, services) {
-        (Mode::Nftables, 5_000) => full.times(15.0),
-        (Mode::Nftables, 10_000) => full.at_most(600.0),
-        (Mode::Iptables | Mode::IptablesLegacy, 1_000) => full.times(1.0),
+    tell(&format!("{services} × {endpoints}"), (mode, services, endpoints), &ours, &peer, report);
+    Ok(())
+}
+
+fn tell(
+    size: &str,
+    (mode, services, endpoints): (Mode, usize, usize),
+    ours: &Measured,
+    peer: &Measured,
+    report: &mut Report,
+) {
+    let row = |what: &str, unit, ours: &Samples, peer: &Samples| {
+        let row = Row::new(format!("{size}: {what}"), unit, ours.median());
+        row.spread(ours.least(), ours.most()).peer(peer.median())
+    };
+    let full = row("first sync", "ms", &ours.full, &peer.full);
+    report.row(match (mode, services, endpoints) {
+        (Mode::Nftables, 5_000, 10) => full.times(20.0),
+        (Mode::Nftables, 10_000, 10) => full.times(30.0),
+        (Mode::Nftables, 30_000, 2) => full.at_most(2_000.0),
+        (Mode::Iptables | Mode::IptablesLegacy, 1_000, 10) => full.times(1.0),
         _ => full,
     });
-    let memory = |what: &str, ours: &Samples, peer: &Samples| {
-        let row = Row::new(format!("{size}: {what}"), "MiB", ours.median()).peer(peer.median());
-        if services == 10_000 && options.mode == Mode::Nftables { row.at_most(64.0) } else { row }
-    };
-    report.row(memory("resident, at most", &ours.peak, &peer.peak));
-    report.row(memory("resident, afterwards", &ours.resident, &peer.resident));
-    report.row(Row::new(format!("{size}: processor time to there"), "ms", ours.cpu.median()).peer(peer.cpu.median()));
+    report.row(row("processor time to there", "ms", &ours.cpu, &peer.cpu));
+    report.row(row("first sync of one that finds its rules", "ms", &ours.again, &peer.again));
+    report.row(row("processor time to there", "ms", &ours.again_cpu, &peer.again_cpu));
+    let large = (mode, services, endpoints) == (Mode::Nftables, 10_000, 10);
+    let peak = row("resident, at most", "MiB", &ours.peak, &peer.peak);
+    report.row(if large { peak.at_most(64.0) } else { peak });
+    report.row(row("… with the programs it runs", "MiB", &ours.family_peak, &peer.family_peak));
+    let resident = row("resident, idle", "MiB", &ours.resident, &peer.resident);
+    report.row(if large { resident.times(4.0) } else { resident });
+    report.row(row("processor time a second, idle", "ms", &ours.idle, &peer.idle));
     for (what, ours, peer, bar) in [
         ("an endpoint replaced", &ours.replaced, &peer.replaced, 1.0),
         ("an endpoint added", &ours.added, &peer.added, 3.0),
         ("an endpoint removed", &ours.removed, &peer.removed, 3.0),
     ] {
-        let row = Row::new(format!("{size}: {what}, median"), "ms", ours.median());
-        let row = row.peer(peer.median());
-        report.row(if options.mode == Mode::Nftables { row.at_most(bar) } else { row.times(3.0) });
+        let row = row(&format!("{what}, median"), "ms", ours, peer);
+        report.row(if mode.is_nftables() { row.at_most(bar) } else { row.times(3.0) });
         report.row(Row::new(format!("{size}: {what}, p99"), "ms", ours.percentile(99)));
     }
-    if options.mode != Mode::IptablesLegacy {
-        let outside = Row::new(format!("{size}: acknowledged write → commit, median"), "ms", ours.outside.median());
-        report.row(outside.spread(ours.outside.least(), ours.outside.most()).peer(peer.outside.median()));
-    }
-    Ok(())
-}
-
-impl Mode {
-    /// Removes all rules of a namespace, which are the peer's.
-    fn clear(self, namespace: &NetNs) -> Result<()> {
-        if self != Mode::IptablesLegacy {
-            return lab::run(namespace, &["nft", "flush", "ruleset"]).map(drop);
-        }
-        for program in ["iptables-legacy-restore", "ip6tables-legacy-restore"] {
-            let flush = format!("printf '*%s\\nCOMMIT\\n' mangle nat filter | {program}");
-            lab::run(namespace, &["sh", "-c", &flush])?;
-        }
-        Ok(())
+    let hurried =
+        Row::new(format!("{size}: a sync under 100 changes a second, p99"), "ms", ours.hurried.percentile(99));
+    let hurried = hurried.peer(peer.hurried.percentile(99));
+    report.row(if mode.is_nftables() { hurried.at_most(5.0) } else { hurried });
+    if mode != Mode::IptablesLegacy {
+        report.row(row("acknowledged write → commit, median", "ms", &ours.outside, &peer.outside));
     }
 }
 
-impl Source {
-    fn start() -> Result<Source> {
-        let (namespace, scratch) = (lab::namespace()?, Temporary::new());
-        let threads = event_loop(&namespace)?;
-        let address = SocketAddr::from(([127, 0, 0, 1], 6443));
-        let names = ServerNames {
-            addresses: vec![address.ip()],
-            names: vec!["localhost".to_owned()],
-            cluster_domain: "cluster.local".to_owned(),
-        };
-        let pki = Pki::in_memory(&names).context("cannot make certificates")?;
-        let (socket, kubeconfig) = (scratch.path().join("api.sock"), scratch.path().join("kubeconfig"));
-        pki::write(&kubeconfig, &pki.kubeconfig("bench", &format!("https://{address}")))?;
-        let stop = CancellationToken::new();
-        // On a thread of the loop: those are in the namespace, the caller isn't.
-        let (certificates, at, until) = (pki, (socket.clone(), scratch.path().join("state.db")), stop.clone());
-        let serving = threads.spawn(async move {
-            let ((socket, database), pki, stop) = (at, certificates, until);
-            let store = Embedded::open(&database, StoreOptions::default())?;
-            let config = Config {
-                service_cidrs: vec!["10.96.0.0/12".parse()?],
-                node_port_range: 30_000..=32_767,
-                // Nobody goes there; it mustn't be a loopback address.
-                advertise: SocketAddr::from(([192, 0, 2, 1], 6443)),
-                cluster_domain: "cluster.local".to_owned(),
-            };
-            let server = ApiServer::new(Arc::new(store), config, Arc::new(Nobody))?;
-            server.bootstrap().await.map_err(|status| anyhow!(status.message.clone()))?;
-            let tcp = TcpListener::bind(address).await.context("cannot serve the API")?;
-            let unix = UnixListener::bind(&socket).context("cannot serve the API on its socket")?;
-            let tls = apiserver::server_config(&pki)?;
-            let (serving, until) = (server.clone(), stop.clone());
-            tokio::spawn(async move { serving.serve_tls(tcp, tls, until).await });
-            let (serving, until) = (server.clone(), stop.clone());
-            tokio::spawn(async move { serving.serve_unix(unix, until).await });
-            Ok::<_, anyhow::Error>(Client::new(server.service(), "default"))
-        });
-        let client = threads.block_on(serving).context("the API server")??;
-        Ok(Source { threads, client, namespace, socket, kubeconfig, stop, scratch })
-    }
+fn populate(source: &Source, services: usize, endpoints: usize) -> Result<()> {
+    source.threads.block_on(async {
+        let client = &source.client;
+        create_all(client, (0..services).map(|number| (SERVICES, service(&name(number), None)))).await?;
+        create_all(client, (0..services).map(|number| (SLICES, of(number, endpoints, 0, 0)))).await
+    })
+}
 
-    fn populate(&self, services: usize, endpoints: usize) -> Result<()> {
-        let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}, "spec": {"podCIDR": "10.244.1.0/24"}});
-        let addressed = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"},
-            "status": {"addresses": [{"type": "InternalIP", "address": "192.0.2.1"}]}});
-        self.threads.block_on(async {
-            create(&self.client, "/api/v1/nodes", &node).await?;
-            let request =
-                http::Request::patch("/api/v1/nodes/n1/status").header("content-type", "application/merge-patch+json");
-            self.client.request::<serde_json::Value>(request.body(addressed.to_string().into_bytes())?).await?;
-            create_all(&self.client, (0..services).map(|number| (SERVICES, service(&name(number), None)))).await?;
-            create_all(&self.client, (0..services).map(|number| (SLICES, of(number, endpoints, 0, 0)))).await
-        })
-    }
-
-    /// Our proxy, in a namespace of its own.
-    fn start_ours(&self, mode: Mode) -> Result<(Process, NetNs)> {
-        let namespace = lab::namespace()?;
-        let name = if mode == Mode::Nftables { "nftables" } else { "iptables" };
-        let config = json!({"apiSocket": self.socket, "nodeName": "n1", "mode": name}).to_string();
-        let mut command = Command::new(portolan()?);
-        command.arg("__proxy").arg(self.scratch.file("proxy.json", &config)).env("PORTOLAN_LOG", "warn,proxy=debug");
-        command.env("PORTOLAN_IPTABLES", if mode == Mode::IptablesLegacy { "legacy" } else { "nft" });
-        // As a node's init starts it.
-        command.envs([("MALLOC_ARENA_MAX", "1"), ("MALLOC_MMAP_THRESHOLD_", "131072")]);
-        let process = Process::start(&namespace, command, &self.scratch.path().join("proxy.log"))?;
-        Ok((process, namespace))
-    }
-
-    /// Starts a proxy, waits for its first sync, then makes one change after the other.
-    fn round(
-        &self,
-        contender: &Contender<'_>,
-        services: usize,
-        endpoints: usize,
-        measured: &mut Measured,
-    ) -> Result<()> {
-        let (mut proxy, namespace) = (contender.start)()?;
-        let syncs = |proxy: &Process| (contender.syncs)(&proxy.said());
-        let first = proxy.until("the first sync", LIMIT, |proxy| syncs(proxy).first().copied())?;
+impl Contender<'_> {
+    /// Starts a proxy, waits for its first sync, makes one change after the other, then many, and starts it again.
+    fn round(&self, source: &Source, namespace: &NetNs, measured: &mut Measured) -> Result<()> {
+        let mut proxy = (self.start)(namespace)?;
+        let mut family_peak = 0.0_f64;
+        let first = proxy.until("the first sync", LIMIT, |proxy| {
+            family_peak = family_peak.max(memory::family_resident(proxy.pid()) as f64 / 1024.0);
+            self.syncs(proxy).first().copied()
+        })?;
         measured.full.push_time(first);
         measured.cpu.push(memory::cpu(proxy.pid())?);
         // A second one may follow: of what came during the first, or of kube-proxy's clean-up.
         std::thread::sleep(Duration::from_secs(2));
-        measured.peak.push(memory::peak(proxy.pid())? as f64 / 1024.0);
+        let before = memory::cpu(proxy.pid())?;
+        std::thread::sleep(IDLE);
+        measured.idle.push((memory::cpu(proxy.pid())? - before) / IDLE.as_secs_f64());
         measured.resident.push(memory::resident(proxy.pid())? as f64 / 1024.0);
+        self.one_by_one(source, namespace, &mut proxy, measured)?;
+        self.many_at_once(source, &mut proxy, measured)?;
+        let peak = memory::peak(proxy.pid())? as f64 / 1024.0;
+        measured.peak.push(peak);
+        measured.family_peak.push(family_peak.max(peak));
+        proxy.end()?;
+        let mut proxy = (self.start)(namespace)?;
+        let first = proxy.until("the first sync", LIMIT, |proxy| self.syncs(proxy).first().copied())?;
+        measured.again.push_time(first);
+        measured.again_cpu.push(memory::cpu(proxy.pid())?);
+        proxy.end()
+    }
+
+    fn syncs(&self, proxy: &Process) -> Vec<Duration> {
+        (self.syncs)(&proxy.said())
+    }
+
+    fn one_by_one(
+        &self,
+        source: &Source,
+        namespace: &NetNs,
+        proxy: &mut Process,
+        measured: &mut Measured,
+    ) -> Result<()> {
+        let endpoints = self.endpoints;
         // The older tables tell nobody of their changes.
-        let sightings = (contender.mode != Mode::IptablesLegacy).then(|| Sightings::begin(&namespace)).transpose()?;
-        for change in 0..contender.changes {
-            let number = change * 7 % services;
+        let sightings = (self.mode != Mode::IptablesLegacy).then(|| Sightings::begin(namespace)).transpose()?;
+        for change in 0..self.changes {
+            let number = change * 7 % self.services;
             // Replaced, added, removed, and back to where it was: the next round finds what this one found.
             for (step, (count, variant)) in
                 [(endpoints, 1), (endpoints + 1, 1), (endpoints, 1), (endpoints, 0)].into_iter().enumerate()
             {
-                let known = syncs(&proxy).len();
+                let known = self.syncs(proxy).len();
                 let object = of(number, endpoints, variant, count - endpoints);
                 let fresh: Option<Ipv4Addr> = match step {
                     0 => Some(endpoint(number, 0, variant).parse()?),
@@ -284,9 +238,9 @@ impl Source {
                 for (sightings, address) in sightings.iter().zip(&fresh) {
                     sightings.expect(&address.octets());
                 }
-                self.threads.block_on(replace(&self.client, SLICES, &object))?;
+                source.threads.block_on(replace(&source.client, SLICES, &object))?;
                 let acknowledged = Instant::now();
-                let took = proxy.until("a sync", LIMIT, |proxy| syncs(proxy).get(known).copied())?;
+                let took = proxy.until("a sync", LIMIT, |proxy| self.syncs(proxy).get(known).copied())?;
                 match step {
                     1 => measured.added.push_time(took),
                     2 => measured.removed.push_time(took),
@@ -298,12 +252,28 @@ impl Source {
                 }
             }
         }
-        proxy.end()
+        Ok(())
     }
 
-    fn end(self) {
-        self.stop.cancel();
-        self.threads.shutdown_timeout(Duration::from_secs(5));
+    /// A hundred changes a second, each of another Service, whatever the proxy makes of them.
+    fn many_at_once(&self, source: &Source, proxy: &mut Process, measured: &mut Measured) -> Result<()> {
+        let known = self.syncs(proxy).len();
+        for variant in [1, 0] {
+            source.threads.block_on(async {
+                let mut turns = tokio::time::interval(Duration::from_millis(10));
+                for change in 0..self.many / 2 {
+                    turns.tick().await;
+                    let object = of((change * 13 + 5) % self.services, self.endpoints, variant, 0);
+                    replace(&source.client, SLICES, &object).await?;
+                }
+                Ok::<_, anyhow::Error>(())
+            })?;
+        }
+        if self.many > 0 {
+            proxy.until("a sync", LIMIT, |proxy| (self.syncs(proxy).len() > known).then_some(()))?;
+        }
+        self.syncs(proxy).drain(known..).for_each(|took| measured.hurried.push_time(took));
+        Ok(())
     }
 }
 
@@ -316,14 +286,4 @@ fn of(number: usize, endpoints: usize, variant: usize, more: usize) -> serde_jso
     let addresses: Vec<String> =
         (0..endpoints + more).map(|at| endpoint(number, at, if at == 0 { variant } else { 0 })).collect();
     slice(&name(number), &addresses)
-}
-
-/// There are no nodes to reach.
-struct Nobody;
-
-#[async_trait::async_trait]
-impl NodeDialer for Nobody {
-    async fn dial(&self, node: &str) -> std::io::Result<Box<dyn AsyncReadWrite>> {
-        Err(std::io::Error::new(std::io::ErrorKind::NotFound, format!("there is no node {node}")))
-    }
 }
