@@ -2,6 +2,7 @@
 //! comes next. Tables and packets are generated from a seed, so a failure names everything needed to see it again. Not
 //! responsible for making a kernel or sending packets: the caller does.
 
+pub mod table;
 mod world;
 
 use std::net::SocketAddr;

@@ -23,6 +23,10 @@ pub struct World {
     pub family: IpFamily,
     pub node: NodeView,
     pub node_address: IpAddr,
+    /// Another address the node may have beside it.
+    pub second_node_address: IpAddr,
+    /// Which the node has towards its pods, and shows them when it masquerades.
+    pub gateway: IpAddr,
     /// Pods of this node, of others, and clients from outside. Pods are endpoints and senders.
     pub local_pods: Vec<IpAddr>,
     pub remote_pods: Vec<IpAddr>,
@@ -76,11 +80,18 @@ impl World {
             family,
             node,
             node_address: of(&[11], "172.30.0.", "fd00:172::")[0],
+            second_node_address: of(&[12], "172.30.0.", "fd00:172::")[0],
+            gateway: of(&[1], "10.244.1.", "fd00:244:1::")[0],
             local_pods: of(&[5, 6, 7], "10.244.1.", "fd00:244:1::"),
             remote_pods: of(&[5, 6], "10.244.2.", "fd00:244:2::"),
             outsiders: of(&[1, 200], "172.30.0.", "fd00:172::"),
             endpoint_ports: [8080, 9090],
         }
+    }
+
+    /// Whether it is an address of the node itself.
+    pub fn is_the_nodes(&self, address: IpAddr) -> bool {
+        [self.node_address, self.second_node_address, self.gateway].contains(&address)
     }
 
     pub fn cluster_ip(&self, service: u64) -> IpAddr {
