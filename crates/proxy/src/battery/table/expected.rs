@@ -48,12 +48,12 @@ pub enum Seen {
 }
 
 impl Expected {
-    pub fn sees_the_client<const N: usize>(pods: [Pod; N]) -> Expected {
-        Expected::Reaches { pods: pods.to_vec(), sees: Sees::TheClient, sticks: false }
+    pub fn sees_the_client(pods: impl AsRef<[Pod]>) -> Expected {
+        Expected::Reaches { pods: pods.as_ref().to_vec(), sees: Sees::TheClient, sticks: false }
     }
 
-    pub fn sees_the_node<const N: usize>(pods: [Pod; N]) -> Expected {
-        Expected::Reaches { pods: pods.to_vec(), sees: Sees::TheNode, sticks: false }
+    pub fn sees_the_node(pods: impl AsRef<[Pod]>) -> Expected {
+        Expected::Reaches { pods: pods.as_ref().to_vec(), sees: Sees::TheNode, sticks: false }
     }
 
     /// One client meets one endpoint, whichever of the Service's addresses it uses.

@@ -15,7 +15,7 @@ pub fn scenes() -> Vec<Scene> {
 /// reach all of them; only what the node itself sends is masqueraded, since it may leave for another node.
 fn external() -> Vec<Scene> {
     let scene = |name| Scene::new(name).everywhere().external_local();
-    let inner = |pods| row([NODE, STRANGER, OUTSIDE], [ClusterIp], pods);
+    let inner = |expected| row([NODE, STRANGER, OUTSIDE], [ClusterIp], expected);
     vec![
         scene("external-local").members([ready(A), ready(C)]).rows([
             row([STRANGER, OUTSIDE], OUTER, Expected::sees_the_client([A])),

@@ -20,7 +20,7 @@ pub enum Setup {
     MasqueradeAll,
     /// Node ports answer on the node's first address only.
     FirstAddress,
-    /// Node ports answer on the node's first address and on localhost.
+    /// Node ports answer on the node's first address and on localhost, IPv4's: no kernel routes IPv6's.
     Localhost,
 }
 
@@ -79,8 +79,8 @@ impl Setup {
             Setup::MasqueradeAll => node.masquerade_all = true,
             Setup::FirstAddress => node.node_ports = NodePortAddresses::Only(first.collect()),
             Setup::Localhost => {
-                let loopback = worlds.iter().map(|world| Sender::NodeLoopback.address(world));
-                node.node_ports = NodePortAddresses::Only(first.chain(loopback).collect());
+                let loopback = Sender::NodeLoopback.address(&worlds[0]);
+                node.node_ports = NodePortAddresses::Only(first.chain([loopback]).collect());
             }
         }
         node
