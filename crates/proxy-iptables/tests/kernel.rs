@@ -2,63 +2,23 @@
 //! others see.
 #![allow(clippy::unwrap_used)]
 
-#[path = "../../proxy-nftables/tests/rig/mod.rs"]
-mod rig;
+mod inside;
 
 use std::net::IpAddr;
 use std::time::Duration;
 
+use inside::{Inside, LOCK, inside, of};
 use iptables::{EachLine, Error, Fake, Family, Flavour, Iptables, Saved, Table, Tool, Transaction};
 use netns::NetNs;
 use proxy::Backend;
 use proxy::battery::{self, Fate, Random, World};
 use proxy_iptables::{FullLook, IptablesBackend, Options};
-use rig::Rig;
+use proxy_rig::Rig;
 use service_model::{
     Change, Event, IpFamily, NodePortAddresses, Outcome, Packet, Port, Protocol, ServiceModel, Source,
 };
 
-/// A lock for each network namespace, where the machine has one for all.
-const LOCK: &str = "/proc/self/ns/net";
 const FLAVOURS: [Flavour; 2] = [Flavour::Nft, Flavour::Legacy];
-
-/// A tool that works in a namespace, whoever calls it.
-struct Inside {
-    namespace: NetNs,
-    tool: Tool,
-}
-
-impl Iptables for Inside {
-    fn save(&mut self, table: Table, each: EachLine<'_>) -> Result<(), Error> {
-        self.namespace.run(|| self.tool.save(table, each)).unwrap()
-    }
-
-    fn restore(&mut self, transactions: &[Transaction]) -> Result<(), Error> {
-        self.namespace.run(|| self.tool.restore(transactions)).unwrap()
-    }
-
-    fn has_chain(&mut self, table: Table, chain: &str) -> Result<bool, Error> {
-        self.namespace.run(|| self.tool.has_chain(table, chain)).unwrap()
-    }
-
-    fn generation(&mut self) -> Result<Option<u32>, Error> {
-        self.namespace.run(|| self.tool.generation()).unwrap()
-    }
-
-    fn route_loopback(&mut self) -> Result<(), Error> {
-        self.namespace.run(|| self.tool.route_loopback()).unwrap()
-    }
-}
-
-fn of(family: IpFamily) -> Family {
-    if family == IpFamily::V4 { Family::V4 } else { Family::V6 }
-}
-
-fn inside(namespace: &NetNs, family: IpFamily, flavour: Flavour) -> Inside {
-    let tool = namespace.run(|| Tool::open(of(family), flavour)).unwrap();
-    let tool = tool.expect("the package iptables has the tools of both flavours").locked_by(LOCK);
-    Inside { namespace: namespace.clone(), tool }
-}
 
 fn backend_in(namespace: &NetNs, family: IpFamily, flavour: Flavour) -> IptablesBackend<Inside> {
     let options = Options { full_look: FullLook(Duration::ZERO), ..Options::default() };
@@ -68,7 +28,7 @@ fn backend_in(namespace: &NetNs, family: IpFamily, flavour: Flavour) -> Iptables
 #[tokio::test]
 async fn replanning_is_empty() {
     for (family, flavour) in IpFamily::BOTH.into_iter().zip(FLAVOURS) {
-        let namespace = rig::namespace();
+        let namespace = proxy_rig::namespace();
         battery::replanning_is_empty(&backend_in(&namespace, family, flavour), &World::new(family), 1).await;
     }
 }
@@ -76,7 +36,7 @@ async fn replanning_is_empty() {
 #[tokio::test]
 async fn incremental_equals_full() {
     for (family, flavour) in IpFamily::BOTH.into_iter().rev().zip(FLAVOURS) {
-        let namespace = rig::namespace();
+        let namespace = proxy_rig::namespace();
         battery::incremental_equals_full(&backend_in(&namespace, family, flavour), &World::new(family), 2).await;
     }
 }
@@ -84,7 +44,7 @@ async fn incremental_equals_full() {
 #[tokio::test]
 async fn killed_anywhere_it_converges() {
     for flavour in FLAVOURS {
-        let namespace = rig::namespace();
+        let namespace = proxy_rig::namespace();
         let world = World::new(IpFamily::V4);
         battery::killed_anywhere_it_converges(&backend_in(&namespace, IpFamily::V4, flavour), &world, 3).await;
     }
@@ -93,7 +53,7 @@ async fn killed_anywhere_it_converges() {
 #[tokio::test]
 async fn our_own_writes_of_either_family_are_not_taken_for_a_strangers() {
     for flavour in FLAVOURS {
-        let namespace = rig::namespace();
+        let namespace = proxy_rig::namespace();
         let tools = IpFamily::BOTH.map(|family| inside(&namespace, family, flavour));
         let options = Options { full_look: FullLook(Duration::ZERO), ..Options::default() };
         let backends = IptablesBackend::pair(tools, options);
@@ -173,7 +133,7 @@ fn contents(tool: &mut dyn Iptables, table: Table) -> Result<Vec<String>, Error>
 #[tokio::test]
 async fn the_fake_and_the_tools_accept_the_same() {
     for (family, flavour) in IpFamily::BOTH.into_iter().zip(FLAVOURS) {
-        let namespace = rig::namespace();
+        let namespace = proxy_rig::namespace();
         let both = Both { tool: inside(&namespace, family, flavour), fake: Fake::new(of(family)) };
         let backend = IptablesBackend::new(family, both, Options::default());
         battery::incremental_equals_full(&backend, &World::new(family), 7).await;
@@ -193,7 +153,7 @@ async fn converges_from_garbage_and_leaves_others_alone() {
         "*nat\n:KUBE-SVC-AAAAAAAAAAAAAAAA - [0:0]\n-A THEIRS -j KUBE-SVC-AAAAAAAAAAAAAAAA\nCOMMIT\n",
     ];
     for flavour in FLAVOURS {
-        let namespace = rig::namespace();
+        let namespace = proxy_rig::namespace();
         let write = |text: &str| {
             let write = || Tool::open(Family::V4, flavour).unwrap().locked_by(LOCK).restore_text(text);
             namespace.run(write).unwrap().unwrap();
@@ -230,7 +190,7 @@ async fn converges_from_garbage_and_leaves_others_alone() {
 #[tokio::test]
 async fn our_jumps_come_first_and_are_not_fought_for() {
     for flavour in FLAVOURS {
-        let namespace = rig::namespace();
+        let namespace = proxy_rig::namespace();
         let write = |text: &str| {
             let write = || Tool::open(Family::V4, flavour).unwrap().locked_by(LOCK).restore_text(text);
             namespace.run(write).unwrap().unwrap();

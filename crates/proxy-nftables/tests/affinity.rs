@@ -1,15 +1,13 @@
 //! Session affinity on the real kernel: shared by a Service's frontends, ended by its endpoint's end.
 #![allow(clippy::unwrap_used)]
 
-mod rig;
-
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use nft::Kernel;
 use proxy::battery::{self, Fate, World};
 use proxy_nftables::Nftables;
-use rig::Rig;
+use proxy_rig::Rig;
 use service_model::{Change, Event, ForwardingTable, IpFamily, Packet, Port, Protocol, ServiceModel, Source};
 
 fn slice(world: &World, endpoints: usize) -> Event {

@@ -1,15 +1,13 @@
 //! The backend on the real kernel, in namespaces made for each test: the battery, real packets, and what `nft` says.
 #![allow(clippy::unwrap_used)]
 
-mod rig;
-
 use std::process::Command;
 
 use nft::{Applied, Fake, Generation, Kernel, Nft, NftError, Ruleset, Table, Transaction};
 use proxy::Backend;
 use proxy::battery::{self, Fate, Random, World};
 use proxy_nftables::Nftables;
-use rig::Rig;
+use proxy_rig::Rig;
 use service_model::{IpFamily, Outcome};
 
 fn backend_in(namespace: &netns::NetNs, family: IpFamily) -> Nftables<Kernel> {
@@ -21,7 +19,7 @@ fn backend_in(namespace: &netns::NetNs, family: IpFamily) -> Nftables<Kernel> {
 #[tokio::test]
 async fn replanning_is_empty() {
     for family in IpFamily::BOTH {
-        let namespace = rig::namespace();
+        let namespace = proxy_rig::namespace();
         battery::replanning_is_empty(&backend_in(&namespace, family), &World::new(family), 1).await;
     }
 }
@@ -29,14 +27,14 @@ async fn replanning_is_empty() {
 #[tokio::test]
 async fn incremental_equals_full() {
     for family in IpFamily::BOTH {
-        let namespace = rig::namespace();
+        let namespace = proxy_rig::namespace();
         battery::incremental_equals_full(&backend_in(&namespace, family), &World::new(family), 2).await;
     }
 }
 
 #[tokio::test]
 async fn killed_anywhere_it_converges() {
-    let namespace = rig::namespace();
+    let namespace = proxy_rig::namespace();
     battery::killed_anywhere_it_converges(&backend_in(&namespace, IpFamily::V4), &World::new(IpFamily::V4), 3).await;
 }
 
@@ -86,7 +84,7 @@ impl Nft for Both {
 #[tokio::test]
 async fn the_fake_and_the_kernel_accept_the_same() {
     for family in IpFamily::BOTH {
-        let namespace = rig::namespace();
+        let namespace = proxy_rig::namespace();
         let kernel = namespace.run(Kernel::open).unwrap().unwrap();
         let [v4, v6] = Nftables::pair(Both { kernel, fake: Fake::new() });
         let backend = if family == IpFamily::V4 { v4 } else { v6 };
@@ -97,7 +95,7 @@ async fn the_fake_and_the_kernel_accept_the_same() {
 
 #[tokio::test]
 async fn converges_from_garbage_and_leaves_others_alone() {
-    let namespace = rig::namespace();
+    let namespace = proxy_rig::namespace();
     let nft = |arguments: &str| {
         let run = || Command::new("nft").args(arguments.split_whitespace()).output().unwrap();
         let output = namespace.run(run).unwrap();

@@ -1,8 +1,6 @@
 //! A syncer over the real kernel: news in, rules and flows out, followed by revision.
 #![allow(clippy::unwrap_used)]
 
-mod rig;
-
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -12,7 +10,7 @@ use nft::Kernel;
 use proxy::battery::World;
 use proxy::{Shared, Status, Syncer};
 use proxy_nftables::Nftables;
-use rig::Rig;
+use proxy_rig::Rig;
 use service_model::{Change, Event, IpFamily};
 use tokio_util::sync::CancellationToken;
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use proxy::battery::table::{Case, Expected, Setup, Target, scenes, stages};
+use proxy::battery::table::{Case, Setup, scenes, stages};
 use service_model::{IpFamily, Protocol};
 
 const EVERY_PROTOCOL: [Protocol; 3] = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
@@ -15,7 +15,7 @@ fn the_oracle_says_the_same_of_every_case() {
         let model = stage.model();
         for family in IpFamily::BOTH {
             let table = model.resolve(&stage.node(), family);
-            assert_eq!(table.problems(), [], "{:?}", stage.setup);
+            assert!(table.problems().is_empty(), "{:?}", table.problems());
             for case in stage.cases.iter().filter(|case| case.probe.family == family) {
                 let outcome = table.lookup(&case.probe.packet());
                 if !case.expected.is_outcome(case, &outcome) {
@@ -47,17 +47,4 @@ fn every_scene_has_its_own_name_and_place() {
     let places: BTreeSet<u8> = scenes.iter().map(|scene| scene.place.0).collect();
     assert_eq!(places.len(), scenes.len(), "there are places for 250");
     assert!(!places.contains(&0));
-}
-
-#[test]
-fn what_must_not_arrive_would_be_answered() {
-    for stage in stages(&EVERY_PROTOCOL) {
-        let strangers = stage.strangers();
-        for case in stage.cases.iter().filter(|case| !case.probe.target.is_the_nodes()) {
-            let listens = strangers.contains(&(case.probe.to, case.probe.protocol));
-            let forwarded = matches!(case.expected, Expected::Reaches { .. });
-            assert!(listens || forwarded, "{case}");
-        }
-        assert!(stage.cases.iter().any(|case| case.probe.target == Target::NodePort), "{:?}", stage.setup);
-    }
 }

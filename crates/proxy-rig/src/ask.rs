@@ -1,0 +1,76 @@
+//! Those who ask: the first packets of a new connection, and what comes of them. Works in the namespace of the calling
+//! thread. Not responsible for what ought to come of them.
+
+use std::io::{ErrorKind, Read};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
+
+use proxy::battery::table::Seen;
+use service_model::Protocol;
+
+use crate::serve::socket;
+
+/// How long to wait for what ought to come: everything is on one machine, but other tests run beside.
+pub const PATIENCE: Duration = Duration::from_secs(5);
+/// How long to wait for nothing. An ICMP error that comes while connect() still holds its socket, as it does over a veth,
+/// is only taken in with the second SYN, a second later.
+pub const SILENCE: Duration = Duration::from_millis(1_300);
+/// After this a datagram is sent once more: a kernel sends only so many ICMP errors in a row (`icmp_msgs_burst`).
+const ONCE_MORE: Duration = Duration::from_millis(400);
+
+pub fn ask(from: IpAddr, to: SocketAddr, protocol: Protocol, patience: Duration) -> Seen {
+    let asked = match protocol {
+        Protocol::Udp => ask_datagram(from, to, patience),
+        Protocol::Tcp | Protocol::Sctp => ask_stream(from, to, protocol, patience),
+    };
+    match asked {
+        Ok((by, client)) => Seen::Answered { by, client: client.ip() },
+        Err(error) => match error.kind() {
+            ErrorKind::ConnectionRefused => Seen::Refused,
+            ErrorKind::TimedOut | ErrorKind::WouldBlock => Seen::Nothing,
+            other => Seen::Failed(other),
+        },
+    }
+}
+
+/// Who answered, and whom they saw.
+type Answer = std::io::Result<(SocketAddr, SocketAddr)>;
+
+fn ask_stream(from: IpAddr, to: SocketAddr, protocol: Protocol, patience: Duration) -> Answer {
+    let socket = socket(to, protocol)?;
+    socket.bind(&SocketAddr::new(from, 0).into())?;
+    socket.connect_timeout(&to.into(), patience)?;
+    let mut stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(patience))?;
+    let mut buffer = [0; 128];
+    let length = stream.read(&mut buffer)?;
+    read(&buffer[..length])
+}
+
+fn ask_datagram(from: IpAddr, to: SocketAddr, patience: Duration) -> Answer {
+    let socket = socket(to, Protocol::Udp)?;
+    socket.bind(&SocketAddr::new(from, 0).into())?;
+    let socket = UdpSocket::from(socket);
+    socket.connect(to)?;
+    socket.set_read_timeout(Some(ONCE_MORE))?;
+    let until = Instant::now() + patience;
+    let mut buffer = [0; 128];
+    loop {
+        match socket.send(b"?") {
+            // A verdict in the output hook also fails the call; what the socket hears after it is what counts.
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {}
+            sent => drop(sent?),
+        }
+        match socket.recv(&mut buffer) {
+            Ok(length) => return read(&buffer[..length]),
+            Err(error) if error.kind() == ErrorKind::WouldBlock && Instant::now() < until => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn read(answer: &[u8]) -> Answer {
+    let text = String::from_utf8_lossy(answer);
+    let parsed = text.split_once(' ').and_then(|(by, client)| Some((by.parse().ok()?, client.parse().ok()?)));
+    parsed.ok_or_else(|| ErrorKind::InvalidData.into())
+}

@@ -1,0 +1,12 @@
+//! What tests of the Service proxy's modes share: a node with pods, neighbours and strangers as network namespaces, real
+//! packets, and the packet table sent through it. For tests only. Not responsible for any mode, nor for what ought to
+//! happen: `proxy::battery` says that.
+#![allow(clippy::unwrap_used)]
+
+mod ask;
+mod rig;
+mod serve;
+mod table;
+
+pub use rig::{Rig, namespace};
+pub use table::play;
