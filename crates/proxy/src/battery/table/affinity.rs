@@ -15,15 +15,21 @@ pub fn scenes() -> Vec<Scene> {
             row([NEIGHBOUR], OUTER, by_the_node(&three)),
             row([STRANGER, NODE, OUTSIDE, FAR], ALL_FOUR, by_the_node(&three)),
         ]),
-        Scene::new("sticky-external-local").everywhere().external_local().sticky().members([ready(A), ready(B)]).rows([
-            row([OUTSIDE, STRANGER], OUTER, by_the_client(&[A, B])),
-            row([OUTSIDE, STRANGER], [ClusterIp], by_the_node(&[A, B])),
-            row([NEIGHBOUR], ALL_FOUR, by_the_client(&[A, B])),
-        ]),
+        Scene::new("sticky-external-local").everywhere().external_local().sticky().members([ready(A), ready(B)]).rows(
+            [
+                row([OUTSIDE, STRANGER], OUTER, by_the_client(&[A, B])),
+                row([OUTSIDE, STRANGER], [ClusterIp], by_the_node(&[A, B])),
+                row([NEIGHBOUR], ALL_FOUR, by_the_client(&[A, B])),
+            ],
+        ),
         Scene::new("sticky-draining").node_port().sticky().members([draining(A), ready(B), ready(C)]).rows([
             row([NEIGHBOUR], [ClusterIp], by_the_client(&[B, C])),
             row([OUTSIDE], [ClusterIp, NodePort], by_the_node(&[B, C])),
         ]),
-        Scene::new("sticky-nobody").everywhere().sticky().rows([row([NEIGHBOUR, OUTSIDE], ALL_FOUR, Expected::Rejected)]),
+        Scene::new("sticky-nobody").everywhere().sticky().rows([row(
+            [NEIGHBOUR, OUTSIDE],
+            ALL_FOUR,
+            Expected::Rejected,
+        )]),
     ]
 }

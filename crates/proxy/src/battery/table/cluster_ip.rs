@@ -38,10 +38,7 @@ pub fn scenes() -> Vec<Scene> {
             .everywhere()
             .label("service.kubernetes.io/service-proxy-name", "another")
             .members([ready(A)])
-            .rows([
-                row(EVERYBODY, [ClusterIp], Expected::Silent),
-                row(EVERYBODY, OUTER, Expected::Untouched),
-            ]),
+            .rows([row(EVERYBODY, [ClusterIp], Expected::Silent), row(EVERYBODY, OUTER, Expected::Untouched)]),
         Scene::new("labelled-headless")
             .external_ip()
             .label("service.kubernetes.io/headless", "")

@@ -16,8 +16,10 @@ pub fn scenes() -> Vec<Scene> {
             row([NEIGHBOUR, OUTSIDE], [ExternalIpOtherPort], Expected::Untouched),
         ]),
         // A cluster IP has neither an external address nor a node port.
-        Scene::new("no-external-ip")
-            .members([ready(A)])
-            .rows([row(EVERYBODY, [ExternalIp, NodePort], Expected::Untouched)]),
+        Scene::new("no-external-ip").members([ready(A)]).rows([row(
+            EVERYBODY,
+            [ExternalIp, NodePort],
+            Expected::Untouched,
+        )]),
     ]
 }

@@ -18,15 +18,16 @@ pub fn scenes() -> Vec<Scene> {
             row([ITSELF], [ClusterIp], Expected::sees_the_client([A, B])),
             row([ITSELF], OUTER, Expected::sees_the_node([A, B])),
         ]),
-        Scene::new("hairpin-external-local")
-            .everywhere()
-            .external_local()
-            .members([ready(A), ready(B)])
-            .rows([row([ITSELF], ALL_FOUR, Expected::sees_the_client([A, B]))]),
-        Scene::new("hairpin-internal-local")
-            .internal_local()
-            .members([ready(A), ready(B), ready(C)])
-            .rows([row([ITSELF], [ClusterIp], Expected::sees_the_client([A, B]))]),
+        Scene::new("hairpin-external-local").everywhere().external_local().members([ready(A), ready(B)]).rows([row(
+            [ITSELF],
+            ALL_FOUR,
+            Expected::sees_the_client([A, B]),
+        )]),
+        Scene::new("hairpin-internal-local").internal_local().members([ready(A), ready(B), ready(C)]).rows([row(
+            [ITSELF],
+            [ClusterIp],
+            Expected::sees_the_client([A, B]),
+        )]),
         Scene::new("hairpin-there").everywhere().members([ready(C)]).rows([row(
             [ITSELF_THERE],
             ALL_FOUR,

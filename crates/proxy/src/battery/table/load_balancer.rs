@@ -19,9 +19,11 @@ fn addresses() -> Vec<Scene> {
             row(EVERYBODY, [LoadBalancerIp, NodePort], Expected::sees_the_node([A, C])),
             row(EVERYBODY, [LoadBalancerIpOtherPort], Expected::Untouched),
         ]),
-        Scene::new("balanced-nobody")
-            .load_balancer("VIP")
-            .rows([row(EVERYBODY, [LoadBalancerIp, NodePort], Expected::Rejected)]),
+        Scene::new("balanced-nobody").load_balancer("VIP").rows([row(
+            EVERYBODY,
+            [LoadBalancerIp, NodePort],
+            Expected::Rejected,
+        )]),
         // The balancer has to see the traffic; what it sends on comes to the node port.
         Scene::new("balanced-by-proxy").load_balancer("Proxy").members([ready(A), ready(C)]).rows([
             row(EVERYBODY, [LoadBalancerIp], Expected::Untouched),

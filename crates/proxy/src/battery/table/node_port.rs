@@ -22,12 +22,14 @@ pub fn scenes() -> Vec<Scene> {
             [NodePort, SecondNodePort, ClusterIp],
             Expected::Rejected,
         )]),
-        Scene::new("node-port-first-address").setup(Setup::FirstAddress).node_port().members([ready(A), ready(C)]).rows(
-            [
+        Scene::new("node-port-first-address")
+            .setup(Setup::FirstAddress)
+            .node_port()
+            .members([ready(A), ready(C)])
+            .rows([
                 row(EVERYBODY, [NodePort], Expected::sees_the_node([A, C])),
                 row(EVERYBODY, [SecondNodePort], Expected::Untouched),
-            ],
-        ),
+            ]),
         Scene::new("node-port-first-address-nobody").setup(Setup::FirstAddress).node_port().rows([
             row(EVERYBODY, [NodePort], Expected::Rejected),
             row(EVERYBODY, [SecondNodePort], Expected::Untouched),

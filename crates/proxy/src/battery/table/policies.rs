@@ -47,10 +47,9 @@ fn internal() -> Vec<Scene> {
             row(EVERYBODY, OUTER, Expected::sees_the_node([A, C])),
         ]),
         // The policy is kept though others could answer.
-        scene("internal-local-elsewhere").members([ready(C)]).rows([
-            row(EVERYBODY, [ClusterIp], Expected::Silent),
-            row(EVERYBODY, OUTER, Expected::sees_the_node([C])),
-        ]),
+        scene("internal-local-elsewhere")
+            .members([ready(C)])
+            .rows([row(EVERYBODY, [ClusterIp], Expected::Silent), row(EVERYBODY, OUTER, Expected::sees_the_node([C]))]),
         scene("internal-local-nobody").rows([row(EVERYBODY, [ClusterIp, NodePort], Expected::Rejected)]),
         scene("both-local").external_local().members([ready(A), ready(C)]).rows([
             row([NEIGHBOUR], [ClusterIp], Expected::sees_the_client([A])),

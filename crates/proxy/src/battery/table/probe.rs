@@ -148,10 +148,7 @@ impl Target {
 
     /// Whether the address is the node's own, so that the node answers what no Service takes.
     pub fn is_the_nodes(self) -> bool {
-        matches!(
-            self,
-            Target::NodePort | Target::SecondNodePort | Target::LocalhostNodePort | Target::OtherNodePort
-        )
+        matches!(self, Target::NodePort | Target::SecondNodePort | Target::LocalhostNodePort | Target::OtherNodePort)
     }
 }
 

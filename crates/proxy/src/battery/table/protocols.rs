@@ -40,10 +40,11 @@ fn sctp() -> Vec<Scene> {
             row([STRANGER, OUTSIDE], OUTER, Expected::Silent),
             row([NEIGHBOUR], OUTER, Expected::sees_the_client([C])),
         ]),
-        scene("sctp-internal-local-elsewhere")
-            .internal_local()
-            .members([ready(C)])
-            .rows([row(EVERYBODY, [ClusterIp], Expected::Silent)]),
+        scene("sctp-internal-local-elsewhere").internal_local().members([ready(C)]).rows([row(
+            EVERYBODY,
+            [ClusterIp],
+            Expected::Silent,
+        )]),
         scene("sctp-sticky").sticky().members([ready(A), ready(B), ready(C)]).rows([row(
             [STRANGER, OUTSIDE],
             ALL_FOUR,

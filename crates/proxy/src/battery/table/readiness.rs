@@ -71,11 +71,15 @@ fn by_policy() -> Vec<Scene> {
             row([NEIGHBOUR], [ClusterIp], Expected::sees_the_client([A])),
             row([NODE, OUTSIDE], [ClusterIp], Expected::sees_the_node([A])),
         ]),
-        internal("internal-local-ending")
-            .members([ending(A), ready(C)])
-            .rows([row([NEIGHBOUR, NODE, OUTSIDE], [ClusterIp], Expected::Silent)]),
-        internal("internal-local-draining-elsewhere")
-            .members([unready(A), draining(C)])
-            .rows([row([NEIGHBOUR, NODE, OUTSIDE], [ClusterIp], Expected::Silent)]),
+        internal("internal-local-ending").members([ending(A), ready(C)]).rows([row(
+            [NEIGHBOUR, NODE, OUTSIDE],
+            [ClusterIp],
+            Expected::Silent,
+        )]),
+        internal("internal-local-draining-elsewhere").members([unready(A), draining(C)]).rows([row(
+            [NEIGHBOUR, NODE, OUTSIDE],
+            [ClusterIp],
+            Expected::Silent,
+        )]),
     ]
 }

@@ -195,7 +195,7 @@ impl Scene {
     }
 
     pub fn members<const N: usize>(mut self, members: [Member; N]) -> Scene {
-        self.members = members.to_vec();
+        self.members = members.into();
         self
     }
 
