@@ -34,6 +34,11 @@ const COMPARISONS: &[Comparison] = &[
         peers: &["etcd", "kube-apiserver", "kubectl"],
     },
     Comparison {
+        name: "packets",
+        about: "the Service proxy's packet table through the real kube-proxy (--mode nftables, iptables, iptables-legacy)",
+        peers: &["kube-proxy"],
+    },
+    Comparison {
         name: "watch",
         about: "lists and watches by many clients (raw, kube-rs, kubectl) during seeded writes: what each is told",
         peers: &["etcd", "etcdctl", "kube-apiserver", "kubectl"],

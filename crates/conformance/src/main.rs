@@ -4,6 +4,7 @@ mod contest;
 mod deployments;
 mod dice;
 mod endpoints;
+mod packets;
 mod side;
 mod watch;
 
@@ -30,6 +31,8 @@ enum Command {
     Deployments(deployments::Options),
     /// Scripted commands of the kubectls in PORTOLAN_TEST_KUBECTLS (a list like PATH): what they print.
     Kubectl(kubectl::Options),
+    /// The packet table of the Service proxy through kube-proxy.
+    Packets(packets::Options),
     /// Lists and watches by many clients during seeded writes: what they are told, and in which order.
     Watch(watch::Options),
 }
@@ -52,6 +55,7 @@ fn main() -> Result<ExitCode> {
             let originals = Originals::start(api::flags())?;
             runtime()?.block_on(kubectl::run(options, &originals))?
         }
+        Command::Packets(options) => runtime()?.block_on(packets::run(options))?,
         Command::Watch(options) => {
             let runtime = runtime()?;
             let mut tally = watch::Tally::new(options);

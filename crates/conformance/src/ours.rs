@@ -29,13 +29,19 @@ pub struct Ours {
 impl Ours {
     /// Starts one, with the objects that every cluster begins with.
     pub async fn start() -> Result<Self> {
-        let (server, store) = server().await?;
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, PORT)).await.context("listening")?;
+        Ours::start_at(listener, &[SERVICE_CIDR]).await
+    }
+
+    /// The same, served at a loopback address of whatever namespace the listener was made in.
+    pub async fn start_at(listener: TcpListener, service_cidrs: &[&str]) -> Result<Self> {
+        let address = listener.local_addr().context("listening")?;
+        let (server, store) = server(service_cidrs).await?;
         let names = ServerNames { cluster_domain: "cluster.local".to_owned(), ..ServerNames::default() };
         let pki = Pki::in_memory(&names)?;
         let directory = std::env::temp_dir().join(format!("portolan-ours-{}", std::process::id()));
         fs::create_dir_all(&directory).with_context(|| format!("making {}", directory.display()))?;
-        let kubeconfig = pki.kubeconfig("ours", &format!("https://127.0.0.1:{PORT}"));
+        let kubeconfig = pki.kubeconfig("ours", &format!("https://{address}"));
         apiserver::pki::write(&directory.join("kubeconfig"), &kubeconfig)?;
         let stop = CancellationToken::new();
         let (serving, until, tls) = (server.clone(), stop.clone(), server_config(&pki)?);
@@ -45,7 +51,7 @@ impl Ours {
 
     /// A client of one that isn't served to anybody else.
     pub async fn in_process() -> Result<kube::Client> {
-        Ok(kube::Client::new(server().await?.0.service(), "default"))
+        Ok(kube::Client::new(server(&[SERVICE_CIDR]).await?.0.service(), "default"))
     }
 
     pub fn server(&self) -> &ApiServer {
@@ -78,9 +84,9 @@ impl Drop for Ours {
     }
 }
 
-async fn server() -> Result<(ApiServer, Arc<dyn Store>)> {
+async fn server(service_cidrs: &[&str]) -> Result<(ApiServer, Arc<dyn Store>)> {
     let config = Config {
-        service_cidrs: vec![SERVICE_CIDR.parse()?],
+        service_cidrs: service_cidrs.iter().map(|cidr| cidr.parse()).collect::<Result<_, _>>()?,
         node_port_range: 30000..=32767,
         // What the original's default/kubernetes says.
         advertise: SocketAddr::from((ADDRESS, 6443)),

@@ -54,6 +54,11 @@ pub fn play(rig: &Rig, stage: &Stage) -> Vec<Vec<Seen>> {
     seen.into_inner().unwrap()
 }
 
+/// Whether a case is as it ought to be by now.
+pub fn holds(rig: &Rig, case: &Case) -> bool {
+    case.expected.judge(case, &ask_enough(rig, case)).is_ok()
+}
+
 fn next(turns: &Mutex<VecDeque<Vec<usize>>>) -> Option<Vec<usize>> {
     turns.lock().unwrap().pop_front()
 }
