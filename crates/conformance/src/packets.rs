@@ -6,9 +6,8 @@
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use conformance::{Ours, Program, program};
 use kube::Client;
 use proxy::battery::World;
@@ -18,8 +17,6 @@ use serde_json::{Value, json};
 use service_model::{IpFamily, NodeView, Protocol};
 
 const PORT: u16 = 6443;
-/// How long the original may take for its first sync.
-const SETTLES: Duration = Duration::from_secs(120);
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -173,13 +170,10 @@ fn tools(directory: &Path, mode: Mode) -> Result<String> {
 /// Waits until connections of each family arrive: a sync takes in everything of a family.
 fn settle(proxy: &mut Program, rig: &Rig, stage: &Stage) -> Result<()> {
     let reaches = |case: &&Case| matches!(case.expected, Expected::Reaches { .. });
-    let until = Instant::now() + SETTLES;
     for family in IpFamily::BOTH {
         let case = stage.cases.iter().filter(reaches).find(|case| case.probe.family == family);
         let case = case.with_context(|| format!("{:?} reaches nobody by {family}", stage.setup))?;
-        while !holds(rig, case) {
-            ensure!(Instant::now() < until, "{case} doesn't hold: {}", proxy.said());
-        }
+        proxy.until(|_| holds(rig, case)).with_context(|| case.to_string())?;
     }
     Ok(())
 }
