@@ -4,6 +4,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Mutex;
 
+use ipnet::IpNet;
 use proxy::battery::World;
 use proxy::battery::table::{Case, Expected, OUTER_NETS, SERVICE_CIDRS, Seen, Stage};
 use service_model::{IpFamily, Protocol};
@@ -21,7 +22,7 @@ impl Rig {
         let worlds = IpFamily::BOTH.map(World::new);
         let mut rig = Rig::empty();
         worlds.iter().for_each(|world| rig.add(world));
-        let nets: Vec<_> = SERVICE_CIDRS.iter().chain(&OUTER_NETS).map(|net| net.parse().unwrap()).collect();
+        let nets: Vec<IpNet> = SERVICE_CIDRS.iter().chain(&OUTER_NETS).map(|net| net.parse().unwrap()).collect();
         rig.add_beyond(&nets);
         let protocols: BTreeSet<Protocol> = stage.cases.iter().map(|case| case.probe.protocol).collect();
         for protocol in protocols {
