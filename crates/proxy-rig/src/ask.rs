@@ -57,8 +57,9 @@ fn ask_datagram(from: IpAddr, to: SocketAddr, patience: Duration) -> Answer {
     let mut buffer = [0; 128];
     loop {
         match socket.send(b"?") {
-            // A verdict in the output hook also fails the call; what the socket hears after it is what counts.
-            Err(error) if error.kind() == ErrorKind::PermissionDenied => {}
+            // A verdict in the output hook also fails the call, and so does a translation to where there is no way from
+            // this source; what the socket hears after it is what counts.
+            Err(error) if matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::InvalidInput) => {}
             sent => drop(sent?),
         }
         match socket.recv(&mut buffer) {

@@ -1,8 +1,6 @@
 //! Where a mode intentionally does something else than the table says, each with its reason. One that does not differ any
 //! more is a mistake as well. Not responsible for what all modes do: that is the table's.
 
-use service_model::Protocol;
-
 use super::probe::Target;
 use super::{Case, Expected};
 
@@ -32,5 +30,41 @@ impl Difference {
 }
 
 pub fn differences() -> Vec<Difference> {
-    vec![]
+    vec![
+        Difference {
+            modes: &[Mode::Nftables],
+            cases: forwards_at_localhost,
+            expected: Expected::Silent,
+            reason: "what comes from 127.0.0.1 leaves by loopback only, unless route_localnet opens the node's own \
+                     services to its neighbours, which this mode does not set",
+        },
+        Difference {
+            modes: &[Mode::OriginalNftables],
+            cases: forwards_at_localhost,
+            expected: Expected::Untouched,
+            reason: "the original's nftables mode leaves loopback addresses alone (KEP-3866)",
+        },
+        Difference {
+            modes: &[Mode::OriginalIptables],
+            cases: is_nobodys_in_the_range,
+            expected: Expected::Untouched,
+            reason: "the original's iptables mode has rules for the ports of Services and for nothing else",
+        },
+    ]
+}
+
+fn forwards_at_localhost(case: &Case) -> bool {
+    case.probe.target == Target::LocalhostNodePort && matches!(case.expected, Expected::Reaches { .. })
+}
+
+/// An address of the Service range on a port, or in a family, or of a protocol, that no Service of this proxy has there.
+fn is_nobodys_in_the_range(case: &Case) -> bool {
+    let partly_there = ["cluster-ip-ipv4", "cluster-ip-ipv6", "somebody-elses", "tcp-only", "udp-only"];
+    match case.probe.target {
+        Target::ClusterIpOtherPort | Target::UnallocatedClusterIp => true,
+        Target::ClusterIp => {
+            partly_there.contains(&case.scene) && matches!(case.expected, Expected::Rejected | Expected::Silent)
+        }
+        _ => false,
+    }
 }
