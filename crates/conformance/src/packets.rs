@@ -12,9 +12,9 @@ use conformance::{Ours, Program, program};
 use kube::Client;
 use proxy::battery::World;
 use proxy::battery::table::{self, Case, Expected, SERVICE_CIDRS, Setup, Stage};
-use proxy_rig::{Rig, holds, play};
+use proxy_rig::{Rig, holds, play, protocols};
 use serde_json::{Value, json};
-use service_model::{IpFamily, NodeView, Protocol};
+use service_model::{IpFamily, NodeView};
 
 const PORT: u16 = 6443;
 
@@ -36,7 +36,7 @@ enum Mode {
 pub async fn run(options: &Options) -> Result<bool> {
     let program = program("kube-proxy")?;
     let (mut cases, mut complaints) = (0, Vec::new());
-    for stage in table::stages(&[Protocol::Tcp, Protocol::Udp]) {
+    for stage in table::stages(&protocols()) {
         let rig = Rig::for_stage(&stage);
         let listener = rig.node.run(|| std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, PORT)))??;
         listener.set_nonblocking(true)?;

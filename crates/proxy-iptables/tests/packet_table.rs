@@ -8,13 +8,13 @@ use iptables::Flavour;
 use proxy::Backend;
 use proxy::battery::{self, table};
 use proxy_iptables::{IptablesBackend, Options};
-use proxy_rig::{Rig, play};
-use service_model::{IpFamily, Protocol};
+use proxy_rig::{Rig, play, protocols};
+use service_model::IpFamily;
 
 fn every_case(flavour: Flavour) {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let mut complaints = Vec::new();
-    for stage in table::stages(&[Protocol::Tcp, Protocol::Udp]) {
+    for stage in table::stages(&protocols()) {
         let rig = Rig::for_stage(&stage);
         let model = stage.model();
         let tools: [Inside; 2] = IpFamily::BOTH.map(|family| inside(&rig.node, family, flavour));

@@ -5,14 +5,13 @@ use nft::Kernel;
 use proxy::Backend;
 use proxy::battery::{self, table};
 use proxy_nftables::Nftables;
-use proxy_rig::{Rig, play};
-use service_model::Protocol;
+use proxy_rig::{Rig, play, protocols};
 
 #[test]
 fn every_case_has_its_one_outcome() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let mut complaints = Vec::new();
-    for stage in table::stages(&[Protocol::Tcp, Protocol::Udp]) {
+    for stage in table::stages(&protocols()) {
         let rig = Rig::for_stage(&stage);
         let model = stage.model();
         for backend in Nftables::pair(rig.node.run(Kernel::open).unwrap().unwrap()) {

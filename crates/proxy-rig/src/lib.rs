@@ -9,4 +9,4 @@ mod serve;
 mod table;
 
 pub use rig::{Rig, namespace};
-pub use table::{holds, play};
+pub use table::{holds, play, protocols};

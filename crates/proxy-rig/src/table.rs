@@ -2,6 +2,7 @@
 //! waited for by many at once. Not responsible for bringing anything to anything, nor for judging.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Mutex;
 
 use ipnet::IpNet;
@@ -11,6 +12,7 @@ use service_model::{IpFamily, Protocol};
 
 use crate::Rig;
 use crate::ask::{PATIENCE, SILENCE, ask};
+use crate::serve::socket;
 
 /// How many clients ask at the same time.
 const CLIENTS: usize = 24;
@@ -34,6 +36,13 @@ impl Rig {
         rig.start();
         rig
     }
+}
+
+/// What this machine's kernel has: the guest's has SCTP, which is loaded with its first socket.
+pub fn protocols() -> Vec<Protocol> {
+    let at = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let all = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
+    all.into_iter().filter(|protocol| socket(at, *protocol).is_ok()).collect()
 }
 
 /// What was seen of each of the stage's cases, in their order.
