@@ -11,12 +11,20 @@ use service_model::Protocol;
 use crate::serve::socket;
 
 /// How long to wait for what ought to come: everything is on one machine, but other tests run beside.
-pub const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How many times slower than usual the machine is; the guest says so.
+const SLOWNESS: &str = "PORTOLAN_TEST_PATIENCE";
 /// How long to wait for nothing. An ICMP error that comes while connect() still holds its socket, as it does over a veth,
 /// is only taken in with the second SYN, a second later.
-pub const SILENCE: Duration = Duration::from_millis(1_300);
+const SILENCE: Duration = Duration::from_millis(1_300);
 /// After this a datagram is sent once more: a kernel sends only so many ICMP errors in a row (`icmp_msgs_burst`).
 const ONCE_MORE: Duration = Duration::from_millis(400);
+
+/// `SILENCE` is the kernel's own time and the same on a slow machine.
+pub fn patience(silent: bool) -> Duration {
+    let slowness = std::env::var(SLOWNESS).ok().and_then(|text| text.parse().ok());
+    if silent { SILENCE } else { PATIENCE * slowness.unwrap_or(1) }
+}
 
 pub fn ask(from: IpAddr, to: SocketAddr, protocol: Protocol, patience: Duration) -> Seen {
     let asked = match protocol {

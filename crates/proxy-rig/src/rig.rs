@@ -13,7 +13,7 @@ use proxy::battery::table::Seen;
 use proxy::battery::{Fate, World};
 use service_model::{Deny, IpFamily, Outcome, Packet, Protocol, Source};
 
-use crate::ask::{PATIENCE, SILENCE, ask};
+use crate::ask::{ask, patience};
 use crate::serve::Servers;
 
 /// The link between the node and what lies beyond it.
@@ -149,7 +149,7 @@ impl Rig {
     /// Sends the first packet of a new connection, for real, and says what became of it. What is expected only decides for
     /// how long to wait.
     pub fn send(&self, packet: &Packet, expected: &Outcome) -> Fate {
-        let patience = if *expected == Outcome::Denied(Deny::Dropped) { SILENCE } else { PATIENCE };
+        let patience = patience(*expected == Outcome::Denied(Deny::Dropped));
         let from = packet.source.address();
         let to = SocketAddr::new(packet.destination, packet.port.number());
         let seen = self.home(from).run(|| ask(from, to, packet.protocol, patience)).unwrap();

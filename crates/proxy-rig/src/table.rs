@@ -11,7 +11,7 @@ use proxy::battery::table::{Case, Expected, OUTER_NETS, SERVICE_CIDRS, Seen, Sta
 use service_model::{IpFamily, Protocol};
 
 use crate::Rig;
-use crate::ask::{PATIENCE, SILENCE, ask};
+use crate::ask::{ask, patience};
 use crate::serve::socket;
 
 /// How many clients ask at the same time.
@@ -74,7 +74,7 @@ fn next(turns: &Mutex<VecDeque<Vec<usize>>>) -> Option<Vec<usize>> {
 }
 
 fn ask_enough(rig: &Rig, case: &Case) -> Vec<Seen> {
-    let patience = if case.expected == Expected::Silent { SILENCE } else { PATIENCE };
+    let patience = patience(case.expected == Expected::Silent);
     let probe = &case.probe;
     let tries = || {
         let mut seen = Vec::new();
