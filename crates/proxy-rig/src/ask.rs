@@ -22,7 +22,7 @@ const ONCE_MORE: Duration = Duration::from_millis(400);
 
 /// `SILENCE` is the kernel's own time and the same on a slow machine.
 pub fn patience(silent: bool) -> Duration {
-    let slowness = std::env::var(SLOWNESS).ok().and_then(|text| text.parse().ok());
+    let slowness = std::env::var(SLOWNESS).ok().and_then(|text| text.parse::<u32>().ok());
     if silent { SILENCE } else { PATIENCE * slowness.unwrap_or(1) }
 }
 
