@@ -95,7 +95,7 @@ fn a_client_that_does_not_stick_is_complained_about() {
     stage.cases = vec![first, second];
     let [here, there] = [answered("10.244.1.5:8080", "10.244.1.1"), answered("10.244.2.5:8080", "172.30.0.11")];
     let complaints = |seen: [&[&Seen]; 2]| {
-        let seen = seen.map(|of_case| of_case.iter().map(|one| (*one).clone()).collect());
+        let seen: [Vec<Seen>; 2] = seen.map(|of_case| of_case.iter().map(|one| (*one).clone()).collect());
         stage.complaints(Mode::Nftables, &seen)
     };
     assert!(complaints([&[&here, &here], &[&here]]).is_empty());
