@@ -12,7 +12,7 @@ use conformance::{Ours, Program, program};
 use kube::Client;
 use proxy::battery::World;
 use proxy::battery::table::{self, Case, Expected, SERVICE_CIDRS, Setup, Stage};
-use proxy_rig::{Rig, holds, play, protocols};
+use proxy_rig::{Rig, Tally, holds, protocols};
 use serde_json::{Value, json};
 use service_model::{IpFamily, NodeView};
 
@@ -35,7 +35,7 @@ enum Mode {
 
 pub async fn run(options: &Options) -> Result<bool> {
     let program = program("kube-proxy")?;
-    let (mut cases, mut complaints) = (0, Vec::new());
+    let mut tally = Tally::default();
     for stage in table::stages(&protocols()) {
         let rig = Rig::for_stage(&stage);
         let listener = rig.node.run(|| std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, PORT)))??;
@@ -44,14 +44,12 @@ pub async fn run(options: &Options) -> Result<bool> {
         populate(&Client::new(ours.server().service(), "default"), &stage).await?;
         let mut proxy = start(&program, options.mode, stage.setup, &rig, &ours)?;
         tokio::task::block_in_place(|| settle(&mut proxy, &rig, &stage))?;
-        let seen = tokio::task::block_in_place(|| play(&rig, &stage));
-        complaints.extend(stage.complaints(options.mode.in_table(), &seen));
-        cases += stage.cases.len();
+        tokio::task::block_in_place(|| tally.play(options.mode.in_table(), &rig, &stage));
         eprintln!("{:?}: {} cases", stage.setup, stage.cases.len());
     }
-    complaints.iter().for_each(|complaint| eprintln!("{complaint}"));
-    eprintln!("{cases} cases, {} of them not as written", complaints.len());
-    Ok(complaints.is_empty())
+    tally.complaints.iter().for_each(|complaint| eprintln!("{complaint}"));
+    eprintln!("{tally}");
+    Ok(tally.complaints.is_empty())
 }
 
 impl Mode {

@@ -3,36 +3,26 @@
 
 mod inside;
 
-use inside::{Inside, inside};
+use inside::inside;
 use iptables::Flavour;
-use proxy::Backend;
-use proxy::battery::{self, table};
+use proxy::battery::table::Mode;
 use proxy_iptables::{IptablesBackend, Options};
-use proxy_rig::{Rig, play, protocols};
+use proxy_rig::{every_case, settle};
 use service_model::IpFamily;
 
-fn every_case(flavour: Flavour) {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let mut complaints = Vec::new();
-    for stage in table::stages(&protocols()) {
-        let rig = Rig::for_stage(&stage);
-        let model = stage.model();
-        let tools: [Inside; 2] = IpFamily::BOTH.map(|family| inside(&rig.node, family, flavour));
-        for backend in IptablesBackend::pair(tools, Options::default()) {
-            let table = model.resolve(&stage.node(), backend.family());
-            runtime.block_on(battery::settle(&backend, &table));
-        }
-        complaints.extend(stage.complaints(table::Mode::Iptables, &play(&rig, &stage)));
-    }
-    assert!(complaints.is_empty(), "{} cases:\n{}", complaints.len(), complaints.join("\n"));
+fn every_case_by(flavour: Flavour) {
+    every_case(Mode::Iptables, |rig, stage| {
+        let tools = IpFamily::BOTH.map(|family| inside(&rig.node, family, flavour));
+        settle(IptablesBackend::pair(tools, Options::default()), stage);
+    });
 }
 
 #[test]
 fn every_case_has_its_one_outcome() {
-    every_case(Flavour::Nft);
+    every_case_by(Flavour::Nft);
 }
 
 #[test]
 fn every_case_has_its_one_outcome_by_the_legacy_tools() {
-    every_case(Flavour::Legacy);
+    every_case_by(Flavour::Legacy);
 }

@@ -3,10 +3,14 @@
 
 use std::io::{ErrorKind, Read};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use proxy::battery::table::Seen;
 use service_model::Protocol;
+use socket2::Socket;
 
 use crate::serve::socket;
 
@@ -14,8 +18,7 @@ use crate::serve::socket;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How many times slower than usual the machine is; the guest says so.
 const SLOWNESS: &str = "PORTOLAN_TEST_PATIENCE";
-/// How long to wait for nothing. An ICMP error that comes while connect() still holds its socket, as it does over a veth,
-/// is only taken in with the second SYN, a second later.
+/// How long to wait for nothing. A kernel sends the second SYN after a second: what answers that one isn't silent.
 const SILENCE: Duration = Duration::from_millis(1_300);
 /// After this a datagram is sent once more: a kernel sends only so many ICMP errors in a row (`icmp_msgs_burst`).
 const ONCE_MORE: Duration = Duration::from_millis(400);
@@ -47,12 +50,37 @@ type Answer = std::io::Result<(SocketAddr, SocketAddr)>;
 fn ask_stream(from: IpAddr, to: SocketAddr, protocol: Protocol, patience: Duration) -> Answer {
     let socket = socket(to, protocol)?;
     socket.bind(&SocketAddr::new(from, 0).into())?;
-    socket.connect_timeout(&to.into(), patience)?;
+    connect(&socket, to, patience)?;
     let mut stream = TcpStream::from(socket);
     stream.set_read_timeout(Some(patience))?;
     let mut buffer = [0; 128];
     let length = stream.read(&mut buffer)?;
     read(&buffer[..length])
+}
+
+/// Like `connect_timeout`, but hears at once of an ICMP error that comes while the kernel still holds the socket for sending
+/// the SYN, as it does over a veth. That one doesn't end the connection (the next, a second later, would) and wakes nobody:
+/// it is only there for who asks (`sk_err_soft`).
+fn connect(socket: &Socket, to: SocketAddr, patience: Duration) -> std::io::Result<()> {
+    socket.set_nonblocking(true)?;
+    match socket.connect(&to.into()) {
+        Err(error) if error.raw_os_error() == Some(Errno::EINPROGRESS as i32) => {}
+        ended => return ended.and_then(|()| socket.set_nonblocking(false)),
+    }
+    let until = Instant::now() + patience;
+    loop {
+        if let Some(error) = socket.take_error()? {
+            return Err(error);
+        }
+        if Instant::now() >= until {
+            return Err(ErrorKind::TimedOut.into());
+        }
+        let mut waiting = [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)];
+        let glance = PollTimeout::from(100u8);
+        if poll(&mut waiting, glance)? == 1 && socket.take_error()?.map_or(Ok(true), Err)? {
+            return socket.set_nonblocking(false);
+        }
+    }
 }
 
 fn ask_datagram(from: IpAddr, to: SocketAddr, patience: Duration) -> Answer {

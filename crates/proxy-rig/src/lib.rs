@@ -7,6 +7,7 @@ mod ask;
 mod rig;
 mod serve;
 mod table;
+mod witness;
 
 pub use rig::{Rig, namespace};
-pub use table::{holds, play, protocols};
+pub use table::{Tally, every_case, holds, protocols, settle};

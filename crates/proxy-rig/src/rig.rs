@@ -199,6 +199,8 @@ impl Words {
 /// A namespace with nothing but a working loopback.
 pub fn namespace() -> NetNs {
     let namespace = NetNs::new().expect("network namespaces need CAP_SYS_ADMIN: run the tests as root");
+    // For a second after its link came up, an IPv6 node that looks for duplicates answers nobody.
+    netns::sysctl::set(&namespace, "net.ipv6.conf.default.dad_transmits", "0").unwrap();
     ip(&namespace, "link set lo up");
     namespace
 }

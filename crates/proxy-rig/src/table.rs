@@ -1,21 +1,26 @@
 //! The packet table by real packets: every case of a stage is sent through a rig that has been brought to it. Silence is
-//! waited for by many at once. Not responsible for bringing anything to anything, nor for judging.
+//! waited for by many at once. Not responsible for judging.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Mutex;
+use std::time::Instant;
 
 use ipnet::IpNet;
-use proxy::battery::World;
-use proxy::battery::table::{Case, Expected, OUTER_NETS, SERVICE_CIDRS, Seen, Stage};
+use proxy::Backend;
+use proxy::battery::table::{Case, Expected, Mode, OUTER_NETS, SERVICE_CIDRS, Seen, Stage, stages};
+use proxy::battery::{self, World};
 use service_model::{IpFamily, Protocol};
 
-use crate::Rig;
 use crate::ask::{ask, patience};
 use crate::serve::socket;
+use crate::{Rig, witness};
 
-/// How many clients ask at the same time.
-const CLIENTS: usize = 24;
+const EVERY_PROTOCOL: [Protocol; 3] = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
+/// How many clients ask at the same time, and how many of those who will hear nothing.
+const CLIENTS: usize = 16;
+const WAITERS: usize = 128;
 
 impl Rig {
     /// A node with both families, beyond which somebody would answer whatever a stage's Services must not take or let
@@ -34,6 +39,7 @@ impl Rig {
             rig.listen_beyond(at, protocol);
         }
         rig.start();
+        witness::install(&rig);
         rig
     }
 }
@@ -41,24 +47,87 @@ impl Rig {
 /// What this machine's kernel has: the guest's has SCTP, which is loaded with its first socket.
 pub fn protocols() -> Vec<Protocol> {
     let at = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let all = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
-    all.into_iter().filter(|protocol| socket(at, *protocol).is_ok()).collect()
+    EVERY_PROTOCOL.into_iter().filter(|protocol| socket(at, *protocol).is_ok()).collect()
 }
 
-/// What was seen of each of the stage's cases, in their order.
-pub fn play(rig: &Rig, stage: &Stage) -> Vec<Vec<Seen>> {
-    let turns = Mutex::new(VecDeque::from(stage.in_turn()));
+/// The whole table through a proxy of some mode. For each stage `bring` brings one to it, on the rig's node, and gives back
+/// what has to live for as long as it's asked. Says how many cases were sent, and how many need what this kernel hasn't.
+///
+/// # Panics
+/// With everything that's not as written.
+pub fn every_case<T>(mode: Mode, mut bring: impl FnMut(&Rig, &Stage) -> T) {
+    let begun = Instant::now();
+    let mut tally = Tally::default();
+    for stage in stages(&protocols()) {
+        let rig = Rig::for_stage(&stage);
+        let proxy = bring(&rig, &stage);
+        tally.play(mode, &rig, &stage);
+        drop(proxy);
+    }
+    eprintln!("{mode:?}: {tally} in {:.1} s", begun.elapsed().as_secs_f64());
+    assert!(tally.cases >= 400, "{tally}");
+    assert!(tally.complaints.is_empty(), "{tally}:\n{}", tally.complaints.join("\n"));
+}
+
+/// Backends that write to the kernel are brought to a stage by this alone.
+pub fn settle<B: Backend, const N: usize>(backends: [B; N], stage: &Stage) -> [B; N] {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let model = stage.model();
+    for backend in &backends {
+        runtime.block_on(battery::settle(backend, &model.resolve(&stage.node(), backend.family())));
+    }
+    backends
+}
+
+/// What came of the stages so far.
+#[derive(Debug, Default)]
+pub struct Tally {
+    pub cases: usize,
+    pub complaints: Vec<String>,
+}
+
+impl Tally {
+    /// Sends a stage's cases, through whatever has been brought to it.
+    pub fn play(&mut self, mode: Mode, rig: &Rig, stage: &Stage) {
+        let seen = play(mode, rig, stage);
+        let asked = witness::asked(rig);
+        let unasked = stage.cases.iter().filter(|case| !asked.contains(&witness::question(case)));
+        self.complaints.extend(unasked.map(|case| format!("{case}: the node never saw it")));
+        self.complaints.extend(stage.complaints(mode, &seen));
+        self.cases += stage.cases.len();
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let here = protocols();
+        let all: usize = stages(&EVERY_PROTOCOL).iter().map(|stage| stage.cases.len()).sum();
+        let able: usize = stages(&here).iter().map(|stage| stage.cases.len()).sum();
+        write!(f, "{} cases sent, {} not as written", self.cases, self.complaints.len())?;
+        let missing = EVERY_PROTOCOL.iter().filter(|protocol| !here.contains(protocol));
+        missing.into_iter().try_for_each(|one| write!(f, ", {} left to a kernel with {one}", all - able))
+    }
+}
+
+/// What was seen of each of the stage's cases, in their order. Silence costs time only: all who wait for it wait together.
+fn play(mode: Mode, rig: &Rig, stage: &Stage) -> Vec<Vec<Seen>> {
+    let is_silent = |turn: &Vec<usize>| turn.iter().all(|index| mode.expects(&stage.cases[*index]) == Expected::Silent);
+    let (silent, others): (VecDeque<_>, VecDeque<_>) = stage.in_turn().into_iter().partition(is_silent);
+    let queues = [(Mutex::new(others), CLIENTS), (Mutex::new(silent), WAITERS)];
     let seen = Mutex::new(vec![Vec::new(); stage.cases.len()]);
     std::thread::scope(|scope| {
-        for _ in 0..CLIENTS {
-            scope.spawn(|| {
-                while let Some(turn) = next(&turns) {
-                    for index in turn {
-                        let of_case = ask_enough(rig, &stage.cases[index]);
-                        seen.lock().unwrap()[index] = of_case;
+        for (turns, clients) in &queues {
+            for _ in 0..*clients {
+                scope.spawn(|| {
+                    while let Some(turn) = next(turns) {
+                        for index in turn {
+                            let case = &stage.cases[index];
+                            let of_case = ask_enough(rig, case, &mode.expects(case));
+                            seen.lock().unwrap()[index] = of_case;
+                        }
                     }
-                }
-            });
+                });
+            }
         }
     });
     seen.into_inner().unwrap()
@@ -66,19 +135,19 @@ pub fn play(rig: &Rig, stage: &Stage) -> Vec<Vec<Seen>> {
 
 /// Whether a case is as it ought to be by now.
 pub fn holds(rig: &Rig, case: &Case) -> bool {
-    case.expected.judge(case, &ask_enough(rig, case)).is_ok()
+    case.expected.judge(case, &ask_enough(rig, case, &case.expected)).is_ok()
 }
 
 fn next(turns: &Mutex<VecDeque<Vec<usize>>>) -> Option<Vec<usize>> {
     turns.lock().unwrap().pop_front()
 }
 
-fn ask_enough(rig: &Rig, case: &Case) -> Vec<Seen> {
-    let patience = patience(case.expected == Expected::Silent);
+fn ask_enough(rig: &Rig, case: &Case, expected: &Expected) -> Vec<Seen> {
+    let patience = patience(*expected == Expected::Silent);
     let probe = &case.probe;
     let tries = || {
         let mut seen = Vec::new();
-        while !case.expected.is_settled(case, &seen) {
+        while !expected.is_settled(case, &seen) {
             seen.push(ask(probe.from, probe.to, probe.protocol, patience));
         }
         seen

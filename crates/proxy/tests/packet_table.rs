@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use proxy::battery::table::{Case, Mode, Pod, Seen, Sender, Setup, Target, scenes, stages};
+use proxy::battery::table::{Case, Mode, Pod, Seen, Sender, Setup, Target, differences, scenes, stages};
 use service_model::{IpFamily, Protocol};
 
 const EVERY_PROTOCOL: [Protocol; 3] = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
@@ -115,4 +115,16 @@ fn a_difference_has_to_differ() {
     assert_eq!(complaints(Mode::OriginalIptables, &beyond), 0);
     assert_eq!(complaints(Mode::OriginalIptables, &Seen::Refused), 1, "as the table says, which is no difference");
     assert_eq!(complaints(Mode::OriginalIptables, &Seen::Nothing), 1, "neither the one nor the other");
+}
+
+#[test]
+fn every_difference_concerns_some_case_and_differs() {
+    let cases: Vec<Case> = stages(&EVERY_PROTOCOL).into_iter().flat_map(|stage| stage.cases).collect();
+    for one in differences() {
+        for mode in one.modes {
+            let concerned: Vec<&Case> = cases.iter().filter(|case| one.concerns(*mode, case)).collect();
+            assert!(!concerned.is_empty(), "{mode:?}, {}", one.reason);
+            assert!(concerned.iter().all(|case| case.expected != one.expected), "{mode:?}, {}", one.reason);
+        }
+    }
 }

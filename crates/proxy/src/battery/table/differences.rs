@@ -23,6 +23,14 @@ pub struct Difference {
     pub reason: &'static str,
 }
 
+impl Mode {
+    /// What a case comes to in this mode, with its differences.
+    pub fn expects(self, case: &Case) -> Expected {
+        let differs = differences().into_iter().find(|one| one.concerns(self, case));
+        differs.map_or_else(|| case.expected.clone(), |one| one.expected)
+    }
+}
+
 impl Difference {
     pub fn concerns(&self, mode: Mode, case: &Case) -> bool {
         self.modes.contains(&mode) && (self.cases)(case)

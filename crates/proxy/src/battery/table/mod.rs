@@ -29,7 +29,7 @@ use service_model::{Change, Event, IpFamily, NodeView, Protocol, ServiceModel};
 use crate::battery::World;
 pub use differences::{Difference, Mode, differences};
 pub use expected::{Expected, Seen, Sees, answers};
-pub use probe::{Place, Pod, Probe, Sender, Target};
+pub use probe::{OTHER_NODE_PORT, OTHER_PORT, Place, Pod, Probe, SERVICE_PORT, Sender, Target};
 pub use scene::{Member, Row, Scene, Setup};
 
 /// The Service range, in which the scenes' cluster IPs lie.
