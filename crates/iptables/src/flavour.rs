@@ -73,6 +73,29 @@ pub fn detect(hints: &[(Table, &str)]) -> Result<Flavour, Error> {
     Ok(if legacy > nft { Flavour::Legacy } else { Flavour::Nft })
 }
 
+/// In which flavours a table of the calling thread's network namespace has a chain like this, or (legacy) is there at all.
+/// Runs no tool: those on nf_tables can be asked about by netlink, and the legacy ones are not there where nobody uses them.
+pub fn traces(chains: &[(Table, &str)]) -> Result<Vec<Flavour>, Error> {
+    let mut found = Vec::new();
+    let mut kernel = nft::Kernel::open().map_err(Error::Generation)?;
+    for family in [nft::Family::Ip, nft::Family::Ip6] {
+        for table in [Table::Mangle, Table::Nat, Table::Filter] {
+            let names = kernel.chain_names(&nft::Table::new(family, table.name())).map_err(Error::Generation)?;
+            if chains.iter().any(|(of, chain)| *of == table && names.iter().any(|name| name == chain)) {
+                found.push(Flavour::Nft);
+            }
+        }
+    }
+    for (_, names) in LEGACY_TABLES {
+        let known = std::fs::read_to_string(names).unwrap_or_default();
+        if chains.iter().any(|(of, _)| known.lines().any(|line| line == of.name())) {
+            found.push(Flavour::Legacy);
+        }
+    }
+    found.dedup();
+    Ok(found)
+}
+
 /// Whether a hinted chain is there, and how many rules there are, of both families.
 fn count(flavour: Flavour, hints: &[(Table, &str)]) -> Result<(bool, usize), Error> {
     let (mut hinted, mut rules) = (false, 0);

@@ -16,7 +16,7 @@ mod transaction;
 
 pub use error::Error;
 pub use fake::Fake;
-pub use flavour::{FLAVOUR_VARIABLE, Flavour, detect};
+pub use flavour::{FLAVOUR_VARIABLE, Flavour, detect, traces};
 pub use parse::{comment_of, target_of};
 pub use rule::{ChainName, Chance, Recent, Reject, Rule, States, Target, Test};
 pub use save::{Saved, read_save};

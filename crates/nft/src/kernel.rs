@@ -48,6 +48,19 @@ impl Kernel {
         Ok(tables)
     }
 
+    /// The names of a table's chains, whoever made them and whatever they hold.
+    pub fn chain_names(&mut self, table: &Table) -> Result<Vec<String>, NftError> {
+        let step = |source| NftError::Netlink { step: "list chains", source };
+        let dump = self.list(msg::GETCHAIN, table.family.number(), |_| {}).map_err(step)?;
+        let mut names = Vec::new();
+        for message in dump.messages() {
+            if decode::table_name(&message).map_err(|e| step(e.into()))? == table.name {
+                names.push(decode::read_chain(&message).map_err(|e| step(e.into()))?.name);
+            }
+        }
+        Ok(names)
+    }
+
     fn list(&mut self, number: u8, family: u8, body: impl Fn(&mut Builder)) -> Result<Dump, Error> {
         self.socket.dump(MessageType { subsystem: Subsystem::Nftables, number }, family, body)
     }

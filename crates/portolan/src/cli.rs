@@ -4,14 +4,16 @@ mod proxy;
 
 use std::path::PathBuf;
 
+use ::proxy::config::settings::Mode;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use images::Reference;
 use images::registry::Mirror;
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
 
 pub use self::proxy::Proxy;
 use crate::help;
+use crate::modes::MODES;
 use crate::system::default_data_dir;
 
 /// The Kubernetes Service, whole: an API, controllers, nodes, proxy and DNS on one Linux machine.
@@ -93,8 +95,8 @@ pub struct Up {
     #[arg(long, default_value_t = 1)]
     pub nodes: u32,
     /// How the nodes' proxies make Services work.
-    #[arg(long, value_enum, default_value_t = ProxyMode::Nftables)]
-    pub proxy_mode: ProxyMode,
+    #[arg(long, value_parser = modes(), default_value = Mode::Nftables.name())]
+    pub proxy_mode: Mode,
     /// Give nodes, pods and Services IPv6 addresses as well. Each of the CIDRs can have an IPv6 one after a comma.
     #[arg(long)]
     pub dual_stack: bool,
@@ -129,15 +131,6 @@ pub struct Up {
     /// Where a detached system says that it is ready.
     #[arg(long, hide = true)]
     pub detached: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum ProxyMode {
-    /// One table of nf_tables, by netlink.
-    Nftables,
-    /// kube-proxy's chains, by iptables-restore.
-    Iptables,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -221,4 +214,13 @@ pub enum Image {
 pub enum ListFormat {
     Table,
     Json,
+}
+
+/// The proxy's modes that this program has.
+fn modes() -> impl TypedValueParser<Value = Mode> {
+    let values = MODES.iter().map(|entry| PossibleValue::new(entry.mode.name()).help(entry.about));
+    PossibleValuesParser::new(values).map(|name| {
+        let entry = MODES.iter().find(|entry| entry.mode.name() == name);
+        entry.map_or(Mode::Nftables, |entry| entry.mode)
+    })
 }

@@ -5,6 +5,7 @@ mod commands;
 mod failure;
 mod help;
 mod logging;
+mod modes;
 mod system;
 mod up;
 

@@ -59,7 +59,6 @@ fn mistakes_are_named_where_they_are() {
     assert!(said(&unknown).contains(r#"line 4: unknown field "conntrack.bogus""#), "{}", said(&unknown));
     for (text, words) in [
         ("mode: wrong\n", "failed validate: KubeProxyConfiguration.Mode.ProxyMode: Invalid value: \"wrong\": must be"),
-        ("mode: ipvs\n", "mode: ipvs is not among this proxy's modes"),
         ("configSyncPeriod: 90\n", "failed to decode: line 3: configSyncPeriod"),
         ("clientConnection: {kubeconfig: /nowhere}\n", "cannot use /nowhere"),
     ] {

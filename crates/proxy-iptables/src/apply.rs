@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use iptables::{ChainName, Error, Flavour, Iptables, Rule, Table, Target, Tool, Transaction};
-use proxy::Backend;
+use proxy::{Backend, RULES, Size};
 use service_model::{ForwardingTable, IpFamily};
 
 use crate::layout::family;
-use crate::names::{CANARY, PROBE};
+use crate::names::{CANARY, MARTIANS, PROBE};
 use crate::plan::{Desired, IptablesPlan, removal};
 use crate::quarantine::{Need, Quarantine};
 use crate::settings::{Settings, Tuning};
@@ -307,6 +307,19 @@ impl<T: Iptables + Send + 'static> Backend for IptablesBackend<T> {
         };
         let (flushed, found) = self.blocking(move |hands| look(hands).map_err(BackendError::Look)).await?;
         Ok(flushed || found.is_some_and(|found| !found.same_rules(observed)))
+    }
+
+    fn guards_loopback(&self, observed: &Observed) -> bool {
+        observed.filter.contains_key(MARTIANS)
+    }
+
+    fn sizes(&self, observed: &Observed) -> Vec<Size> {
+        let of = |table: Table| {
+            let (chains, rules) = observed.size(table);
+            let size = |kind, number| Size { table: table.name(), kind, number };
+            [size("chains", chains), size(RULES, rules)]
+        };
+        TABLES.into_iter().flat_map(of).collect()
     }
 
     async fn cleanup(&self) -> Result<(), BackendError> {

@@ -12,7 +12,7 @@ mod settings;
 mod state;
 
 pub use apply::{BackendError, FullLook, HINTS, IptablesBackend, Options};
-pub use names::is_ours;
+pub use names::{REJECT as OURS_ALONE, is_ours};
 pub use plan::{Desired, IptablesPlan};
 pub use settings::Tuning;
 pub use state::Observed;

@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use iptables::{ChainName, Jumps, Rule, Table, Transaction};
-use proxy::Refusal;
+use proxy::{RULES, Refusal, Size};
 use service_model::{Changes, Masquerade, Revision, ServicePort, ServicePortName};
 
 use crate::compile::Compiler;
@@ -272,6 +272,15 @@ impl proxy::Plan for IptablesPlan {
             refused: self.refused.clone(),
             ports: self.ports.clone(),
         }
+    }
+
+    fn written(&self) -> Vec<Size> {
+        let rules = |table: Table| {
+            let of_table = self.transactions.iter().filter(|transaction| transaction.table == table);
+            of_table.flat_map(|transaction| &transaction.replace).map(|(_, rules)| rules.len()).sum()
+        };
+        let size = |table: Table| Size { table: table.name(), kind: RULES, number: rules(table) };
+        [Table::Nat, Table::Filter].map(size).to_vec()
     }
 
     fn refused(&self) -> &[Refusal] {

@@ -13,9 +13,12 @@ use crate::names::is_ours;
 use crate::plan::IptablesPlan;
 use crate::settings::Settings;
 
-/// Of a chain's rules in their order.
+/// Of a chain's rules in their order, with their number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Fingerprint(u64);
+pub struct Fingerprint {
+    hash: u64,
+    pub rules: u32,
+}
 
 /// A chain that is not ours, in its table.
 pub type Place = (Table, String);
@@ -52,8 +55,8 @@ impl Fingerprint {
 
     fn with(self, rule: impl Hash) -> Fingerprint {
         let mut hasher = DefaultHasher::new();
-        (self.0, rule).hash(&mut hasher);
-        Fingerprint(hasher.finish())
+        (self.hash, rule).hash(&mut hasher);
+        Fingerprint { hash: hasher.finish(), rules: self.rules + 1 }
     }
 }
 
@@ -64,6 +67,13 @@ impl Observed {
 
     fn chains_mut(&mut self, table: Table) -> &mut HashMap<ChainName, Fingerprint> {
         if table == Table::Nat { &mut self.nat } else { &mut self.filter }
+    }
+
+    /// How many chains of ours a table has, and how many rules, jumps to them included.
+    pub fn size(&self, table: Table) -> (usize, usize) {
+        let of_chains: usize = self.chains(table).values().map(|found| found.rules as usize).sum();
+        let jumps = self.jumps.iter().filter(|((of, _), _)| *of == table).map(|(_, specs)| specs.len());
+        (self.chains(table).len(), of_chains + jumps.sum::<usize>())
     }
 
     /// Takes in a committed transaction.

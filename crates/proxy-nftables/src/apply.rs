@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nft::{Data, Element, Generation, Nft, NftError, Transaction, Value};
-use proxy::Backend;
+use proxy::{Backend, Size};
 use service_model::{ForwardingTable, IpFamily, NodePortAddresses};
 
 use crate::edit::{Edit, transaction};
@@ -166,8 +166,10 @@ impl<N: Nft + Send + 'static> Backend for Nftables<N> {
             NodePortAddresses::AllLocal => (false, Default::default()),
             NodePortAddresses::Only(addresses) => (true, addresses.clone()),
         };
+        let loopback = |address: &std::net::IpAddr| address.is_ipv4() && address.is_loopback();
         Desired {
             settings: Settings {
+                guards_loopback: node_port_addresses.iter().any(loopback),
                 family: self.family,
                 local_pods: table.local_pods.clone(),
                 service_cidrs: table.service_cidrs.clone(),
@@ -223,6 +225,20 @@ impl<N: Nft + Send + 'static> Backend for Nftables<N> {
         let mut shared = self.lock();
         shared.notice_strangers().map_err(BackendError::Generation)?;
         Ok(shared.epoch != observed.epoch)
+    }
+
+    fn guards_loopback(&self, observed: &Observed) -> bool {
+        observed.sound && observed.rules.get("prerouting").is_some_and(|rules| Settings::guard_is_among(rules))
+    }
+
+    fn sizes(&self, observed: &Observed) -> Vec<Size> {
+        let numbers = [
+            ("frontends", observed.entries.len()),
+            ("endpoint-lists", observed.lists.len()),
+            ("classes", observed.classes.len()),
+            ("other-elements", observed.singles.len()),
+        ];
+        numbers.into_iter().map(|(kind, number)| Size { table: crate::TABLE_NAME, kind, number }).collect()
     }
 
     async fn cleanup(&self) -> Result<(), BackendError> {

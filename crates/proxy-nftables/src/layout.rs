@@ -40,6 +40,8 @@ pub struct Settings {
     pub service_cidrs: Vec<IpNet>,
     /// NodePorts answer on the addresses in a set instead of on every local one.
     pub listed_node_ports: bool,
+    /// One of those addresses is the node's loopback, which its neighbours must not reach.
+    pub guards_loopback: bool,
 }
 
 /// The sets and maps by role.
@@ -86,6 +88,9 @@ const FINISH_HERE: &str = "finish-here";
 const FINISH_ELSEWHERE: &str = "finish-elsewhere";
 const HAND_BACK: &str = "hand-back";
 const HAND_BACK_MASQUERADE: &str = "hand-back-masquerade";
+
+/// The loopback link's number in every network namespace.
+const LOOPBACK_LINK: u32 = 1;
 
 /// `dstnat` and `srcnat`, and the first moment after `dstnat`.
 const DSTNAT: i32 = -100;
@@ -238,7 +243,8 @@ impl Settings {
         let pods = |rules: &mut Vec<Rule>, chain: &str| {
             rules.extend(self.local_pods.iter().map(|pods| Rule::new().within(Load::Saddr(l3), *pods).goto(chain)));
         };
-        let mut prerouting = self.save_mark().to_vec();
+        let mut prerouting = self.keep_from_loopback();
+        prerouting.extend(self.save_mark());
         pods(&mut prerouting, FROM_HERE);
         prerouting.push(Rule::new().goto(FROM_ELSEWHERE));
         let mut output = self.save_mark().to_vec();
@@ -257,6 +263,8 @@ impl Settings {
             let ours = Rule::new().ct_state(ct_state::NEW).ct_status(ct_status::DNAT);
             vec![ours.mark_is(Mark::OURS_MASK, Mark::OURS).goto(chain)]
         };
+        let mut input = self.let_answers_to_loopback_in();
+        input.extend(self.reject_marked());
         // Type `route`: the kernel has routed the translated packet by a mark that was not its own.
         let after_output = Chain::base("after-output", ChainType::Route, Hook::Output, AFTER_DSTNAT);
         vec![
@@ -267,10 +275,40 @@ impl Settings {
                 translated(FINISH_ELSEWHERE),
             ),
             (after_output, translated(FINISH_HERE)),
-            (Chain::base("input", ChainType::Filter, Hook::Input, BEFORE_FILTER), self.reject_marked()),
+            (Chain::base("input", ChainType::Filter, Hook::Input, BEFORE_FILTER), input),
             (Chain::base("forward", ChainType::Filter, Hook::Forward, BEFORE_FILTER), self.reject_marked()),
             (Chain::base("postrouting", ChainType::Nat, Hook::Postrouting, SRCNAT), postrouting),
         ]
+    }
+
+    /// With `route_localnet`, which NodePorts on 127.0.0.1 need, neighbours could begin connections to what listens there
+    /// (CVE-2020-8558), also by way of a NodePort.
+    fn keep_from_loopback(&self) -> Vec<Rule> {
+        if self.guards_loopback { vec![self.from_elsewhere_to_loopback().drop_packet()] } else { Vec::new() }
+    }
+
+    /// What connection tracking can't place or doesn't track has passed by the NAT hook.
+    fn let_answers_to_loopback_in(&self) -> Vec<Rule> {
+        let known = nft::Value::mark(ct_state::ESTABLISHED | ct_state::RELATED);
+        let unknown = self.from_elsewhere_to_loopback().masked(Load::CtState, known, nft::Value::mark(0));
+        if self.guards_loopback { vec![unknown.drop_packet()] } else { Vec::new() }
+    }
+
+    fn from_elsewhere_to_loopback(&self) -> Rule {
+        let rule = Rule::new().is_not(Load::Iif, nft::Value::mark(LOOPBACK_LINK));
+        rule.within(Load::Daddr(l3(self.family)), loopback(self.family))
+    }
+
+    /// Whether rules that were found in the hook say it.
+    pub fn guard_is_among(prerouting: &[Rule]) -> bool {
+        let guard = Settings { guards_loopback: true, ..Settings::plain(IpFamily::V4) }.keep_from_loopback();
+        prerouting.iter().any(|rule| guard.contains(rule))
+    }
+
+    /// Settings with which every chain has its name and hook.
+    pub fn plain(family: IpFamily) -> Settings {
+        let (local_pods, service_cidrs) = (Vec::new(), Vec::new());
+        Settings { family, local_pods, service_cidrs, listed_node_ports: false, guards_loopback: false }
     }
 
     /// The mark is about to be overwritten; nearly always there is none. What an earlier connection from the same port
@@ -309,11 +347,7 @@ impl Settings {
         if self.listed_node_ports {
             return Rule::new().in_set(&[daddr], SetName::NodePortAddresses.name());
         }
-        let loopback = match self.family {
-            IpFamily::V4 => IpNet::V4(ipnet::Ipv4Net::new_assert(std::net::Ipv4Addr::new(127, 0, 0, 0), 8)),
-            IpFamily::V6 => IpNet::V6(ipnet::Ipv6Net::new_assert(std::net::Ipv6Addr::LOCALHOST, 128)),
-        };
-        Rule::new().daddr_type(AddrType::Local).outside(daddr, loopback)
+        Rule::new().daddr_type(AddrType::Local).outside(daddr, loopback(self.family))
     }
 
     /// A packet of this node, the only kind with an outgoing link here, is rejected at once; any other goes on, marked, to
@@ -397,6 +431,13 @@ pub fn l3(family: IpFamily) -> L3 {
     match family {
         IpFamily::V4 => L3::V4,
         IpFamily::V6 => L3::V6,
+    }
+}
+
+fn loopback(family: IpFamily) -> IpNet {
+    match family {
+        IpFamily::V4 => IpNet::V4(ipnet::Ipv4Net::new_assert(std::net::Ipv4Addr::new(127, 0, 0, 0), 8)),
+        IpFamily::V6 => IpNet::V6(ipnet::Ipv6Net::new_assert(std::net::Ipv6Addr::LOCALHOST, 128)),
     }
 }
 

@@ -350,7 +350,7 @@ pub fn entry_set((scope, key): Entry) -> SetName {
 
 /// All sets with our definitions, all chains with our names and hooks, and the two classes that are always there.
 fn has_our_shape(ruleset: &Ruleset, family: IpFamily) -> bool {
-    let settings = Settings { family, local_pods: Vec::new(), service_cidrs: Vec::new(), listed_node_ports: false };
+    let settings = Settings::plain(family);
     let fixed: BTreeMap<String, _> =
         settings.chains().into_iter().map(|(chain, _)| (chain.name.clone(), chain)).collect();
     let sets =

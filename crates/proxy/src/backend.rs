@@ -38,6 +38,16 @@ pub trait Backend: Send + Sync + 'static {
     /// Whether somebody else may have changed what `observed` says since.
     fn is_stale(&self, observed: &Self::Observed) -> impl Future<Output = Result<bool, Self::Error>> + Send;
 
+    /// Whether the rules keep neighbours from the node's loopback (CVE-2020-8558), so that NodePorts may answer there.
+    fn guards_loopback(&self, _observed: &Self::Observed) -> bool {
+        false
+    }
+
+    /// How much is in force.
+    fn sizes(&self, _observed: &Self::Observed) -> Vec<Size> {
+        Vec::new()
+    }
+
     /// Removes everything of ours.
     fn cleanup(&self) -> impl Future<Output = Result<(), Self::Error>> + Send;
 }
@@ -54,9 +64,26 @@ pub trait Plan: Eq + Debug + Display + Send + Sync {
     /// The first steps only: what is done when the proxy is killed then.
     fn first(&self, steps: usize) -> Self;
 
+    /// How many of what is counted as rules it writes, by table.
+    fn written(&self) -> Vec<Size> {
+        Vec::new()
+    }
+
     /// Service ports the backend can't serve, and why.
     fn refused(&self) -> &[Refusal];
 }
+
+/// So many of something, in one of the kernel's tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size {
+    pub table: &'static str,
+    /// In the mode's own terms: rules, chains, the name of a set.
+    pub kind: &'static str,
+    pub number: usize,
+}
+
+/// What iptables mode calls the rules in its sizes; kube-proxy's metrics count them.
+pub const RULES: &str = "rules";
 
 /// A Service port a backend had to leave out.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! What others ask about a proxy. /healthz and /livez (KEP-3836): whether this node may get traffic from load balancers, and
 //! whether the proxy works. On the metrics port: /metrics and /proxyMode. Not responsible for the health-check ports of
-//! Services.
+//! Services (`health_check_ports`).
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -13,6 +13,7 @@ use hyper::{Request, Response, StatusCode};
 use k8s_openapi::jiff::Timestamp;
 use serde::Serialize;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::{Family, HEALTHZ, LIVEZ};
@@ -22,7 +23,7 @@ use crate::status::{Progress, Status};
 const STUCK: Duration = Duration::from_secs(60);
 /// How often a server that could not listen, and may go on without, tries again.
 const TRY_AGAIN: Duration = Duration::from_secs(5);
-const JSON: &str = "application/json";
+pub(crate) const JSON: &str = "application/json";
 const TEXT: &str = "text/plain; charset=utf-8";
 /// What Prometheus calls its text format.
 const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -39,8 +40,8 @@ pub struct ListenError {
 #[derive(Clone)]
 pub(crate) enum Server {
     Health(Status),
-    /// With the mode's name.
-    Metrics(Status, &'static str),
+    /// With the name of the mode that is in force.
+    Metrics(Status, watch::Receiver<&'static str>),
 }
 
 /// The answer to a health probe, in upstream's order.
@@ -114,11 +115,16 @@ impl Server {
             (Server::Health(status), "/healthz") => probe(status, &HEALTHZ, true),
             (Server::Health(status), "/livez") => probe(status, &LIVEZ, false),
             (Server::Metrics(status, _), "/metrics") => respond(StatusCode::OK, METRICS, status.metrics().text()),
-            (Server::Metrics(_, mode), "/proxyMode") => respond(StatusCode::OK, TEXT, (*mode).to_owned()),
+            (Server::Metrics(_, mode), "/proxyMode") => respond(StatusCode::OK, TEXT, (*mode.borrow()).to_owned()),
             (Server::Metrics(..), "/healthz") => respond(StatusCode::OK, TEXT, "ok".to_owned()),
             _ => respond(StatusCode::NOT_FOUND, TEXT, "404 page not found\n".to_owned()),
         }
     }
+}
+
+/// Whether no change has waited for too long.
+pub(crate) fn works(status: &Status) -> bool {
+    Health::of(&status.progress(), false, Instant::now(), SystemTime::now()).healthy
 }
 
 /// `with_node`: whether the node may get traffic counts too.
@@ -159,7 +165,7 @@ fn shown(time: SystemTime) -> String {
     Timestamp::try_from(time).map(|time| time.to_string()).unwrap_or_default()
 }
 
-fn respond(code: StatusCode, content_type: &'static str, body: String) -> Response<Full<Bytes>> {
+pub(crate) fn respond(code: StatusCode, content_type: &'static str, body: String) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = code;
     let headers = response.headers_mut();

@@ -77,6 +77,11 @@ impl Metrics {
         self.lock().insert(key(family, labels), Value::Number(value));
     }
 
+    /// Forgets what a family has with any labels.
+    pub fn clear(&self, family: &Family) {
+        self.lock().retain(|(name, _), _| *name != family.name);
+    }
+
     /// Sets a gauge to the time it is.
     pub fn set_now(&self, family: &Family, labels: &[&str]) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -1,31 +1,33 @@
-//! A whole proxy: watches, model, a syncer per family, health probes, Events. Starts the parts and stops them; decides
-//! nothing.
+//! A whole proxy: watches, model, a mode, health probes, Events. Starts the parts, exchanges those that a new configuration
+//! is about, and stops them. Not responsible for reading configurations.
 
-use std::time::Instant;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
-use conntrack::{Conntrack, ConntrackError};
-use k8s_openapi::api::core::v1::ObjectReference;
+use conntrack::ConntrackError;
 use kube::Client;
-use kube::runtime::watcher;
-use runtime::events::{Note, NoteKind, Recorder, recorder};
-use service_model::{EndpointSlice, Event, IpFamily, Node, NodeView, Service, ServiceCidr, ServiceModel};
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use runtime::events::{Recorder, recorder};
+use service_model::{IpFamily, ServiceModel};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::backend::Backend;
-use crate::config::reach::{HostAddresses, primary_addresses};
-use crate::config::{Config, FollowedAddresses};
+use crate::config::Config;
 use crate::health::{ListenError, Server};
-use crate::metrics::{ENDPOINT_CHANGES, ENDPOINT_CHANGES_PENDING, SERVICE_CHANGES, SERVICE_CHANGES_PENDING};
+use crate::health_check_ports::{Failure, HealthCheckPorts};
+use crate::intake::{Intake, NEWS, node_view, watch_all};
+use crate::metrics::{CLEANUP_FAILURES, MODE, NFTABLES_CLEANUP_FAILURES, RELOAD_OK, RELOADS};
+use crate::mode::{Backends, Difference, Mode, ModeError, Rules};
+use crate::notices::{self, Notice, REFUSED};
 use crate::status::Status;
-use crate::syncer::{Complaint, Shared, State, Syncer};
-use crate::watch::{News, What, follow, ours};
+use crate::switch::{Bench, Engine, SwitchError, clear};
+use crate::syncer::{Complaint, Shared};
+use crate::watch::News;
 
-/// News on their way to the model; a watch that is ahead of it waits.
-const NEWS: usize = 1024;
-/// The cluster autoscaler's announcement that it will remove the node (KEP-3836).
-const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
+/// How long after a failure what a former mode has left is tried to be removed again.
+const CLEAR_AGAIN: Duration = Duration::from_secs(10);
 
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -33,6 +35,37 @@ pub enum RunError {
     Health(#[from] ListenError),
     #[error("cannot read connection tracking")]
     Conntrack(#[from] ConntrackError),
+    #[error(transparent)]
+    Switch(#[from] SwitchError),
+}
+
+/// Everything a proxy is told. Two that share a client or a mode are the same in that respect.
+#[derive(Clone)]
+pub struct Setup {
+    pub client: Arc<Client>,
+    pub config: Config,
+    pub mode: Arc<dyn Mode>,
+    /// The mode that was asked for, if another had to do.
+    pub asked: &'static str,
+    /// What is to be told about it.
+    pub notices: Vec<Notice>,
+    /// Whose rules are to go as soon as ours answer: what other modes or a former proxy have left.
+    pub replaces: Vec<Arc<dyn Rules>>,
+}
+
+/// What a running proxy is told.
+pub enum Order {
+    /// To be something else from now on. Answered is whether it is.
+    Become(Box<Setup>, oneshot::Sender<bool>),
+    /// That there is a configuration nobody can follow.
+    Refuse(String),
+}
+
+impl Setup {
+    pub fn new(client: Client, config: Config, mode: Arc<dyn Mode>) -> Setup {
+        let (asked, client) = (mode.name(), Arc::new(client));
+        Setup { client, config, mode, asked, notices: Vec::new(), replaces: Vec::new() }
+    }
 }
 
 /// Runs a proxy in the current network namespace until cancelled. Rules stay in force afterwards: a restarted proxy
@@ -44,161 +77,296 @@ pub async fn run<B: Backend>(
     status: Status,
     token: CancellationToken,
 ) -> Result<(), RunError> {
-    let shared = Shared::new(node_view(&config));
-    let backends: Vec<B> = backends.into_iter().collect();
-    let mut tasks = JoinSet::new();
-    let mode = backends.first().map_or("", Backend::name);
-    let servers = [
-        (config.health_address, Server::Health(status.clone())),
-        (config.metrics_address, Server::Metrics(status.clone(), mode)),
-    ];
-    for (address, server) in servers {
-        if let Some(address) = address {
-            tasks.spawn(server.start(address, !config.bind_hard_fail, token.clone()).await?);
+    let setup = Setup::new(client, config, Arc::new(Backends::new(backends)));
+    // Nobody gives orders.
+    let (_, orders) = mpsc::channel(1);
+    serve(setup, orders, status, token).await
+}
+
+/// The same for a proxy that takes orders.
+pub async fn serve(
+    setup: Setup,
+    mut orders: mpsc::Receiver<Order>,
+    status: Status,
+    token: CancellationToken,
+) -> Result<(), RunError> {
+    let mut proxy = Proxy::start(setup, status, &token).await?;
+    let mut more = true;
+    loop {
+        tokio::select! {
+            () = token.cancelled() => break,
+            order = orders.recv(), if more => match order {
+                Some(Order::Become(setup, done)) => {
+                    // Whoever has stopped listening doesn't mind.
+                    let _ = done.send(proxy.take(*setup).await);
+                }
+                Some(Order::Refuse(reason)) => proxy.refuse(&reason),
+                None => more = false,
+            },
+            () = proxy.in_force(), if !proxy.leftovers.is_empty() => proxy.clear_leftovers().await,
         }
     }
-    let (recorder, publisher) = recorder(client.clone(), "portolan-proxy");
-    tasks.spawn(publisher.run(token.clone()));
-    for backend in backends {
-        enable_forwarding(backend.family());
-        let recorder = recorder.clone();
-        let complain = move |complaint: &Complaint, model: &ServiceModel| publish(&recorder, complaint, model);
-        let conntrack = Some(Conntrack::open()?);
-        let syncer = Syncer::new(backend, shared.clone(), status.clone(), conntrack, complain);
-        tasks.spawn(syncer.run(token.clone()));
-    }
-    let news = watch_all(&mut tasks, client, &config.node_name, &token);
-    take_in(news, &shared, &status, config.follow, &token).await;
-    token.cancel();
-    while tasks.join_next().await.is_some() {}
+    proxy.stop().await;
     Ok(())
 }
 
 /// What would be done now, as each backend's own tool would be fed; nothing is. Ends early, with nothing, if cancelled.
-pub async fn preview<B: Backend>(
-    client: Client,
-    config: Config,
-    backends: impl IntoIterator<Item = B>,
-    token: CancellationToken,
-) -> Result<Vec<String>, B::Error> {
-    let (shared, status) = (Shared::new(node_view(&config)), Status::default());
-    let mut tasks = JoinSet::new();
+pub async fn preview(setup: Setup, token: CancellationToken) -> Result<Vec<Difference>, ModeError> {
+    let (shared, status) = (Shared::new(node_view(&setup.config)), Status::default());
     let watching = token.child_token();
-    let news = watch_all(&mut tasks, client, &config.node_name, &watching);
+    let (mut tasks, config) = (JoinSet::new(), watch::Sender::new(setup.config.clone()));
+    let (sender, news) = mpsc::channel(NEWS);
+    watch_all(&mut tasks, &setup.client, &setup.config.node_name, &sender, &watching);
+    tasks.spawn(Intake::new(shared.clone(), status, config.subscribe()).run(news, watching.clone()));
     tokio::select! {
-        () = take_in(news, &shared, &status, config.follow, &watching) => return Ok(Vec::new()),
+        () = token.cancelled() => return Ok(Vec::new()),
         () = shared.complete() => {}
     }
     watching.cancel();
     while tasks.join_next().await.is_some() {}
-    let mut plans = Vec::new();
-    for backend in backends {
-        let Some(table) = shared.table(backend.family()) else { continue };
-        let observed = backend.observe().await?;
-        plans.push(backend.plan(&backend.desired(&table), &observed).to_string());
-    }
-    Ok(plans)
+    setup.mode.look(&|family| shared.table(family)).await
 }
 
-fn node_view(config: &Config) -> NodeView {
-    let mut node = NodeView::named(&config.node_name);
-    node.node_ports = config.node_port_addresses.clone();
-    node.local_traffic = config.local_traffic.clone();
-    node.masquerade_all = config.masquerade_all;
-    node
+struct Proxy {
+    setup: Setup,
+    bench: Bench,
+    engine: Engine,
+    config: watch::Sender<Config>,
+    health: Option<Serving>,
+    metrics: Option<Serving>,
+    recorder: Recorder,
+    news: mpsc::Sender<News>,
+    watches: (CancellationToken, JoinSet<()>),
+    /// Those that live as long as the proxy.
+    tasks: JoinSet<()>,
+    /// What is to go.
+    leftovers: Vec<Arc<dyn Rules>>,
+    /// Nothing is removed before.
+    clear_at: tokio::time::Instant,
 }
 
-fn watch_all(
-    tasks: &mut JoinSet<()>,
-    client: Client,
-    node_name: &str,
-    token: &CancellationToken,
-) -> mpsc::Receiver<News> {
-    let (sender, news) = mpsc::channel(NEWS);
-    let own_node = watcher::Config::default().fields(&format!("metadata.name={node_name}"));
-    tasks.spawn(follow::<Service>(client.clone(), ours(), sender.clone(), token.clone()));
-    tasks.spawn(follow::<EndpointSlice>(client.clone(), ours(), sender.clone(), token.clone()));
-    tasks.spawn(follow::<ServiceCidr>(client.clone(), watcher::Config::default(), sender.clone(), token.clone()));
-    tasks.spawn(follow::<Node>(client, own_node, sender, token.clone()));
-    news
+/// A server that can be exchanged.
+struct Serving {
+    address: SocketAddr,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
 }
 
-async fn take_in(
-    mut news: mpsc::Receiver<News>,
-    shared: &Shared,
-    status: &Status,
-    mut addresses: Option<FollowedAddresses>,
-    token: &CancellationToken,
-) {
-    let mut own_node = None;
-    loop {
-        let news = tokio::select! {
-            () = token.cancelled() => return,
-            () = changed(addresses.as_mut()) => {
-                shared.change(Instant::now(), |state| take_node(state, own_node.as_ref(), addresses.as_ref()));
-                continue;
-            }
-            news = news.recv() => news,
+impl Proxy {
+    async fn start(setup: Setup, status: Status, token: &CancellationToken) -> Result<Proxy, RunError> {
+        let (name, _) = watch::channel("");
+        let (recorder, publisher) = recorder((*setup.client).clone(), "portolan-proxy");
+        let complain = {
+            let recorder = recorder.clone();
+            Arc::new(move |complaint: &Complaint, model: &ServiceModel| {
+                notices::about_service(&recorder, complaint, model)
+            })
         };
-        let Some(News { at, what }) = news else { return };
-        match what {
-            What::Model(event) => {
-                count(status, &event);
-                shared.change(at, |state| {
-                    let before = (state.model.revision(), state.model.is_complete());
-                    state.model.apply(event);
-                    before != (state.model.revision(), state.model.is_complete())
-                });
+        let shared = Shared::new(node_view(&setup.config));
+        let bench = Bench { shared, status, complain, token: token.clone(), name: Arc::new(name) };
+        let Config { health_address, metrics_address, bind_hard_fail, .. } = setup.config;
+        let health = listen(&bench, health_address, bind_hard_fail, Server::Health(bench.status.clone())).await?;
+        let metrics = Server::Metrics(bench.status.clone(), bench.name.subscribe());
+        let metrics = listen(&bench, metrics_address, bind_hard_fail, metrics).await?;
+        let mut tasks = JoinSet::new();
+        tasks.spawn(publisher.on_host(&setup.config.node_name).run(token.clone()));
+        IpFamily::BOTH.into_iter().for_each(enable_forwarding);
+        let engine = Engine::start(&bench, setup.mode.clone())?;
+        let (news, incoming) = mpsc::channel(NEWS);
+        let watching = token.child_token();
+        let mut watches = (watching, JoinSet::new());
+        watch_all(&mut watches.1, &setup.client, &setup.config.node_name, &news, &watches.0);
+        let config = watch::Sender::new(setup.config.clone());
+        let intake = Intake::new(bench.shared.clone(), bench.status.clone(), config.subscribe());
+        tasks.spawn(intake.run(incoming, token.clone()));
+        let (leftovers, clear_at) = (setup.replaces.clone(), tokio::time::Instant::now());
+        let mut proxy = Proxy {
+            setup,
+            bench,
+            engine,
+            config,
+            health,
+            metrics,
+            recorder,
+            news,
+            watches,
+            tasks,
+            leftovers,
+            clear_at,
+        };
+        proxy.watch_health_checks();
+        proxy.tell();
+        Ok(proxy)
+    }
+
+    fn watch_health_checks(&mut self) {
+        for family in IpFamily::BOTH {
+            let (shared, status) = (self.bench.shared.clone(), self.bench.status.clone());
+            let Some(ports) = HealthCheckPorts::new(family, shared.clone(), status) else { continue };
+            let (recorder, config) = (self.recorder.clone(), self.config.subscribe());
+            let tell = move |failure: Failure| {
+                let node = config.borrow().node_name.clone();
+                shared.look(|state| notices::about_health_check(&recorder, &node, &failure, &state.model));
+            };
+            self.tasks.spawn(ports.run(tell, self.bench.token.clone()));
+        }
+    }
+
+    /// Says what there is to say of the present setup.
+    fn tell(&self) {
+        let node = &self.setup.config.node_name;
+        self.setup.notices.iter().for_each(|notice| notices::about_node(&self.recorder, node, notice));
+        let metrics = self.bench.status.metrics();
+        metrics.clear(&MODE);
+        metrics.set(&MODE, &[self.engine.mode.name(), self.setup.asked], 1.0);
+        metrics.set(&RELOAD_OK, &[], 1.0);
+    }
+
+    /// Becomes something else, or stays what it is and says why.
+    async fn take(&mut self, setup: Setup) -> bool {
+        let taken = self.become_other(setup).await;
+        let done = taken.is_ok();
+        match taken {
+            Ok(()) => {
+                self.bench.status.metrics().increment(&RELOADS, &["applied"]);
+                tracing::info!(mode = self.engine.mode.name(), "the new configuration is in force");
+                self.tell();
             }
-            What::Node(node) => {
-                let leaving = |node: &Node| node.spec.taints.iter().any(|taint| taint.key == TO_BE_DELETED);
-                status.set_node_eligible(node.as_ref().is_some_and(|node| !leaving(node)));
-                shared.change(at, |state| {
-                    let changed = take_node(state, node.as_ref(), addresses.as_ref());
-                    !std::mem::replace(&mut state.node_known, true) || changed
-                });
-                own_node = node.or(own_node);
+            Err(RunError::Switch(SwitchError::Ended)) => {}
+            Err(error) => self.refuse(&runtime::driver::chain(&error).to_string()),
+        }
+        done
+    }
+
+    fn refuse(&self, reason: &str) {
+        let message = format!("the new configuration is refused, the one before stays in force: {reason}");
+        tracing::error!("{message}");
+        notices::about_node(&self.recorder, &self.setup.config.node_name, &Notice { reason: REFUSED, message });
+        let metrics = self.bench.status.metrics();
+        metrics.increment(&RELOADS, &["refused"]);
+        metrics.set(&RELOAD_OK, &[], 0.0);
+    }
+
+    /// What can fail comes first; afterwards there is no way back, and none is needed.
+    async fn become_other(&mut self, setup: Setup) -> Result<(), RunError> {
+        let Config { health_address, metrics_address, bind_hard_fail, .. } = setup.config;
+        let differs = |now: &Option<Serving>, then: Option<SocketAddr>| now.as_ref().map(|now| now.address) != then;
+        let (other_health, other_metrics) =
+            (differs(&self.health, health_address), differs(&self.metrics, metrics_address));
+        let health = health_address.filter(|_| other_health);
+        let health = listen(&self.bench, health, bind_hard_fail, Server::Health(self.bench.status.clone())).await?;
+        let metrics = Server::Metrics(self.bench.status.clone(), self.bench.name.subscribe());
+        let metrics_address = metrics_address.filter(|_| other_metrics);
+        let metrics = match listen(&self.bench, metrics_address, bind_hard_fail, metrics).await {
+            Ok(metrics) => metrics,
+            Err(error) => {
+                end(health).await;
+                return Err(error.into());
+            }
+        };
+        let before = self.config.send_replace(setup.config.clone());
+        if !Arc::ptr_eq(&self.engine.mode, &setup.mode) {
+            match self.engine.switch(&self.bench, setup.mode.clone()).await {
+                Ok(old) => self.replace(old),
+                Err(error) => {
+                    self.config.send_replace(before);
+                    end(health).await;
+                    end(metrics).await;
+                    return Err(error.into());
+                }
+            }
+        }
+        if other_health {
+            end(std::mem::replace(&mut self.health, health)).await;
+        }
+        if other_metrics {
+            end(std::mem::replace(&mut self.metrics, metrics)).await;
+        }
+        let other_client = !Arc::ptr_eq(&self.setup.client, &setup.client);
+        if other_client || before.node_name != setup.config.node_name {
+            self.watch_again(&setup).await;
+        }
+        for mode in &setup.replaces {
+            self.replace(mode.clone());
+        }
+        self.setup = setup;
+        Ok(())
+    }
+
+    /// A mode of the same name keeps its rules, since they are the new one's too.
+    fn replace(&mut self, old: Arc<dyn Rules>) {
+        self.leftovers.retain(|leftover| leftover.name() != old.name());
+        if old.name() != self.engine.mode.name() {
+            self.leftovers.push(old);
+        }
+        let in_force = self.engine.mode.name();
+        self.leftovers.retain(|leftover| leftover.name() != in_force);
+        self.clear_at = tokio::time::Instant::now();
+    }
+
+    /// The new list takes the old one's place as one change.
+    async fn watch_again(&mut self, setup: &Setup) {
+        self.watches.0.cancel();
+        while self.watches.1.join_next().await.is_some() {}
+        self.watches.0 = self.bench.token.child_token();
+        watch_all(&mut self.watches.1, &setup.client, &setup.config.node_name, &self.news, &self.watches.0);
+    }
+
+    /// Waits until the mode's rules are seen in the kernel, and until it is time to try.
+    async fn in_force(&self) {
+        tokio::time::sleep_until(self.clear_at).await;
+        while let Err(error) = self.engine.in_force(&self.bench, &self.bench.status).await {
+            tracing::warn!(error = %runtime::driver::chain(&error), "what another mode has left is not removed yet");
+            tokio::time::sleep(CLEAR_AGAIN).await;
+        }
+    }
+
+    async fn clear_leftovers(&mut self) {
+        for old in std::mem::take(&mut self.leftovers) {
+            match clear(&self.bench, &*old).await {
+                Ok(()) => tracing::info!(mode = old.name(), "its rules are removed"),
+                Err(error) => {
+                    tracing::warn!(error = %runtime::driver::chain(&error), "will try again");
+                    let metrics = self.bench.status.metrics();
+                    metrics.increment(&CLEANUP_FAILURES, &[old.name()]);
+                    if old.name() == "nftables" {
+                        metrics.increment(&NFTABLES_CLEANUP_FAILURES, &[error.family.address_type()]);
+                    }
+                    self.leftovers.push(old);
+                    self.clear_at = tokio::time::Instant::now() + CLEAR_AGAIN;
+                }
             }
         }
     }
-}
 
-/// Waits for the machine's addresses to change; for ever if nobody follows them.
-async fn changed(addresses: Option<&mut FollowedAddresses>) {
-    let changed = match addresses {
-        Some(addresses) => addresses.host.changed().await,
-        None => std::future::pending().await,
-    };
-    if changed.is_err() {
-        // Nobody looks any more: what was seen last stays.
-        std::future::pending().await
+    async fn stop(mut self) {
+        self.bench.token.cancel();
+        self.engine.end().await;
+        while self.watches.1.join_next().await.is_some() {}
+        while self.tasks.join_next().await.is_some() {}
+        end(self.health).await;
+        end(self.metrics).await;
     }
 }
 
-fn count(status: &Status, event: &Event) {
-    let families = match event {
-        Event::Service(_) => [&SERVICE_CHANGES, &SERVICE_CHANGES_PENDING],
-        Event::EndpointSlice(_) => [&ENDPOINT_CHANGES, &ENDPOINT_CHANGES_PENDING],
-        _ => return,
-    };
-    families.into_iter().for_each(|family| status.metrics().increment(family, &[]));
+async fn listen(
+    bench: &Bench,
+    address: Option<SocketAddr>,
+    hard_fail: bool,
+    server: Server,
+) -> Result<Option<Serving>, ListenError> {
+    let Some(address) = address else { return Ok(None) };
+    let stop = bench.token.child_token();
+    let task = tokio::spawn(server.start(address, !hard_fail, stop.clone()).await?);
+    Ok(Some(Serving { address, stop, task }))
 }
 
-/// A Node that has gone leaves its last known state in force.
-fn take_node(state: &mut State, node: Option<&Node>, addresses: Option<&FollowedAddresses>) -> bool {
-    let before = state.node.clone();
-    if let Some(node) = node {
-        state.node.observe(node);
+async fn end(serving: Option<Serving>) {
+    if let Some(Serving { stop, task, .. }) = serving {
+        stop.cancel();
+        // A server that panicked has ended too.
+        let _ = task.await;
     }
-    if let Some(FollowedAddresses { reach, host, bind_address }) = addresses {
-        let primary = node.map(|node| primary_addresses(node, *bind_address)).unwrap_or_default();
-        let host = HostAddresses { all: host.borrow().clone(), primary };
-        // Without a Node, nothing is known of its primary addresses.
-        if node.is_some() || !reach.primary {
-            state.node.node_ports = reach.resolve(&host);
-        }
-    }
-    before != state.node
 }
 
 /// Services are forwarded to pods on other links, so the namespace has to forward. (Not `route_localnet`: it would open
@@ -214,18 +382,4 @@ fn enable_forwarding(family: IpFamily) {
     if let Err(error) = std::fs::write(path, "1") {
         tracing::warn!(path, %error, "forwarding is off and cannot be switched on");
     }
-}
-
-fn publish(recorder: &Recorder, complaint: &Complaint, model: &ServiceModel) {
-    let service = model.view().service(&complaint.service);
-    let about = ObjectReference {
-        api_version: Some("v1".to_owned()),
-        kind: Some("Service".to_owned()),
-        namespace: Some(complaint.service.namespace().to_owned()),
-        name: Some(complaint.service.name().to_owned()),
-        uid: service.map(|service| service.metadata.uid.clone()),
-        ..ObjectReference::default()
-    };
-    let reason = complaint.reason.to_owned();
-    recorder.publish(Note { about, kind: NoteKind::Warning, reason, message: complaint.message.clone() });
 }

@@ -9,6 +9,7 @@ use service_model::{IpFamily, Revision};
 use tokio::sync::watch;
 
 use crate::metrics::{LAST_QUEUED, LAST_SYNCED, Metrics};
+use crate::tally::Checks;
 
 /// What one family's syncer has last brought into force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +23,8 @@ pub struct Applied {
 #[derive(Clone)]
 pub struct Status {
     applied: Arc<BTreeMap<IpFamily, watch::Sender<Option<Applied>>>>,
+    /// The health checks of Services, as they are in force.
+    checks: Arc<BTreeMap<IpFamily, watch::Sender<Checks>>>,
     progress: Arc<Mutex<Progress>>,
     metrics: Metrics,
 }
@@ -33,14 +36,25 @@ pub struct Progress {
     pub last_updated: BTreeMap<IpFamily, std::time::SystemTime>,
     /// The node is there and not about to be removed.
     pub node_eligible: bool,
+    /// Why each family's last pass failed, if it did.
+    pub failures: BTreeMap<IpFamily, String>,
+}
+
+/// Whom a mode's syncers report to. While one mode takes another's place that is somebody apart, and the proxy's own status
+/// as soon as it has.
+#[derive(Clone)]
+pub(crate) struct Reporter {
+    to: Arc<Mutex<Status>>,
 }
 
 impl Default for Status {
     fn default() -> Status {
         let applied = IpFamily::BOTH.map(|family| (family, watch::Sender::new(None)));
+        let checks = IpFamily::BOTH.map(|family| (family, watch::Sender::new(Checks::default())));
         let progress = Progress { node_eligible: true, ..Progress::default() };
         Status {
             applied: Arc::new(applied.into()),
+            checks: Arc::new(checks.into()),
             progress: Arc::new(Mutex::new(progress)),
             metrics: Metrics::default(),
         }
@@ -51,6 +65,34 @@ impl Status {
     /// Follows what a family has in force; `None` until the first time.
     pub fn applied(&self, family: IpFamily) -> Option<watch::Receiver<Option<Applied>>> {
         self.applied.get(&family).map(watch::Sender::subscribe)
+    }
+
+    /// Counts together with this one, and knows of nothing in force yet.
+    pub(crate) fn apart(&self) -> Status {
+        Status { metrics: self.metrics.clone(), ..Status::default() }
+    }
+
+    /// Says from now on what the other says.
+    fn adopt(&self, other: &Status) {
+        let theirs = other.progress();
+        let mut progress = self.lock();
+        let node_eligible = progress.node_eligible;
+        *progress = Progress { node_eligible, ..theirs };
+        drop(progress);
+        for (family, sender) in self.applied.iter() {
+            if let Some(applied) = other.applied.get(family).and_then(|sender| *sender.borrow()) {
+                sender.send_replace(Some(applied));
+            }
+        }
+        for (family, sender) in self.checks.iter() {
+            if let Some(theirs) = other.checks.get(family) {
+                sender.send_replace(theirs.borrow().clone());
+            }
+        }
+    }
+
+    pub(crate) fn checks(&self, family: IpFamily) -> Option<watch::Receiver<Checks>> {
+        self.checks.get(&family).map(watch::Sender::subscribe)
     }
 
     pub fn progress(&self) -> Progress {
@@ -66,15 +108,27 @@ impl Status {
         self.lock().pending_since.entry(family).or_insert(since);
     }
 
-    pub(crate) fn done(&self, family: IpFamily, applied: Applied) {
+    pub(crate) fn done(&self, family: IpFamily, applied: Applied, checks: &Checks) {
         let mut progress = self.lock();
         progress.pending_since.remove(&family);
+        progress.failures.remove(&family);
         progress.last_updated.insert(family, std::time::SystemTime::now());
         drop(progress);
         self.metrics.set_now(&LAST_SYNCED, &[family.address_type()]);
+        if let Some(sender) = self.checks.get(&family) {
+            sender.send_if_modified(|before| {
+                let changed = !Arc::ptr_eq(before, checks);
+                before.clone_from(checks);
+                changed
+            });
+        }
         if let Some(sender) = self.applied.get(&family) {
             sender.send_replace(Some(applied));
         }
+    }
+
+    pub(crate) fn failed(&self, family: IpFamily, reason: String) {
+        self.lock().failures.insert(family, reason);
     }
 
     pub(crate) fn set_node_eligible(&self, eligible: bool) {
@@ -83,5 +137,26 @@ impl Status {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Progress> {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Reporter {
+    pub(crate) fn to(status: Status) -> Reporter {
+        Reporter { to: Arc::new(Mutex::new(status)) }
+    }
+
+    pub(crate) fn report(&self, say: impl FnOnce(&Status)) {
+        say(&self.to.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    pub(crate) fn metrics(&self) -> Metrics {
+        self.to.lock().unwrap_or_else(PoisonError::into_inner).metrics.clone()
+    }
+
+    /// Tells `status` what has been reported so far, and everything that comes.
+    pub(crate) fn turn_to(&self, status: &Status) {
+        let mut to = self.to.lock().unwrap_or_else(PoisonError::into_inner);
+        status.adopt(&to);
+        *to = status.clone();
     }
 }

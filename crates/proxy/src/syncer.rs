@@ -2,24 +2,30 @@
 //! list and, after a failure, for its back-off; what happens during an apply is taken up together by the next one. Not
 //! responsible for watching, nor for what a plan says.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use conntrack::Conntrack;
 use runtime::backoff::Backoff;
-use service_model::{ForwardingTable, FrontendKey, IpFamily, NodeView, Problem, Protocol, ServiceModel, ServiceName};
+use service_model::{
+    ForwardingTable, FrontendKey, IpFamily, NodePortAddresses, NodeView, Problem, Protocol, ServiceModel, ServiceName,
+};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::backend::{Backend, Plan};
+use crate::backend::{Backend, Plan, RULES};
 use crate::flows;
-use crate::metrics::{self, Family};
-use crate::status::{Applied, Status};
+use crate::loopback;
+use crate::metrics::{self, Family, Metrics};
+use crate::status::{Applied, Reporter, Status};
+use crate::tally::Tally;
 
 /// How often to ask whether somebody else has interfered. Cheap: one number from the kernel.
 const LOOK_AROUND: Duration = Duration::from_secs(5);
+
+const IPTABLES: &str = "iptables";
 
 /// What the watches have gathered, shared by the families' syncers.
 #[derive(Clone)]
@@ -36,6 +42,8 @@ pub struct State {
     pub node_known: bool,
     /// When the news of the latest change came.
     pub latest: Instant,
+    /// When what each family has not brought into force yet happened to the pods, as far as it is said.
+    pub triggers: BTreeMap<IpFamily, Vec<SystemTime>>,
 }
 
 /// Something about a Service that its owner should know.
@@ -49,9 +57,10 @@ pub struct Complaint {
 type Complain = Box<dyn Fn(&Complaint, &ServiceModel) + Send + Sync>;
 
 pub struct Syncer<B: Backend> {
-    backend: B,
+    backend: Arc<B>,
     shared: Shared,
-    status: Status,
+    reporter: Reporter,
+    metrics: Metrics,
     conntrack: Option<Conntrack>,
     complain: Complain,
     complaints: BTreeSet<Complaint>,
@@ -59,17 +68,25 @@ pub struct Syncer<B: Backend> {
     udp: BTreeSet<FrontendKey>,
     /// All flows have to be looked at, whatever changed: at first, and after a pass that failed.
     flows_unknown: bool,
+    tally: Tally,
 }
 
 /// One pass's view of the world.
 struct Pass {
     table: ForwardingTable,
     since: Instant,
+    triggers: Vec<SystemTime>,
 }
 
 impl Shared {
     pub fn new(node: NodeView) -> Shared {
-        let state = State { model: ServiceModel::new(), node, node_known: false, latest: Instant::now() };
+        let state = State {
+            model: ServiceModel::new(),
+            node,
+            node_known: false,
+            latest: Instant::now(),
+            triggers: BTreeMap::new(),
+        };
         Shared { state: Arc::new(Mutex::new(state)), changed: Arc::new(watch::Sender::new(0)) }
     }
 
@@ -81,6 +98,20 @@ impl Shared {
             drop(state);
             self.changed.send_modify(|count| *count += 1);
         }
+    }
+
+    pub(crate) fn node_ports(&self) -> NodePortAddresses {
+        self.lock().node.node_ports.clone()
+    }
+
+    /// Looks at the state.
+    pub(crate) fn look<T>(&self, look: impl FnOnce(&State) -> T) -> T {
+        look(&self.lock())
+    }
+
+    /// Follows the number of changes.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
     }
 
     /// Waits until everything has been listed once.
@@ -120,9 +151,20 @@ impl<B: Backend> Syncer<B> {
         conntrack: Option<Conntrack>,
         complain: impl Fn(&Complaint, &ServiceModel) + Send + Sync + 'static,
     ) -> Syncer<B> {
+        Syncer::reporting(Arc::new(backend), shared, Reporter::to(status), conntrack, complain)
+    }
+
+    pub(crate) fn reporting(
+        backend: Arc<B>,
+        shared: Shared,
+        reporter: Reporter,
+        conntrack: Option<Conntrack>,
+        complain: impl Fn(&Complaint, &ServiceModel) + Send + Sync + 'static,
+    ) -> Syncer<B> {
         let complain = Box::new(complain);
-        let (complaints, udp) = (BTreeSet::new(), BTreeSet::new());
-        Syncer { backend, shared, status, conntrack, complain, complaints, udp, flows_unknown: true }
+        let (complaints, udp, metrics) = (BTreeSet::new(), BTreeSet::new(), reporter.metrics());
+        let tally = Tally::default();
+        Syncer { backend, shared, reporter, metrics, conntrack, complain, complaints, udp, flows_unknown: true, tally }
     }
 
     /// Runs until cancelled. What is in force stays in force then.
@@ -153,7 +195,9 @@ impl<B: Backend> Syncer<B> {
             }
             changed.mark_unchanged();
             let Some(pass) = self.next_table(table.take(), &mut node) else { continue };
-            self.status.pending(self.backend.family(), pass.since);
+            self.reporter.report(|status| status.pending(self.backend.family(), pass.since));
+            self.tally.take(&pass.table);
+            let partial = observed.is_some();
             match self.sync(&pass, observed.take()).await {
                 Ok(now) => {
                     observed = Some(now);
@@ -163,8 +207,9 @@ impl<B: Backend> Syncer<B> {
                     failures = failures.saturating_add(1);
                     // The next pass doesn't know what this one would have changed.
                     self.flows_unknown = true;
-                    self.count_failure();
+                    self.count_failure(partial);
                     let error = runtime::driver::chain(&error);
+                    self.reporter.report(|status| status.failed(self.backend.family(), error.to_string()));
                     tracing::warn!(family = %self.backend.family(), %error, failures, "the rules could not be synced");
                     tokio::select! {
                         () = token.cancelled() => return,
@@ -189,10 +234,11 @@ impl<B: Backend> Syncer<B> {
 
     /// The table as it should be now; `None` before everything has been listed once.
     fn next_table(&self, last: Option<ForwardingTable>, node: &mut Option<NodeView>) -> Option<Pass> {
-        let state = self.shared.lock();
+        let mut state = self.shared.lock();
         if !state.is_complete() {
             return None;
         }
+        let triggers = state.triggers.remove(&self.backend.family()).unwrap_or_default();
         let table = match last {
             Some(mut table) if node.as_ref() == Some(&state.node) => {
                 state.model.update(&mut table, &state.node);
@@ -201,7 +247,7 @@ impl<B: Backend> Syncer<B> {
             _ => state.model.resolve(&state.node, self.backend.family()),
         };
         *node = Some(state.node.clone());
-        Some(Pass { table, since: state.latest })
+        Some(Pass { table, since: state.latest, triggers })
     }
 
     async fn sync(&mut self, pass: &Pass, observed: Option<B::Observed>) -> Result<B::Observed, B::Error> {
@@ -212,21 +258,30 @@ impl<B: Backend> Syncer<B> {
             None => self.backend.observe().await?,
         };
         let plan = self.backend.plan(&self.backend.desired(&pass.table), &observed);
+        let answers = loopback::answers(&pass.table);
+        if !answers && self.backend.guards_loopback(&observed) {
+            self.loopback(loopback::close());
+        }
         let now = self.backend.apply(&plan, observed).await?;
+        if answers && self.backend.guards_loopback(&now) {
+            self.loopback(loopback::open());
+        }
         let latency = pass.since.elapsed();
         if !plan.is_empty() {
             let took_us = latency.as_micros();
             tracing::debug!(family = %self.backend.family(), steps = plan.steps(), took_us, "rules are in force");
         }
         self.count_sync(pass, &plan, started, full);
+        self.count_sizes(&plan, &now);
         self.drop_stale_flows(&pass.table);
         self.report(&pass.table, &plan);
-        self.status.done(self.backend.family(), Applied { revision: pass.table.revision, latency });
+        let applied = Applied { revision: pass.table.revision, latency };
+        self.reporter.report(|status| status.done(self.backend.family(), applied, self.tally.health_checks()));
         Ok(now)
     }
 
     fn count_sync<P: Plan>(&self, pass: &Pass, plan: &P, started: Instant, full: bool) {
-        let (metrics, family) = (self.status.metrics(), [self.backend.family().address_type()]);
+        let (metrics, family) = (&self.metrics, [self.backend.family().address_type()]);
         let extent = if full { &metrics::FULL_SYNC_DURATION } else { &metrics::PARTIAL_SYNC_DURATION };
         for duration in [&metrics::SYNC_DURATION, extent] {
             metrics.observe(duration, &family, started.elapsed());
@@ -234,17 +289,51 @@ impl<B: Backend> Syncer<B> {
         metrics.observe(&metrics::EVENT_TO_KERNEL, &family, pass.since.elapsed());
         metrics.set(&metrics::SERVICE_PORTS, &family, count(pass.table.ports.len()));
         metrics.set(&metrics::REFUSED_PORTS, &family, count(plan.refused().len()));
+        let now = SystemTime::now();
+        for trigger in &pass.triggers {
+            metrics.observe(&metrics::NETWORK_PROGRAMMING, &family, now.duration_since(*trigger).unwrap_or_default());
+        }
+        for (policy, number) in self.tally.without_local_endpoints() {
+            metrics.set(&metrics::NO_LOCAL_ENDPOINTS, &[family[0], policy], count(number));
+        }
         for changes in [&metrics::SERVICE_CHANGES_PENDING, &metrics::ENDPOINT_CHANGES_PENDING] {
             metrics.set(changes, &[], 0.0);
         }
     }
 
-    fn count_failure(&self) {
-        let failures: &Family = match self.backend.name() {
-            "iptables" => &metrics::IPTABLES_FAILURES,
-            _ => &metrics::NFTABLES_FAILURES,
+    fn count_sizes(&self, plan: &B::Plan, observed: &B::Observed) {
+        let family = self.backend.family().address_type();
+        let iptables = self.backend.name() == IPTABLES;
+        for size in self.backend.sizes(observed) {
+            let number = count(size.number);
+            self.metrics.set(&metrics::OBJECTS, &[self.backend.name(), family, size.table, size.kind], number);
+            if iptables && size.kind == RULES {
+                self.metrics.set(&metrics::IPTABLES_RULES, &[family, size.table], number);
+            }
+        }
+        if iptables {
+            for size in plan.written() {
+                self.metrics.set(&metrics::IPTABLES_RULES_LAST, &[family, size.table], count(size.number));
+            }
+        }
+    }
+
+    fn count_failure(&self, partial: bool) {
+        let failures: &[&Family] = match (self.backend.name(), partial) {
+            (IPTABLES, true) => &[&metrics::IPTABLES_FAILURES, &metrics::IPTABLES_PARTIAL_FAILURES],
+            (IPTABLES, false) => &[&metrics::IPTABLES_FAILURES],
+            ("nftables", _) => &[&metrics::NFTABLES_FAILURES],
+            _ => &[],
         };
-        self.status.metrics().increment(failures, &[self.backend.family().address_type()]);
+        let family = self.backend.family().address_type();
+        failures.iter().for_each(|failures| self.metrics.increment(failures, &[family]));
+        self.metrics.increment(&metrics::SYNC_FAILURES, &[self.backend.name(), family]);
+    }
+
+    fn loopback(&self, done: Result<(), std::io::Error>) {
+        if let Err(error) = done {
+            tracing::warn!(%error, "net.ipv4.conf.all.route_localnet cannot be set: NodePorts on 127.0.0.1 fail or stay");
+        }
     }
 
     /// After the rules: a new packet of a deleted flow must meet the new ones.
@@ -254,7 +343,7 @@ impl<B: Backend> Syncer<B> {
         if !self.flows_unknown && table.changes.since.is_some() && !touched {
             return;
         }
-        let (metrics, family) = (self.status.metrics(), [table.family.address_type()]);
+        let (metrics, family) = (&self.metrics, [table.family.address_type()]);
         let started = Instant::now();
         match flows::reconcile(conntrack, table, &self.udp) {
             Ok(deleted) => {

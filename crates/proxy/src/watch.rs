@@ -5,19 +5,20 @@
 use std::borrow::Cow;
 use std::fmt::Debug;
 use std::pin::pin;
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
 use futures::StreamExt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::jiff::Timestamp;
 use kube::core::DeserializeGuard;
 use kube::runtime::watcher::{self, watcher};
 use kube::{Api, Client, Resource};
 use runtime::backoff::Backoff;
 use serde::{Deserialize, Deserializer};
 use service_model::{
-    Change, EndpointSlice, Event, HEADLESS_LABEL, Meta, Node, ObjectName, PROXY_NAME_LABEL, Service, ServiceCidr,
+    Change, EndpointSlice, Event, HEADLESS_LABEL, IpFamily, Meta, Node, ObjectName, PROXY_NAME_LABEL, Service,
+    ServiceCidr,
 };
-use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -25,6 +26,14 @@ use tokio_util::sync::CancellationToken;
 pub(crate) struct News {
     pub at: Instant,
     pub what: What,
+    pub trigger: Option<Trigger>,
+}
+
+/// When what a slice tells of happened, as the controller that wrote it says.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Trigger {
+    pub family: IpFamily,
+    pub at: SystemTime,
 }
 
 pub(crate) enum What {
@@ -42,12 +51,19 @@ pub(crate) trait Kind: for<'de> Deserialize<'de> + Clone + Debug + Send + Sync +
     fn meta(&mut self) -> &mut Meta;
 
     fn news(change: Change<Self>) -> Option<What>;
+
+    /// Whose rules alone it touches.
+    fn family(&self) -> Option<IpFamily> {
+        None
+    }
 }
 
 /// An object as the watch needs it.
 #[derive(Clone, Debug)]
 pub(crate) struct Watched<T> {
     metadata: ObjectMeta,
+    /// When it happened, by the annotation.
+    happened: String,
     object: T,
 }
 
@@ -73,10 +89,11 @@ pub(crate) async fn follow<T: Kind>(
             () = token.cancelled() => return,
             event = stream.next() => event,
         };
-        let change = match event {
+        let (change, trigger) = match event {
             Some(Ok(event)) => {
                 failures = 0;
-                change(event, &mut listed)
+                let trigger = trigger(&event);
+                (change(event, &mut listed), trigger)
             }
             Some(Err(error)) => {
                 failures = failures.saturating_add(1);
@@ -85,12 +102,12 @@ pub(crate) async fn follow<T: Kind>(
                     () = token.cancelled() => return,
                     () = tokio::time::sleep(backoff.delay(failures)) => {}
                 }
-                None
+                (None, None)
             }
             None => return,
         };
         if let Some(what) = change.and_then(T::news)
-            && news.send(News { at: Instant::now(), what }).await.is_err()
+            && news.send(News { at: Instant::now(), what, trigger }).await.is_err()
         {
             return;
         }
@@ -117,6 +134,12 @@ fn change<T: Kind>(event: watcher::Event<DeserializeGuard<Watched<T>>>, listed: 
         }
     }
     None
+}
+
+fn trigger<T: Kind>(event: &watcher::Event<DeserializeGuard<Watched<T>>>) -> Option<Trigger> {
+    let watcher::Event::Apply(DeserializeGuard(Ok(watched))) = event else { return None };
+    let at = watched.happened.parse::<Timestamp>().ok()?;
+    Some(Trigger { family: watched.object.family()?, at: SystemTime::from(at) })
 }
 
 /// What does not decode is as good as gone: serving its last good state would hide the mistake for ever.
@@ -150,7 +173,8 @@ impl<'de, T: Kind> Deserialize<'de> for Watched<T> {
             resource_version: some(&std::mem::take(&mut meta.resource_version)),
             ..ObjectMeta::default()
         };
-        Ok(Watched { metadata, object })
+        let happened = std::mem::take(&mut meta.annotations.last_change);
+        Ok(Watched { metadata, happened, object })
     }
 }
 
@@ -208,6 +232,10 @@ impl Kind for EndpointSlice {
 
     fn news(change: Change<Self>) -> Option<What> {
         Some(What::Model(Event::EndpointSlice(change)))
+    }
+
+    fn family(&self) -> Option<IpFamily> {
+        IpFamily::BOTH.into_iter().find(|family| family.address_type() == self.address_type)
     }
 }
 

@@ -31,6 +31,18 @@ pub struct Meta {
     pub resource_version: String,
     #[serde(deserialize_with = "null_as_default")]
     pub labels: Labels,
+    /// For whoever watches, like the resource version.
+    #[serde(deserialize_with = "null_as_default")]
+    pub annotations: Annotations,
+}
+
+/// Of all annotations, those a proxy reads.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Annotations {
+    /// When the change of pods happened that a slice tells of.
+    #[serde(rename = "endpoints.kubernetes.io/last-change-trigger-time", deserialize_with = "null_as_default")]
+    pub last_change: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]

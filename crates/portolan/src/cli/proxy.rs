@@ -30,6 +30,10 @@ pub struct Proxy {
     /// Print what would be set and which rules would be written, and change nothing.
     #[arg(long)]
     pub dry_run: bool,
+    /// Remove what a former kube-proxy has left, in whichever mode it was, as soon as the rules of this proxy answer. With
+    /// --cleanup: that too.
+    #[arg(long)]
+    pub take_over: bool,
     /// The API server's address, instead of the kubeconfig's.
     #[arg(long, value_name = "URL")]
     pub master: Option<String>,
@@ -48,7 +52,7 @@ pub struct Proxy {
 
 #[derive(Args, Clone, Default)]
 pub struct Fields {
-    /// How Services are made to work: nftables (default) or iptables.
+    /// How Services are made to work: nftables (default), iptables or ipvs.
     #[arg(long, value_name = "MODE")]
     proxy_mode: Option<String>,
     /// The kubeconfig to reach the API server with. Without it, the pod's service account is used.

@@ -7,14 +7,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use proxy_iptables::{HINTS, IptablesBackend};
-use proxy_nftables::Nftables;
 use serde::de::DeserializeOwned;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::block_on;
-use crate::cli::ProxyMode;
+use crate::modes::{self, ModeOptions};
 use crate::up::parts::{Agent, Dns, NODE_ENDS, Proxy};
 
 /// Which process of a node this one is. Nobody types that, and there are three for each node: they do without the
@@ -73,20 +72,16 @@ async fn proxy(config: &Path) -> Result<ExitCode> {
     let config: Proxy = read(config)?;
     let stop = until_terminated()?;
     let client = ::runtime::transport::unix(&config.api_socket);
-    let (settings, status) = (proxy::Config::for_node(config.node_name), proxy::Status::default());
-    let ended = match config.mode {
-        ProxyMode::Nftables => {
-            let kernel = nft::Kernel::open().context("cannot reach nf_tables (CAP_NET_ADMIN is needed)")?;
-            proxy::run(client, settings, Nftables::pair(kernel), status, stop).await
-        }
-        ProxyMode::Iptables => {
-            let flavour = iptables::detect(HINTS).context("cannot tell which iptables to use")?;
-            tracing::info!(?flavour, "iptables");
-            let backends = IptablesBackend::open_pair(flavour, Default::default()).context("cannot use iptables")?;
-            proxy::run(client, settings, backends, status, stop).await
-        }
-    };
-    ended.context("the proxy ended")?;
+    let opened = modes::open(config.mode, &ModeOptions::default())?;
+    if let Some(why) = &opened.instead {
+        tracing::warn!(asked = config.mode.name(), mode = opened.mode.name(), %why, "another mode takes its place");
+    }
+    let mut setup = proxy::Setup::new(client, proxy::Config::for_node(config.node_name), opened.mode);
+    setup.asked = opened.asked.name();
+    setup.replaces = modes::left_behind(setup.mode.name());
+    // Nobody changes its configuration.
+    let (_, orders) = mpsc::channel(1);
+    proxy::serve(setup, orders, proxy::Status::default(), stop).await.context("the proxy ended")?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -4,12 +4,12 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use proxy::config::settings::Mode;
 use serde::{Deserialize, Serialize};
 
 use super::network::Plan;
 use super::nodes::{API_SOCKET, EXECUTABLE, IMAGES_PARENT, KUBELET_DIR, NODE_DIR, PULL_SOCKET};
 use super::view::DOMAIN;
-use crate::cli::ProxyMode;
 
 /// A process of a node: its name, the command that runs it.
 pub struct Part {
@@ -69,7 +69,7 @@ pub struct Agent {
 pub struct Proxy {
     pub api_socket: PathBuf,
     pub node_name: String,
-    pub mode: ProxyMode,
+    pub mode: Mode,
 }
 
 /// How a node's DNS server is run.
@@ -92,7 +92,7 @@ pub struct Configs {
 }
 
 impl Configs {
-    pub fn new(plan: &Plan, name: &str, index: u32, cgroup: &str, mode: ProxyMode) -> Self {
+    pub fn new(plan: &Plan, name: &str, index: u32, cgroup: &str, mode: Mode) -> Self {
         let node_dir = Path::new(NODE_DIR);
         let addresses = plan.node(index);
         // What only the node itself asks for needs one address alone: the primary family's.

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use service_model::LocalTraffic;
 
 use super::file::{KubeProxyConfiguration, Winkernel};
@@ -13,13 +14,16 @@ use super::reach::Reach;
 use crate::tuning::TuningPlan;
 
 /// How Services are made to work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Mode {
     Nftables,
     Iptables,
+    Ipvs,
+    Userspace,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     pub mode: Mode,
     /// No mode was asked for.
@@ -66,6 +70,20 @@ pub struct Note {
     pub reason: &'static str,
 }
 
+impl Mode {
+    pub const ALL: [Mode; 4] = [Mode::Nftables, Mode::Iptables, Mode::Ipvs, Mode::Userspace];
+
+    /// As a configuration says it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::Nftables => "nftables",
+            Mode::Iptables => "iptables",
+            Mode::Ipvs => "ipvs",
+            Mode::Userspace => "userspace",
+        }
+    }
+}
+
 /// Fields that can't be honoured, and must not be left aside in silence.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("this proxy cannot do what is asked: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
@@ -76,24 +94,16 @@ pub fn settings(config: &KubeProxyConfiguration, processors: u64) -> Result<Sett
     let mut refused = Vec::new();
     let mode = match config.mode.as_str() {
         "iptables" => Mode::Iptables,
-        "ipvs" => {
-            refused.push(note("mode", "ipvs is not among this proxy's modes, which are nftables and iptables"));
-            Mode::Iptables
-        }
+        "ipvs" => Mode::Ipvs,
+        "userspace" => Mode::Userspace,
         _ => Mode::Nftables,
     };
     let local_traffic = local_traffic(config, &mut refused);
     if !refused.is_empty() {
         return Err(Refused(refused));
     }
-    let asked = reach(config);
-    let mut unheeded = unheeded(config, mode);
-    if mode == Mode::Nftables && asked.has_localhost() {
-        let reason =
-            "in nftables mode no rules keep neighbours from the node's loopback (CVE-2020-8558), so it stays shut";
-        unheeded.push(note("NodePorts on localhost", reason));
-    }
-    let reach = if mode == Mode::Nftables { asked.without_loopback() } else { asked };
+    let reach = reach(config);
+    let unheeded = unheeded(config, mode);
     let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
     let bit = config.iptables.masquerade_bit.and_then(|bit| u32::try_from(bit).ok()).unwrap_or(14);
     Ok(Settings {
@@ -182,6 +192,12 @@ fn unheeded(config: &KubeProxyConfiguration, mode: Mode) -> Vec<Note> {
     ];
     notes.extend(rest.into_iter().filter(|(set, ..)| *set).map(|(_, field, reason)| note(field, reason)));
     notes.extend(of_modes(config, &plain, mode));
+    if reach(config).cidrs.iter().any(|cidr| cidr.addr().is_ipv6() && cidr.addr().is_loopback()) {
+        notes.push(note(
+            "nodePortAddresses: ::1",
+            "the kernel lets nothing leave the loopback link that comes from ::1",
+        ));
+    }
     notes
 }
 
@@ -251,32 +267,32 @@ mod tests {
     fn no_mode_is_nftables_with_the_reach_of_iptables() {
         let default = of("").unwrap();
         assert_eq!((default.mode, default.mode_by_default), (Mode::Nftables, true));
-        assert!(default.reach.all && default.reach.localhost, "as far as iptables mode, were it not for loopback");
+        assert!(default.reach.all && default.reach.localhost, "as far as iptables mode");
         let asked_for = of("mode: nftables").unwrap();
         assert_eq!((asked_for.mode, asked_for.mode_by_default), (Mode::Nftables, false));
-        assert_eq!(asked_for.reach, Reach { primary: true, loopback_shut: true, ..Reach::default() });
+        assert_eq!(asked_for.reach, Reach { primary: true, ..Reach::default() });
         // Settings of the mode it would have been elsewhere are in force.
         assert!(of("iptables: {masqueradeAll: true}").unwrap().masquerade_all);
         assert!(!of("nftables: {masqueradeAll: true}").unwrap().masquerade_all);
     }
 
     #[test]
-    fn localhost_answers_in_iptables_mode_and_is_missed_by_name_in_nftables() {
+    fn localhost_answers_where_it_is_asked_for() {
         let here = |rest: &str| (of(rest).unwrap().reach.has_localhost(), unheeded(rest));
-        let missed = vec!["NodePorts on localhost".to_owned()];
         assert_eq!(here("mode: iptables"), (true, vec![]));
         assert_eq!(here("mode: iptables\nnodePortAddresses: [10.0.0.0/8]"), (false, vec![]));
         assert_eq!(here("mode: iptables\niptables: {localhostNodePorts: false}"), (false, vec![]));
-        assert_eq!(here(""), (false, missed.clone()));
+        assert_eq!(here(""), (true, vec![]));
         assert_eq!(here("iptables: {localhostNodePorts: false}"), (false, vec![]));
         assert_eq!(here("mode: nftables"), (false, vec![]));
-        assert_eq!(here("mode: nftables\nnodePortAddresses: [localhost, primary]"), (false, missed));
+        assert_eq!(here("mode: nftables\nnodePortAddresses: [localhost, primary]"), (true, vec![]));
+        let missed = vec!["nodePortAddresses: ::1".to_owned()];
+        assert_eq!(here("mode: nftables\nnodePortAddresses: [\"::1/128\"]"), (true, missed));
     }
 
     #[test]
     fn what_cannot_be_done_is_refused_by_name() {
         let said = |rest| of(rest).unwrap_err().to_string();
-        assert!(said("mode: ipvs").contains("mode: ipvs is not among this proxy's modes"));
         let interface = said("detectLocalMode: BridgeInterface\ndetectLocal: {bridgeInterface: br0}");
         assert!(interface.contains("detectLocalMode: BridgeInterface: pods are told from strangers"), "{interface}");
     }

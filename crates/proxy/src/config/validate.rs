@@ -11,7 +11,8 @@ use super::duration::GoDuration;
 use super::file::{KubeProxyConfiguration, PRIMARY};
 
 const ROOT: &str = "KubeProxyConfiguration";
-const MODES: [&str; 4] = ["", "iptables", "ipvs", "nftables"];
+/// `userspace`, which kube-proxy has given up, is one here.
+const MODES: [&str; 5] = ["", "iptables", "ipvs", "nftables", "userspace"];
 const LOCAL_MODES: [&str; 4] = ["ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNamePrefix"];
 /// Metrics hidden since then can be shown again: one minor version back.
 const PREVIOUS_MINOR: &str = "1.35";

@@ -79,6 +79,18 @@ families! {
         "portolan_build_info", "Always 1; the label says which version runs";
     EVENT_TO_KERNEL: Kind::Histogram(Buckets::Sync), FAMILY,
         "portolan_proxy_event_to_kernel_seconds", "From the arrival of a change to its being in force";
+    OBJECTS: Kind::Gauge, &["mode", "ip_family", "table", "kind"],
+        "portolan_proxy_objects", "What is in force, by table and kind";
+    SYNC_FAILURES: Kind::Counter, &["mode", "ip_family"],
+        "portolan_proxy_sync_failures_total", "Passes that failed; they are tried again";
+    MODE: Kind::Gauge, &["mode", "asked"],
+        "portolan_proxy_mode", "1 for the mode that is in force, with the one that was asked for";
+    RELOADS: Kind::Counter, &["result"],
+        "portolan_proxy_config_reloads_total", "Changes of the configuration, by whether they are applied or refused";
+    RELOAD_OK: Kind::Gauge, NONE,
+        "portolan_proxy_config_last_reload_successful", "Whether what is configured is what is in force";
+    CLEANUP_FAILURES: Kind::Counter, &["mode"],
+        "portolan_proxy_cleanup_failures_total", "Failures to remove the rules of a mode that is not in force any more";
     SERVICE_PORTS: Kind::Gauge, FAMILY,
         "portolan_proxy_service_ports", "Service ports in force";
     REFUSED_PORTS: Kind::Gauge, FAMILY,

@@ -1,0 +1,150 @@
+//! What a kube-proxy leaves behind when it ends, in whichever mode it was, and how it is removed: by its own marks, which
+//! are the names of its chains, tables and device. Not responsible for when.
+//!
+//! Our iptables mode calls its chains as kube-proxy does. While it is in force, those in its flavour are its own, and only
+//! what it doesn't have is removed.
+
+use futures::future::BoxFuture;
+use iptables::{ChainName, Family, Flavour, Iptables, Jumps, Saved, Table, Tool, Transaction};
+use netns::{LinkName, Links, NetNs};
+use nft::Nft;
+use proxy::{ModeError, ModeStep, Rules};
+use proxy_iptables::HINTS;
+use service_model::IpFamily;
+
+/// The tables of its nftables mode.
+const NFTABLES: &str = "kube-proxy";
+/// The device that its ipvs mode binds addresses to.
+const IPVS_DEVICE: &str = "kube-ipvs0";
+/// What the jumps into its chains say begins with this.
+const COMMENT: &str = "kubernetes";
+/// Chains that only a kube-proxy has: a canary, those of ipvs mode, those of versions before 1.24.
+const OTHERS: [(Table, &str); 8] = [
+    (Table::Mangle, "KUBE-PROXY-CANARY"),
+    (Table::Nat, "KUBE-FIREWALL"),
+    (Table::Nat, "KUBE-LOAD-BALANCER"),
+    (Table::Nat, "KUBE-NODE-PORT"),
+    (Table::Filter, "KUBE-NODE-PORT"),
+    (Table::Filter, "KUBE-IPVS-FILTER"),
+    (Table::Filter, "KUBE-IPVS-OUT-FILTER"),
+    (Table::Filter, "KUBE-SOURCE-RANGES-FIREWALL"),
+];
+const BEFORE_1_24: &str = "KUBE-XLB-";
+const TABLES: [Table; 3] = [Table::Filter, Table::Nat, Table::Mangle];
+
+/// A kube-proxy's remains.
+pub struct KubeProxy {
+    /// The mode of ours that is in force.
+    pub our_mode: &'static str,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("cannot look for its chains")]
+    Look(#[source] iptables::Error),
+    #[error("cannot remove its chains of the {flavour:?} flavour")]
+    Chains {
+        flavour: Flavour,
+        #[source]
+        source: iptables::Error,
+    },
+    #[error("cannot remove its tables of nf_tables")]
+    Tables(#[source] nft::NftError),
+    #[error("cannot remove its device {IPVS_DEVICE}")]
+    Device(#[source] netns::Error),
+}
+
+/// What one table has of it.
+#[derive(Default)]
+struct Found {
+    chains: Vec<ChainName>,
+    jumps: Vec<(String, String)>,
+}
+
+impl Rules for KubeProxy {
+    fn name(&self) -> &'static str {
+        "kube-proxy"
+    }
+
+    fn cleanup(&self, _close_loopback: bool) -> BoxFuture<'_, Result<(), ModeError>> {
+        Box::pin(async {
+            let our_mode = self.our_mode;
+            let failed =
+                |source| ModeError { mode: "kube-proxy", family: IpFamily::V4, step: ModeStep::Remove, source };
+            let removed = tokio::task::spawn_blocking(move || remove(our_mode)).await;
+            removed.map_err(|error| failed(error.into()))?.map_err(|error| failed(error.into()))?;
+            remove_device().await.map_err(|error| failed(Error::Device(error).into()))
+        })
+    }
+}
+
+fn remove(our_mode: &str) -> Result<(), Error> {
+    remove_tables().map_err(Error::Tables)?;
+    let hints: Vec<(Table, &str)> = HINTS.iter().chain(&OTHERS).copied().collect();
+    let ours = if our_mode == "iptables" { Some(iptables::detect(HINTS).map_err(Error::Look)?) } else { None };
+    for flavour in iptables::traces(&hints).map_err(Error::Look)? {
+        for family in [Family::V4, Family::V6] {
+            let chains = |source| Error::Chains { flavour, source };
+            let mut tool = Tool::open(family, flavour).map_err(chains)?;
+            remove_chains(&mut tool, ours == Some(flavour)).map_err(chains)?;
+        }
+    }
+    Ok(())
+}
+
+async fn remove_device() -> Result<(), netns::Error> {
+    Links::of(&NetNs::current()?)?.delete(&LinkName::new(IPVS_DEVICE)?).await
+}
+
+fn remove_tables() -> Result<(), nft::NftError> {
+    let mut kernel = nft::Kernel::open()?;
+    for table in kernel.tables()?.into_iter().filter(|table| table.name == NFTABLES) {
+        let mut transaction = nft::Transaction::new(table);
+        transaction.destroy_table();
+        kernel.apply(&transaction)?;
+    }
+    Ok(())
+}
+
+fn remove_chains(tool: &mut impl Iptables, ours_in_force: bool) -> Result<(), iptables::Error> {
+    let mut transactions = Vec::new();
+    for table in TABLES {
+        let found = look(tool, table, ours_in_force)?;
+        let mut transaction = Transaction::new(table);
+        for (chain, spec) in found.jumps {
+            transaction.jumps.push(Jumps { chain, remove: vec![spec], insert: vec![] });
+        }
+        transaction.delete = found.chains;
+        if !transaction.is_empty() {
+            transactions.push(transaction);
+        }
+    }
+    if transactions.is_empty() { Ok(()) } else { tool.restore(&transactions) }
+}
+
+/// A chain that somebody else's rule leads to stays: it can't be deleted, and the rule isn't ours to delete.
+fn look(tool: &mut impl Iptables, table: Table, ours_in_force: bool) -> Result<Found, iptables::Error> {
+    let mut found = Found::default();
+    let mut pinned = Vec::new();
+    let is_its = |chain: &str| is_kube_proxys(table, chain, ours_in_force);
+    tool.save(table, &mut |line| match line {
+        Saved::Chain { name, .. } => found.chains.extend(is_its(name).then(|| name.into())),
+        Saved::Rule { chain, spec } if !is_its(chain) => {
+            let Some(target) = iptables::target_of(spec).filter(|target| is_its(target)) else { return };
+            if iptables::comment_of(spec).is_some_and(|comment| comment.starts_with(COMMENT)) {
+                found.jumps.push((chain.to_owned(), spec.to_owned()));
+            } else {
+                pinned.push(target);
+            }
+        }
+        Saved::Rule { .. } => {}
+    })?;
+    found.chains.retain(|chain| !pinned.iter().any(|pinned| *pinned == **chain));
+    Ok(found)
+}
+
+fn is_kube_proxys(table: Table, chain: &str, ours_in_force: bool) -> bool {
+    OTHERS.contains(&(table, chain))
+        || (table == Table::Nat && chain.starts_with(BEFORE_1_24))
+        || (!ours_in_force && proxy_iptables::is_ours(table, chain))
+}

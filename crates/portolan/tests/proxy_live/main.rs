@@ -1,0 +1,206 @@
+//! `portolan proxy` at work on a node: its configuration changes under it, its mode too, and nobody notices; it ends and is
+//! cleaned up, and leaves nothing; it takes over from a kube-proxy.
+#![allow(clippy::unwrap_used)]
+
+mod cluster;
+mod stand;
+
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+
+use stand::{Prober, Stand, echo, ip};
+use testkit::{eventually, patience};
+
+const EVERYWHERE: &str = "nodePortAddresses: [all, localhost]\n";
+
+const NAT_HOOKS: &[&str] = &["PREROUTING", "OUTPUT", "POSTROUTING"];
+const FILTER_HOOKS: &[&str] = &["INPUT", "FORWARD", "OUTPUT"];
+
+fn mode(stand: &Stand, mode: &str, asked: &str) {
+    stand.until_counted(&format!("portolan_proxy_mode{{mode=\"{mode}\",asked=\"{asked}\"}} 1"));
+    let other = if mode == "nftables" { "KUBE-" } else { "table ip portolan" };
+    eventually("the other mode's rules go", || {
+        let rules = stand.tool("nft list ruleset");
+        if rules.contains(other) { Err(format!("{rules}\n{}", stand.log())) } else { Ok(()) }
+    });
+}
+
+#[test]
+fn modes_change_and_no_connection_notices() {
+    let stand = Stand::new();
+    stand.configure("");
+    let _proxy = stand.start(&["--config", stand.config().to_str().unwrap()]);
+    stand.until_answered(&stand.outside, "192.0.2.2:30080");
+    stand.until_answered(&stand.node, "127.0.0.1:30080");
+    mode(&stand, "nftables", "nftables");
+    let ways = [(&stand.node, "10.96.0.9:80"), (&stand.node, "127.0.0.1:30080"), (&stand.outside, "192.0.2.2:30080")];
+    let mut streams: Vec<TcpStream> = ways.iter().map(|(from, at)| stand.connect(from, at)).collect();
+    let probers: Vec<Prober> = ways.iter().map(|(from, at)| Prober::start(from, at)).collect();
+    let udp = stand.node.run(|| UdpSocket::bind("0.0.0.0:0").unwrap()).unwrap();
+    udp.connect("10.96.0.9:53".parse::<SocketAddr>().unwrap()).unwrap();
+    udp.set_read_timeout(Some(patience())).unwrap();
+    let go_on = |streams: &mut Vec<TcpStream>| {
+        probers.iter().for_each(|prober| prober.go_on(50));
+        streams.iter_mut().for_each(|stream| echo(stream).unwrap());
+        udp.send(b"hello").unwrap();
+        assert_eq!(udp.recv(&mut [0; 9]).unwrap(), 5);
+    };
+    go_on(&mut streams);
+    for (text, now, asked) in [
+        ("mode: iptables\n", "iptables", "iptables"),
+        ("mode: iptables\niptables: {masqueradeBit: 9}\n", "iptables", "iptables"),
+        ("mode: nftables\n", "nftables", "nftables"),
+        ("mode: ipvs\n", "iptables", "ipvs"),
+        ("", "nftables", "nftables"),
+    ] {
+        stand.configure(&format!("{text}{EVERYWHERE}"));
+        mode(&stand, now, asked);
+        go_on(&mut streams);
+    }
+    for prober in probers {
+        let (done, failures) = prober.end();
+        assert!(failures.is_empty(), "{} of {done}: {:?}\n{}", failures.len(), failures.first(), stand.log());
+    }
+    assert!(stand.get("127.0.0.1:10249/proxyMode").unwrap().ends_with("nftables"));
+    eventually("it is told that there is no IPVS", || {
+        let told = stand.cluster.told();
+        if told.iter().any(|reason| reason == "ProxyModeUnavailable") { Ok(()) } else { Err(format!("{told:?}")) }
+    });
+}
+
+#[test]
+fn a_broken_file_is_refused_and_the_old_one_stays() {
+    let stand = Stand::new();
+    stand.configure("mode: nftables\n");
+    let _proxy = stand.start(&["--config", stand.config().to_str().unwrap()]);
+    stand.until_answered(&stand.outside, "192.0.2.2:30080");
+    stand.until_counted("portolan_proxy_config_last_reload_successful 1");
+    for (number, text) in ["mode: wrong\n", "mode: [\n", "mode: userspace-but-not-quite\n"].iter().enumerate() {
+        stand.configure(text);
+        stand.until_counted(&format!("portolan_proxy_config_reloads_total{{result=\"refused\"}} {}", number + 1));
+        stand.until_counted("portolan_proxy_config_last_reload_successful 0");
+        stand.until_answered(&stand.outside, "192.0.2.2:30080");
+    }
+    eventually("an Event says so", || {
+        let told = stand.cluster.told();
+        let refused = told.iter().filter(|reason| *reason == "ProxyConfigurationRefused").count();
+        if refused >= 3 { Ok(()) } else { Err(format!("{told:?}")) }
+    });
+    assert!(stand.log().contains("Invalid value: \"wrong\""), "{}", stand.log());
+    // Both servers move.
+    stand.configure("mode: nftables\nmetricsBindAddress: 127.0.0.1:10250\nhealthzBindAddress: 127.0.0.1:10257\n");
+    eventually("it is served elsewhere", || {
+        let page = stand.get("127.0.0.1:10250/metrics")?;
+        if page.contains("result=\"applied\"} 1\n") { Ok(()) } else { Err(page) }
+    });
+    eventually("and not where it was", || match stand.get("127.0.0.1:10249/metrics") {
+        Ok(_) => Err("it answers".to_owned()),
+        Err(_) => Ok(()),
+    });
+    stand.get("127.0.0.1:10257/healthz").unwrap();
+    assert!(stand.get("127.0.0.1:10256/healthz").is_err());
+}
+
+#[test]
+fn it_tells_balancers_how_many_endpoints_are_here() {
+    let stand = Stand::new();
+    stand.configure("mode: nftables\n");
+    let _proxy = stand.start(&["--config", stand.config().to_str().unwrap()]);
+    let asked = |code: &str, number: usize| {
+        eventually(code, || {
+            let answer = stand.get("192.0.2.2:32000/anything")?;
+            let body = format!(
+                "{{\n\t\"service\": {{\n\t\t\"namespace\": \"n\",\n\t\t\"name\": \"balanced\"\n\t}},\n\t\
+                 \"localEndpoints\": {number},\n\t\"serviceProxyHealthy\": true\n}}"
+            );
+            let weight = format!("x-load-balancing-endpoint-weight: {number}\r\n");
+            let good = answer.starts_with(&format!("HTTP/1.1 {code}")) && answer.ends_with(&body);
+            if good && answer.to_ascii_lowercase().contains(&weight) { Ok(()) } else { Err(answer) }
+        });
+    };
+    asked("200", 1);
+    stand.endpoints("balanced", &[("10.244.1.5", "here", false), ("10.244.2.5", "there", true)]);
+    asked("503", 0);
+    stand.endpoints("balanced", &[("10.244.1.5", "here", true), ("10.244.1.6", "here", true)]);
+    asked("200", 2);
+    // A port that is somebody else's is told of, and taken when it's free.
+    let taken = stand.node.run(|| std::net::TcpListener::bind("192.0.2.2:32001").unwrap()).unwrap();
+    let ports = serde_json::json!([{"name": "tcp", "port": 80, "nodePort": 30_095}]);
+    stand.cluster.put(
+        cluster::SERVICES,
+        serde_json::json!({"metadata": {"namespace": "n", "name": "other", "uid": "u3"},
+            "spec": {"type": "LoadBalancer", "clusterIPs": ["10.96.0.11"], "externalTrafficPolicy": "Local",
+                     "healthCheckNodePort": 32_001, "ports": ports}}),
+    );
+    eventually("an Event says so", || {
+        let told = stand.cluster.told();
+        let found = told.iter().any(|reason| reason == "FailedToStartServiceHealthcheck");
+        if found { Ok(()) } else { Err(format!("{told:?}\n{}", stand.log())) }
+    });
+    drop(taken);
+    eventually("it listens", || {
+        let answer = stand.get("192.0.2.2:32001/")?;
+        if answer.starts_with("HTTP/1.1 503") { Ok(()) } else { Err(answer) }
+    });
+}
+
+#[test]
+fn the_nodes_loopback_stays_shut() {
+    let stand = Stand::new();
+    let private = stand.node.run(|| std::net::TcpListener::bind("127.0.0.1:7777").unwrap()).unwrap();
+    private.set_nonblocking(true).unwrap();
+    ip(&stand.outside, "route add 127.0.0.0/8 via 192.0.2.2 table main");
+    netns::sysctl::set(&stand.outside, "net.ipv4.conf.all.route_localnet", "1").unwrap();
+    ip(&stand.outside, "addr del 127.0.0.1/8 dev lo");
+    for mode in ["nftables", "iptables"] {
+        stand.configure(&format!("mode: {mode}\n{EVERYWHERE}"));
+        let proxy = stand.start(&["--config", stand.config().to_str().unwrap()]);
+        stand.until_answered(&stand.node, "127.0.0.1:30080");
+        assert_eq!(netns::sysctl::get(&stand.node, "net.ipv4.conf.all.route_localnet").unwrap().trim(), "1");
+        let knock = |port: u16| {
+            let at = SocketAddr::from(([127, 0, 0, 1], port));
+            let short = std::time::Duration::from_millis(300);
+            stand.outside.run(|| TcpStream::connect_timeout(&at, short).is_ok()).unwrap()
+        };
+        assert!(!knock(7777), "{mode}: neighbours are kept from the node's loopback");
+        assert!(private.accept().is_err());
+        // Without localhost it's closed again, before what guards it goes.
+        stand.configure(&format!("mode: {mode}\nnodePortAddresses: [all]\n"));
+        eventually("the way is closed", || {
+            let open = netns::sysctl::get(&stand.node, "net.ipv4.conf.all.route_localnet").unwrap();
+            if open.trim() == "0" { Ok(()) } else { Err(stand.log()) }
+        });
+        stand.until_answered(&stand.outside, "192.0.2.2:30080");
+        drop(proxy);
+        stand.run(&["--cleanup"]);
+    }
+}
+
+#[test]
+fn cleaned_up_it_leaves_nothing_and_nobody_elses_rules_are_touched() {
+    let stand = Stand::new();
+    stand.tool("nft add table inet foreign");
+    stand.tool("nft add chain inet foreign c { type filter hook input priority 0 ; }");
+    stand.tool("nft add rule inet foreign c tcp dport 9 counter drop");
+    for tool in ["iptables", "ip6tables"] {
+        // So that all of the tools' own chains are there before.
+        for (table, chains) in [("nat", NAT_HOOKS), ("filter", FILTER_HOOKS)] {
+            for chain in chains {
+                stand.tool(&format!("{tool}-nft -t {table} -A {chain} -p tcp --dport 9 -j ACCEPT"));
+            }
+        }
+        stand.tool(&format!("{tool}-nft -t nat -N KUBE-KUBELET-CANARY"));
+        stand.tool(&format!("{tool}-nft -t mangle -N KUBE-IPTABLES-HINT"));
+    }
+    let before = stand.tool("nft list ruleset");
+    for mode in ["nftables", "iptables"] {
+        stand.configure(&format!("mode: {mode}\n{EVERYWHERE}"));
+        let proxy = stand.start(&["--config", stand.config().to_str().unwrap()]);
+        stand.until_answered(&stand.node, "127.0.0.1:30080");
+        drop(proxy);
+        assert_ne!(stand.tool("nft list ruleset"), before);
+        let ended = stand.run(&["--cleanup"]);
+        assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+        assert_eq!(stand.tool("nft list ruleset"), before, "{mode}");
+        assert_eq!(netns::sysctl::get(&stand.node, "net.ipv4.conf.all.route_localnet").unwrap().trim(), "0");
+    }
+}
