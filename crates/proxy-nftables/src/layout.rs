@@ -284,17 +284,17 @@ impl Settings {
     /// With `route_localnet`, which NodePorts on 127.0.0.1 need, neighbours could begin connections to what listens there
     /// (CVE-2020-8558), also by way of a NodePort.
     fn keep_from_loopback(&self) -> Vec<Rule> {
-        if self.guards_loopback { vec![self.from_elsewhere_to_loopback().drop_packet()] } else { Vec::new() }
+        if self.guards_loopback { vec![self.to_loopback_from_elsewhere().drop_packet()] } else { Vec::new() }
     }
 
     /// What connection tracking can't place or doesn't track has passed by the NAT hook.
     fn let_answers_to_loopback_in(&self) -> Vec<Rule> {
         let known = nft::Value::mark(ct_state::ESTABLISHED | ct_state::RELATED);
-        let unknown = self.from_elsewhere_to_loopback().masked(Load::CtState, known, nft::Value::mark(0));
+        let unknown = self.to_loopback_from_elsewhere().masked(Load::CtState, known, nft::Value::mark(0));
         if self.guards_loopback { vec![unknown.drop_packet()] } else { Vec::new() }
     }
 
-    fn from_elsewhere_to_loopback(&self) -> Rule {
+    fn to_loopback_from_elsewhere(&self) -> Rule {
         let rule = Rule::new().is_not(Load::Iif, nft::Value::mark(LOOPBACK_LINK));
         rule.within(Load::Daddr(l3(self.family)), loopback(self.family))
     }

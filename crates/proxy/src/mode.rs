@@ -35,12 +35,15 @@ pub trait Mode: Rules {
 /// A family's table as it should be; `None` if nothing is known of it.
 pub type Wanted<'a> = &'a (dyn Fn(IpFamily) -> Option<ForwardingTable> + Send + Sync);
 
+/// Tells of a Service.
+pub(crate) type Complain = Arc<dyn Fn(&Complaint, &ServiceModel) + Send + Sync>;
+
 /// What a mode's tasks work with.
 #[derive(Clone)]
 pub struct Parts {
     pub shared: Shared,
     pub(crate) reporter: Reporter,
-    pub(crate) complain: Arc<dyn Fn(&Complaint, &ServiceModel) + Send + Sync>,
+    pub(crate) complain: Complain,
     pub token: tokio_util::sync::CancellationToken,
 }
 

@@ -7,15 +7,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use conntrack::ConntrackError;
-use service_model::{IpFamily, ServiceModel};
+use service_model::IpFamily;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::loopback;
-use crate::mode::{Mode, ModeError, Parts, Rules};
+use crate::mode::{Complain, Mode, ModeError, Parts, Rules};
 use crate::status::{Reporter, Status};
-use crate::syncer::{Complaint, Shared};
+use crate::syncer::Shared;
 
 /// How long a mode may take to come into force once it is known what is to be in force.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -37,7 +37,7 @@ pub(crate) struct Engine {
 pub(crate) struct Bench {
     pub shared: Shared,
     pub status: Status,
-    pub complain: Arc<dyn Fn(&Complaint, &ServiceModel) + Send + Sync>,
+    pub complain: Complain,
     pub token: CancellationToken,
     /// The name of the mode in force.
     pub name: Arc<watch::Sender<&'static str>>,
