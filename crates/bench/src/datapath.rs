@@ -6,7 +6,7 @@ mod load;
 mod way;
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -46,6 +46,9 @@ pub struct Options {
     /// Rounds in which requests and bytes are measured, too.
     #[arg(long, default_value_t = 7)]
     long_rounds: usize,
+    /// Rules that are measured, too: files for `nft -f` that lead 10.111.255.1:80 to 10.244.2.1:8080.
+    #[arg(long, value_name = "FILE")]
+    rules: Vec<PathBuf>,
     /// More Services than these are not asked of iptables, ours or kube-proxy's.
     #[arg(long, default_value_t = 1_000)]
     iptables_at_most: usize,
@@ -98,7 +101,7 @@ fn size(services: usize, options: &Options, kube_proxy: Option<&Path>, report: &
     eprintln!("{services} Services");
     let source = Source::start()?;
     let targets = populate(&source, services)?;
-    let (mut ways, mut subjects) = plain(&source)?;
+    let (mut ways, mut subjects) = plain(&source, &options.rules)?;
     for mode in &options.modes {
         if !mode.is_nftables() && services > options.iptables_at_most {
             continue;
@@ -140,14 +143,19 @@ fn size(services: usize, options: &Options, kube_proxy: Option<&Path>, report: &
 }
 
 /// The ways without a proxy.
-fn plain(source: &Source) -> Result<(Vec<Way>, Vec<Subject>)> {
+fn plain(source: &Source, rules: &[PathBuf]) -> Result<(Vec<Way>, Vec<Subject>)> {
     let (mut ways, mut subjects) = (Vec::new(), Vec::new());
-    let pod: IpAddr = endpoints(1)[0].parse()?;
+    let pod: IpAddr = endpoints(1..=1)[0].parse()?;
     let pod = SocketAddr::new(pod, SERVER_PORT);
     let direct = Way::new(DIRECT, &source.threads)?;
     add(&mut ways, &mut subjects, direct, &[("", pod)], false)?;
-    let rule = Way::new(ONE_RULE, &source.threads)?;
     let address = SocketAddr::from(([10, 111, 255, 1], 80));
+    for file in rules {
+        let way = Way::new(file.display().to_string(), &source.threads)?;
+        ran(&way.node, &["nft", "-f", &way.name])?;
+        add(&mut ways, &mut subjects, way, &[("", address)], false)?;
+    }
+    let rule = Way::new(ONE_RULE, &source.threads)?;
     ran(&rule.node, &["nft", "add table ip hand"])?;
     ran(&rule.node, &["nft", "add chain ip hand prerouting { type nat hook prerouting priority dstnat; }"])?;
     let translate = format!("ip daddr {} tcp dport 80 dnat to {pod}", address.ip());
@@ -172,7 +180,8 @@ fn add(
     Ok(())
 }
 
-/// The Services that are asked come last, so that where they are there are the others.
+/// The Services that are asked come last, so that where they are there are the others. None shares an endpoint: two
+/// connections from one port to one endpoint, by different Services, cost the kernel the search for another port.
 fn populate(source: &Source, services: usize) -> Result<Targets> {
     let name = |number: usize| format!("s{number}");
     let filling = |number: usize| [endpoint(number, 0, 0), endpoint(number, 1, 0)];
@@ -180,21 +189,21 @@ fn populate(source: &Source, services: usize) -> Result<Targets> {
         let client = &source.client;
         create_all(client, (0..services).map(|number| (SERVICES, service(&name(number), None)))).await?;
         create_all(client, (0..services).map(|number| (SLICES, slice(&name(number), &filling(number))))).await?;
-        let target = async |name: &str, count: usize, sticky: bool| {
+        let target = async |name: &str, endpoints: Vec<String>, sticky: bool| {
             let mut object = service(name, None);
             if sticky {
                 object["spec"]["sessionAffinity"] = json!("ClientIP");
             }
             let created = create(client, SERVICES, &object).await?;
-            create(client, SLICES, &slice(name, &endpoints(count))).await?;
+            create(client, SLICES, &slice(name, &endpoints)).await?;
             let address = created["spec"]["clusterIP"].as_str().context("a Service without an address")?;
             Ok::<_, anyhow::Error>(SocketAddr::new(address.parse()?, 80))
         };
         Ok(Targets {
-            few: target("few", 10, false).await?,
-            one: target("one", 1, false).await?,
-            many: target("many", 100, false).await?,
-            sticky: target("sticky", 10, true).await?,
+            few: target("few", endpoints(1..=10), false).await?,
+            one: target("one", endpoints(11..=11), false).await?,
+            many: target("many", endpoints(12..=111), false).await?,
+            sticky: target("sticky", endpoints(112..=121), true).await?,
         })
     })
 }

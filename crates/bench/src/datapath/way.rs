@@ -2,6 +2,7 @@
 //! which the middle one has the rules or the proxy that are measured.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -31,9 +32,9 @@ pub struct Way {
     _server: Server,
 }
 
-/// Addresses of the server that stand for so many endpoints, at most 250.
-pub fn endpoints(count: usize) -> Vec<String> {
-    (1..=count.min(250)).map(|number| format!("10.244.2.{number}")).collect()
+/// Addresses of the server that stand for endpoints.
+pub fn endpoints(numbers: RangeInclusive<u8>) -> Vec<String> {
+    numbers.map(|number| format!("10.244.2.{number}")).collect()
 }
 
 impl Way {
