@@ -83,6 +83,7 @@ const FROM_ELSEWHERE: &str = "from-elsewhere";
 const NO_FRONTEND: &str = "no-frontend";
 const CHECK_SOURCE: &str = "check-source";
 pub const REJECT: &str = "reject-packet";
+const REJECT_HERE: &str = "reject-here";
 pub const DROP: &str = "drop-packet";
 const FINISH_HERE: &str = "finish-here";
 const FINISH_ELSEWHERE: &str = "finish-elsewhere";
@@ -223,6 +224,7 @@ impl Settings {
     pub fn chains(&self) -> Vec<(Chain, Vec<Rule>)> {
         let mut chains = vec![
             (Chain::regular(REJECT), self.reject()),
+            (Chain::regular(REJECT_HERE), self.reject_here()),
             (Chain::regular(DROP), vec![Rule::new().drop_packet()]),
             (Chain::regular(CHECK_SOURCE), self.check_source()),
             (Chain::regular(DISPATCH), self.dispatch()),
@@ -260,11 +262,12 @@ impl Settings {
             Rule::new().ct_status(ct_status::DNAT).in_set(&hairpin, SetName::Hairpin.name()).masquerade_fully_random(),
         ];
         let translated = |chain: &str| {
-            let ours = Rule::new().ct_state(ct_state::NEW).ct_status(ct_status::DNAT);
-            vec![ours.mark_is(Mark::OURS_MASK, Mark::OURS).goto(chain)]
+            // Every packet comes by here: what nearly none has is asked first.
+            let ours = Rule::new().mark_is(Mark::OURS_MASK, Mark::OURS);
+            vec![ours.ct_state(ct_state::NEW).ct_status(ct_status::DNAT).goto(chain)]
         };
         let mut input = self.let_answers_to_loopback_in();
-        input.extend(self.reject_marked());
+        input.extend(reject_marked());
         // Type `route`: the kernel has routed the translated packet by a mark that was not its own.
         let after_output = Chain::base("after-output", ChainType::Route, Hook::Output, AFTER_DSTNAT);
         vec![
@@ -276,7 +279,7 @@ impl Settings {
             ),
             (after_output, translated(FINISH_HERE)),
             (Chain::base("input", ChainType::Filter, Hook::Input, BEFORE_FILTER), input),
-            (Chain::base("forward", ChainType::Filter, Hook::Forward, BEFORE_FILTER), self.reject_marked()),
+            (Chain::base("forward", ChainType::Filter, Hook::Forward, BEFORE_FILTER), reject_marked()),
             (Chain::base("postrouting", ChainType::Nat, Hook::Postrouting, SRCNAT), postrouting),
         ]
     }
@@ -365,11 +368,10 @@ impl Settings {
     }
 
     /// A reset for TCP: ICMP errors are limited to one a second for each client (icmp(7), icmp_ratelimit).
-    fn reject_marked(&self) -> Vec<Rule> {
-        let marked = || Rule::new().ct_state(ct_state::NEW).is(Load::Mark, nft::Value::mark(REJECT_MARK));
+    fn reject_here(&self) -> Vec<Rule> {
         vec![
-            marked().l4proto(Protocol::Tcp.number()).reject(Reject::TcpReset),
-            marked().reject(port_unreachable(self.family)),
+            Rule::new().l4proto(Protocol::Tcp.number()).reject(Reject::TcpReset),
+            Rule::new().reject(port_unreachable(self.family)),
         ]
     }
 
@@ -439,6 +441,11 @@ fn loopback(family: IpFamily) -> IpNet {
         IpFamily::V4 => IpNet::V4(ipnet::Ipv4Net::new_assert(std::net::Ipv4Addr::new(127, 0, 0, 0), 8)),
         IpFamily::V6 => IpNet::V6(ipnet::Ipv6Net::new_assert(std::net::Ipv6Addr::LOCALHOST, 128)),
     }
+}
+
+/// Every packet comes by here, and one comparison lets nearly all pass.
+fn reject_marked() -> Vec<Rule> {
+    vec![Rule::new().is(Load::Mark, nft::Value::mark(REJECT_MARK)).ct_state(ct_state::NEW).goto(REJECT_HERE)]
 }
 
 fn frontend(l3: L3) -> [Load; 3] {
