@@ -65,6 +65,9 @@ enum Command {
 }
 
 fn main() -> anyhow::Result<()> {
+    if guest::init::is_wanted() {
+        guest::init::run();
+    }
     match Cli::parse().command {
         Command::Test { package } => test::run(&package),
         Command::TestVm(options) => guest::run(&options),

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use crate::{check, machine, peers, step};
+use crate::{check, guest, machine, peers, step};
 
 /// Prepares the machine, then runs everything; the first failure ends it.
 pub fn run(packages: &[String]) -> Result<()> {
@@ -29,7 +29,9 @@ pub fn run(packages: &[String]) -> Result<()> {
     let mut tests = step::cargo();
     tests.args(["test", "--release", "--no-fail-fast"]).env("PORTOLAN_TEST_KUBECTLS", std::env::join_paths(kubectl)?);
     selection(&mut tests);
-    step::run("tests", &mut tests)
+    step::run("tests", &mut tests)?;
+    // Last, when all that it runs has been built.
+    if packages.is_empty() { guest::small::run(&guest::small::Choice::default()) } else { Ok(()) }
 }
 
 /// The product compiles for 64-bit ARM as well; nothing runs it here.

@@ -102,6 +102,10 @@ impl<'a> Attribute<'a> {
         Ok(u32::from_ne_bytes(self.array()?))
     }
 
+    pub fn ne16(&self) -> Result<u16, ParseError> {
+        Ok(u16::from_ne_bytes(self.array()?))
+    }
+
     pub fn array<const N: usize>(&self) -> Result<[u8; N], ParseError> {
         self.payload.try_into().map_err(|_| ParseError::Length {
             kind: self.kind,

@@ -92,6 +92,10 @@ impl Builder {
         self.bytes(kind, &value.to_be_bytes());
     }
 
+    pub fn ne16(&mut self, kind: u16, value: u16) {
+        self.bytes(kind, &value.to_ne_bytes());
+    }
+
     pub fn ne32(&mut self, kind: u16, value: u32) {
         self.bytes(kind, &value.to_ne_bytes());
     }

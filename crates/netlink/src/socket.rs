@@ -1,4 +1,4 @@
-//! A netfilter netlink socket: requests, dumps, batches, multicast.
+//! A netlink socket of the netfilter, generic or route family: requests, dumps, batches, multicast.
 //!
 //! The kernel works a request off inside the send call, so every answer is queued when send returns and no call here
 //! waits, except [`Socket::wait`] for multicast news.
@@ -40,6 +40,13 @@ pub struct Dump {
     sequence: u32,
 }
 
+/// Requests that are sent together.
+#[derive(Debug, Default)]
+pub struct Requests {
+    builder: Builder,
+    sequences: Vec<u32>,
+}
+
 /// What [`Socket::try_receive`] found.
 #[derive(Debug)]
 pub enum Received {
@@ -52,7 +59,21 @@ pub enum Received {
 impl Socket {
     /// Opens a socket in the calling thread's network namespace, where it stays.
     pub fn netfilter() -> Result<Self, Error> {
-        let fd = sys::open(libc::NETLINK_NETFILTER).map_err(Error::Open)?;
+        Self::open(libc::NETLINK_NETFILTER)
+    }
+
+    /// The same for generic netlink, whose families have numbers that [`crate::generic`] looks up.
+    pub fn generic() -> Result<Self, Error> {
+        Self::open(libc::NETLINK_GENERIC)
+    }
+
+    /// The same for links and addresses.
+    pub fn route() -> Result<Self, Error> {
+        Self::open(libc::NETLINK_ROUTE)
+    }
+
+    fn open(protocol: i32) -> Result<Self, Error> {
+        let fd = sys::open(protocol).map_err(Error::Open)?;
         let set = |level, option, value, name| {
             sys::set_option(fd.as_fd(), level, option, value).map_err(|source| Error::Option { option: name, source })
         };
@@ -102,25 +123,35 @@ impl Socket {
         family: u8,
         body: impl FnOnce(&mut Builder),
     ) -> Result<Dump, Error> {
-        let sequence = self.sequence.take();
-        let mut builder = Builder::default();
-        builder.message(kind.code(), FLAG_REQUEST | FLAG_ACK | flags, sequence, |m| {
+        self.ask(kind.code(), flags, |m| {
             NfHeader::new(family).write(m);
             body(m);
-        });
+        })
+    }
+
+    /// The same for a message of any family; `body` writes its fixed header too.
+    pub fn ask(&mut self, code: u16, flags: u16, body: impl FnOnce(&mut Builder)) -> Result<Dump, Error> {
+        let sequence = self.sequence.take();
+        let mut builder = Builder::default();
+        builder.message(code, FLAG_REQUEST | FLAG_ACK | flags, sequence, body);
         self.send(&builder.finish()?)?;
         self.collect(sequence).map(|(dump, _)| dump)
     }
 
     /// Lists objects, again when the list changed meanwhile.
     pub fn dump(&mut self, kind: MessageType, family: u8, body: impl Fn(&mut Builder)) -> Result<Dump, Error> {
+        self.list(kind.code(), |m| {
+            NfHeader::new(family).write(m);
+            body(m);
+        })
+    }
+
+    /// The same for a message of any family; `body` writes its fixed header too.
+    pub fn list(&mut self, code: u16, body: impl Fn(&mut Builder)) -> Result<Dump, Error> {
         for _ in 0..DUMP_ATTEMPTS {
             let sequence = self.sequence.take();
             let mut builder = Builder::default();
-            builder.message(kind.code(), FLAG_REQUEST | FLAG_DUMP, sequence, |m| {
-                NfHeader::new(family).write(m);
-                body(m);
-            });
+            builder.message(code, FLAG_REQUEST | FLAG_DUMP, sequence, &body);
             self.send(&builder.finish()?)?;
             let (dump, interrupted) = self.collect(sequence)?;
             if !interrupted {
@@ -165,6 +196,32 @@ impl Socket {
             (true, _, true) => Err(Error::Overrun),
             (true, true, false) => Ok(()),
             (true, false, false) => Err(Error::NoAnswer),
+        }
+    }
+
+    /// Sends several requests at once, each of which takes effect or not by itself, and returns the refusals.
+    pub fn execute(&mut self, requests: Requests) -> Result<Vec<Refusal>, Error> {
+        let Requests { builder, sequences } = requests;
+        let Some(last) = sequences.last().copied() else { return Ok(Vec::new()) };
+        let bytes = builder.finish()?;
+        self.ensure_capacity(bytes.len())?;
+        self.send(&bytes)?;
+        let mut refusals = Vec::new();
+        loop {
+            let chunk = match self.read()? {
+                Received::Messages(bytes) => bytes,
+                Received::Overrun => return Err(Error::Overrun),
+                Received::Nothing => return Err(Error::NoAnswer),
+            };
+            for message in Messages::new(&chunk) {
+                let message = message?;
+                if message.kind == TYPE_ERROR && sequences.contains(&message.sequence) {
+                    refusals.extend(refusal(&message)?);
+                    if message.sequence == last {
+                        return Ok(refusals);
+                    }
+                }
+            }
         }
     }
 
@@ -236,6 +293,23 @@ impl Socket {
                 return Ok((dump, interrupted));
             }
         }
+    }
+}
+
+impl Requests {
+    /// Appends one; `body` writes its fixed header and its attributes.
+    pub fn push(&mut self, code: u16, flags: u16, sequence: u32, body: impl FnOnce(&mut Builder)) {
+        self.builder.message(code, FLAG_REQUEST | FLAG_ACK | flags, sequence, body);
+        self.sequences.push(sequence);
+    }
+
+    /// The sequence numbers in order.
+    pub fn sequences(&self) -> &[u32] {
+        &self.sequences
+    }
+
+    pub fn as_bytes(&self) -> &[u8] {
+        self.builder.as_bytes()
     }
 }
 

@@ -15,7 +15,7 @@ use crate::step;
 pub struct Test {
     pub package: String,
     pub name: String,
-    path: PathBuf,
+    pub path: PathBuf,
 }
 
 /// What cargo built.

@@ -1,0 +1,205 @@
+//! A guest that is there in seconds: Debian's cloud kernel with a file system in memory that holds the test binaries, the
+//! few programs they run, and the modules of the kernel's network. For what this machine's kernel may lack: IPVS, SCTP,
+//! dummy devices, and limits that can't be set inside a namespace.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use super::cpio::Archive;
+use super::{Machine, init, payload};
+use crate::{machine, peers, step};
+
+/// Whose tests are for this guest; those that any kernel passes are left out there.
+const PACKAGES: &[&str] = &["ipvs"];
+/// The metapackage that leads to the current kernel of the machine's own Debian release.
+const KERNEL: &str = "linux-image-cloud-amd64";
+/// What is kept of a kernel's modules: a few megabytes.
+const MODULES: &[&str] =
+    &["kernel/net", "kernel/lib", "kernel/crypto", "kernel/drivers/net/veth.ko", "kernel/drivers/net/dummy.ko"];
+/// Loaded before the tests; whatever else they need the kernel loads by itself. The schedulers are here because Linux (6.1
+/// for one) locks itself up when `ip_vs_lblc` is loaded for a new virtual server while a network namespace ends.
+const LOADED: &[&str] = &[
+    "veth",
+    "dummy",
+    "nf_conntrack",
+    "nf_tables",
+    "sctp",
+    "ip_vs",
+    "ip_vs_rr",
+    "ip_vs_wrr",
+    "ip_vs_lc",
+    "ip_vs_wlc",
+    "ip_vs_lblc",
+    "ip_vs_lblcr",
+    "ip_vs_dh",
+    "ip_vs_sh",
+    "ip_vs_mh",
+    "ip_vs_sed",
+    "ip_vs_nq",
+    "ip_vs_fo",
+    "ip_vs_ovf",
+];
+/// What the host needs for it, and what the tests run inside.
+const PROGRAMS: &[(&str, &str)] = &[
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("dpkg-deb", "dpkg"),
+    ("depmod", "kmod"),
+    ("modprobe", "kmod"),
+    ("ip", "iproute2"),
+    ("nft", "nftables"),
+];
+const INSIDE: &[(&str, &str)] = &[("ip", "/sbin/ip"), ("nft", "/sbin/nft"), ("modprobe", "/sbin/modprobe")];
+const COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1 no_timer_check";
+const MEMORY: u32 = 1024;
+const PATIENCE: Duration = Duration::from_secs(20 * 60);
+/// Grows with what is kept of the kernel's package.
+const REVISION: u32 = 1;
+
+/// Which of the small guest's tests to run.
+#[derive(Default)]
+pub struct Choice {
+    /// Only the tests of these packages.
+    pub package: Vec<String>,
+    /// Only test binaries of these names.
+    pub test: Vec<String>,
+    /// Only tests whose names contain this.
+    pub filter: Option<String>,
+}
+
+/// Gets the kernel unless it is there, builds the tests, and boots.
+pub fn run(choice: &Choice) -> Result<()> {
+    machine::prepare_for("the small guest", PROGRAMS)?;
+    let kernel = kernel()?;
+    let packages: Vec<&str> = match choice.package.as_slice() {
+        [] => PACKAGES.to_vec(),
+        some => some.iter().map(String::as_str).collect(),
+    };
+    let binaries = payload::build(&packages, &choice.test)?;
+    let work = tempfile::Builder::new().prefix("portolan-guest-").tempdir().context("a temporary folder")?;
+    let initrd = work.path().join("initrd.img");
+    fs::write(&initrd, archive(&kernel, &binaries, choice.filter.as_deref())?.finish())?;
+    eprintln!("── the small guest: {} test binaries", binaries.tests.len());
+    let machine = Machine {
+        kernel: &kernel.join("vmlinuz"),
+        initrd: &initrd,
+        command_line: COMMAND_LINE,
+        drives: &[],
+        memory: MEMORY,
+        patience: PATIENCE,
+    };
+    super::report(&machine.boot()?, binaries.tests.len())
+}
+
+/// The folder with the kernel and its modules, from Debian's package if it isn't there.
+fn kernel() -> Result<PathBuf> {
+    let package = kernel_package()?;
+    let home = peers::cache("portolan-guest")?.join(format!("{package}-{REVISION}"));
+    if home.is_dir() {
+        return Ok(home);
+    }
+    let parent = home.parent().context("a cache folder has a parent")?;
+    fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
+    let work = tempfile::Builder::new().prefix("making-").tempdir_in(parent).context("a folder beside the kernel")?;
+    // Whoever downloads it may not be root inside.
+    fs::set_permissions(work.path(), fs::Permissions::from_mode(0o777))?;
+    step::run("the guest's kernel", Command::new("apt-get").args(["-qq", "download", &package]).current_dir(&work))?;
+    let tree = work.path().join("tree");
+    let archive = only_entry(work.path())?;
+    step::output(Command::new("dpkg-deb").arg("-x").arg(archive).arg(&tree))?;
+    let version = package.strip_prefix("linux-image-").context("a kernel's package")?;
+    let (made, release) = (work.path().join("made"), Path::new("lib/modules").join(version));
+    for part in MODULES {
+        copy(&tree.join(&release).join(part), &made.join(&release).join(part))?;
+    }
+    for list in ["modules.builtin", "modules.builtin.modinfo", "modules.order"] {
+        copy(&tree.join(&release).join(list), &made.join(&release).join(list))?;
+    }
+    step::output(Command::new(machine::find("depmod").context("depmod")?).arg("-b").arg(&made).arg(version))?;
+    fs::copy(tree.join(format!("boot/vmlinuz-{version}")), made.join("vmlinuz")).context("the kernel's image")?;
+    fs::rename(&made, &home).with_context(|| format!("cannot put the kernel at {}", home.display()))?;
+    Ok(home)
+}
+
+/// The package that the metapackage leads to now.
+fn kernel_package() -> Result<String> {
+    let look = || -> Result<Option<String>> {
+        let listed = Command::new("apt-cache").args(["depends", KERNEL]).output().context("cannot start apt-cache")?;
+        let text = String::from_utf8_lossy(&listed.stdout).into_owned();
+        Ok(text.lines().find_map(|line| line.trim().strip_prefix("Depends: linux-image-")).map(str::to_owned))
+    };
+    let found = match look()? {
+        None => {
+            step::run("apt-get update", Command::new("apt-get").args(["-qq", "update"]))?;
+            look()?
+        }
+        found => found,
+    };
+    match found {
+        Some(version) => Ok(format!("linux-image-{version}")),
+        None => bail!("the small guest: apt knows no {KERNEL}: this machine needs Debian's package lists for amd64"),
+    }
+}
+
+fn archive(kernel: &Path, binaries: &payload::Binaries, filter: Option<&str>) -> Result<Archive> {
+    let mut archive = Archive::default();
+    archive.program("/init", &fs::read(std::env::current_exe()?)?);
+    for folder in ["/proc", "/sys", "/dev", "/tmp", "/run"] {
+        archive.folder(folder);
+    }
+    archive.tree(&kernel.join("lib"), "/lib")?;
+    let mut libraries = BTreeSet::new();
+    for (program, at) in INSIDE {
+        let path = fs::canonicalize(machine::find(program).with_context(|| format!("no {program}"))?)?;
+        archive.program(at, &fs::read(&path)?);
+        libraries.extend(libraries_of(&path)?);
+    }
+    for library in libraries {
+        let path = library.to_str().context("a library's path")?.to_owned();
+        archive.program(&path, &fs::read(&library).with_context(|| format!("cannot read {path}"))?);
+    }
+    let mut plan = format!("modules {}\n", LOADED.join(" "));
+    for (number, test) in binaries.tests.iter().enumerate() {
+        let at = format!("/tests/{number}-{}", test.name);
+        archive.program(&at, &fs::read(&test.path)?);
+        let filter = filter.map(|filter| format!(" {filter}")).unwrap_or_default();
+        plan.push_str(&format!(
+            "test {}/{} {at} --include-ignored --test-threads=1 --color=never{filter}\n",
+            test.package, test.name
+        ));
+    }
+    archive.file(init::PLAN, plan.as_bytes());
+    Ok(archive)
+}
+
+/// The shared objects a program is started with, by what its loader says.
+fn libraries_of(program: &Path) -> Result<Vec<PathBuf>> {
+    let listed = step::output(Command::new("ldd").arg(program))?;
+    let paths = listed.lines().filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')));
+    Ok(paths.map(PathBuf::from).collect())
+}
+
+fn only_entry(folder: &Path) -> Result<PathBuf> {
+    let mut found = fs::read_dir(folder)?.flatten().map(|entry| entry.path());
+    found.find(|path| path.extension().is_some_and(|ext| ext == "deb")).context("apt-get download brought no package")
+}
+
+/// Copies a file or a folder with all that is in it.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    let failed = || format!("cannot copy {}", from.display());
+    fs::create_dir_all(to.parent().context("a file's folder")?)?;
+    if !from.is_dir() {
+        fs::copy(from, to).with_context(failed)?;
+        return Ok(());
+    }
+    for entry in fs::read_dir(from).with_context(failed)? {
+        let entry = entry?;
+        copy(&entry.path(), &to.join(entry.file_name()))?;
+    }
+    Ok(())
+}
