@@ -35,8 +35,8 @@ const COMPARISONS: &[Comparison] = &[
     },
     Comparison {
         name: "packets",
-        about: "the Service proxy's packet table through the real kube-proxy (--mode nftables, iptables, iptables-legacy)",
-        peers: &["kube-proxy"],
+        about: "the Service proxy's packet table through kube-proxy, or through ours (--subject) beside the real API server",
+        peers: &["etcd", "kube-apiserver", "kube-controller-manager", "kube-proxy"],
     },
     Comparison {
         name: "watch",
@@ -62,6 +62,9 @@ pub fn run(name: Option<&str>, arguments: &[String]) -> Result<()> {
     };
     for peer in comparison.peers {
         peers::built(peer)?;
+    }
+    if name == "packets" {
+        step::run("the other side", step::cargo().args(["build", "--release", "--package", "portolan"]))?;
     }
     let mut run = step::cargo();
     run.args(["run", "--release", "--quiet", "--package", "conformance", "--", name]).args(arguments);

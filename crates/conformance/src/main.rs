@@ -55,7 +55,7 @@ fn main() -> Result<ExitCode> {
             let originals = Originals::start(api::flags())?;
             runtime()?.block_on(kubectl::run(options, &originals))?
         }
-        Command::Packets(options) => runtime()?.block_on(packets::run(options))?,
+        Command::Packets(options) => packets::run(options)?,
         Command::Watch(options) => {
             let runtime = runtime()?;
             let mut tally = watch::Tally::new(options);

@@ -96,6 +96,11 @@ impl Tally {
         self.complaints.extend(stage.complaints(mode, &seen));
         self.cases += stage.cases.len();
     }
+
+    pub fn add(&mut self, other: Tally) {
+        self.cases += other.cases;
+        self.complaints.extend(other.complaints);
+    }
 }
 
 impl fmt::Display for Tally {

@@ -15,7 +15,7 @@ use crate::config::{Config, FollowedAddresses};
 use crate::metrics::{ENDPOINT_CHANGES, ENDPOINT_CHANGES_PENDING, SERVICE_CHANGES, SERVICE_CHANGES_PENDING};
 use crate::status::Status;
 use crate::syncer::{Shared, State};
-use crate::watch::{News, Trigger, What, follow, ours};
+use crate::watch::{News, Trigger, What, follow, our_services, our_slices};
 
 /// News on their way to the model; a watch that is ahead of it waits.
 pub(crate) const NEWS: usize = 1024;
@@ -49,8 +49,8 @@ pub(crate) fn watch_all(
     token: &CancellationToken,
 ) {
     let own_node = watcher::Config::default().fields(&format!("metadata.name={node_name}"));
-    tasks.spawn(follow::<Service>(client.clone(), ours(), news.clone(), token.clone()));
-    tasks.spawn(follow::<EndpointSlice>(client.clone(), ours(), news.clone(), token.clone()));
+    tasks.spawn(follow::<Service>(client.clone(), our_services(), news.clone(), token.clone()));
+    tasks.spawn(follow::<EndpointSlice>(client.clone(), our_slices(), news.clone(), token.clone()));
     tasks.spawn(follow::<ServiceCidr>(client.clone(), watcher::Config::default(), news.clone(), token.clone()));
     tasks.spawn(follow::<Node>(client.clone(), own_node, news.clone(), token.clone()));
 }

@@ -67,9 +67,14 @@ pub(crate) struct Watched<T> {
     object: T,
 }
 
-/// What proxies must leave alone is not even sent to them.
-pub(crate) fn ours() -> watcher::Config {
-    watcher::Config::default().labels(&format!("!{HEADLESS_LABEL},!{PROXY_NAME_LABEL}"))
+/// What proxies must leave alone is not even sent to them, by the labels kube-proxy 1.36 leaves out of either watch. Its
+/// field selector for headless Services is unknown to older servers; the model sees to those.
+pub(crate) fn our_services() -> watcher::Config {
+    watcher::Config::default().labels(&format!("!{PROXY_NAME_LABEL}"))
+}
+
+pub(crate) fn our_slices() -> watcher::Config {
+    watcher::Config::default().labels(&format!("!{HEADLESS_LABEL}"))
 }
 
 /// Watches one kind until cancelled, or until nobody listens.

@@ -8,9 +8,9 @@ use serde::{Deserialize, Deserializer};
 
 use crate::compact::{EndpointAddress, Labels, Word, first_address, list, word};
 
-/// Set on Services and EndpointSlices that have no virtual IP: proxies skip them.
+/// Set on EndpointSlices of Services without a virtual IP: proxies skip them. On a Service it means nothing by itself.
 pub const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
-/// Set on Services and EndpointSlices that another proxy serves.
+/// Set on Services that another proxy serves (KEP-2447).
 pub const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
 /// On an EndpointSlice: the Service it belongs to.
 pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
@@ -244,10 +244,17 @@ pub struct ServiceCidrSpec {
     pub cidrs: Vec<String>,
 }
 
-impl Meta {
-    /// Whether a proxy must leave the object alone (KEP-2447, the two labels kube-proxy excludes in its watches).
+impl Service {
+    /// Whether another proxy serves it. kube-proxy 1.36 doesn't even watch those.
     pub fn is_excluded(&self) -> bool {
-        self.labels.contains(HEADLESS_LABEL) || self.labels.contains(PROXY_NAME_LABEL)
+        self.metadata.labels.contains(PROXY_NAME_LABEL)
+    }
+}
+
+impl EndpointSlice {
+    /// Whether its Service has no virtual IP, so that no proxy has a use for it.
+    pub fn is_excluded(&self) -> bool {
+        self.metadata.labels.contains(HEADLESS_LABEL)
     }
 }
 

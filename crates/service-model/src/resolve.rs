@@ -49,7 +49,7 @@ pub(crate) fn resolve_service<'a>(
     family: IpFamily,
 ) -> Resolved {
     let mut report: Report = (name.clone(), Vec::new());
-    let slices = slices.filter(|slice| !slice.metadata.is_excluded());
+    let slices = slices.filter(|slice| !slice.is_excluded());
     let mut ports = Vec::new();
     if let Some(shared) = shared(service, node, family, &mut report) {
         for spec in &service.spec.ports {
@@ -81,7 +81,7 @@ pub(crate) fn resolve_service<'a>(
 /// `None` if the Service has no virtual IP in this family, or is another proxy's.
 fn shared(service: &Service, node: &NodeView, family: IpFamily, report: &mut Report) -> Option<Shared> {
     let spec = &service.spec;
-    if service.metadata.is_excluded() || spec.type_ == "ExternalName" {
+    if service.is_excluded() || spec.type_ == "ExternalName" {
         return None;
     }
     let listed = if spec.cluster_ips.is_empty() { std::slice::from_ref(&spec.cluster_ip) } else { &spec.cluster_ips };

@@ -298,11 +298,9 @@ fn health_checks_count_local_ready_endpoints() {
 
 #[test]
 fn services_that_are_not_ours_are_left_alone() {
-    for label in [service_model::HEADLESS_LABEL, service_model::PROXY_NAME_LABEL] {
-        let mut object = service(cluster_ip());
-        object["metadata"]["labels"] = json!({label: ""});
-        assert!(resolve(object, vec![]).ports.is_empty());
-    }
+    let mut object = service(cluster_ip());
+    object["metadata"]["labels"] = json!({(service_model::PROXY_NAME_LABEL): ""});
+    assert!(resolve(object, vec![]).ports.is_empty());
     for spec in [
         json!({"clusterIP": "None", "clusterIPs": ["None"], "ports": [{"port": 80}]}),
         json!({"type": "ExternalName", "externalName": "a.example"}),
@@ -310,6 +308,16 @@ fn services_that_are_not_ours_are_left_alone() {
     ] {
         assert!(resolve(service(spec), vec![]).ports.is_empty());
     }
+}
+
+#[test]
+fn slices_for_headless_services_are_left_alone_whatever_their_service_is_labelled() {
+    let mut labelled = service(cluster_ip());
+    labelled["metadata"]["labels"] = json!({(service_model::HEADLESS_LABEL): ""});
+    let mut headless = slice(two_nodes());
+    headless["metadata"]["labels"][service_model::HEADLESS_LABEL] = json!("");
+    assert_eq!(addresses(&port(&resolve(labelled.clone(), vec![slice(two_nodes())])).internal).len(), 2);
+    assert_eq!(port(&resolve(labelled, vec![headless])).internal, Verdict::Reject);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Cluster IPs: who reaches which endpoints as whom, and what the Service range does where no Service is.
 
-use service_model::IpFamily;
+use service_model::{HEADLESS_LABEL, IpFamily, PROXY_NAME_LABEL};
 
 use super::cast::*;
 use super::expected::Expected;
@@ -36,13 +36,24 @@ pub fn scenes() -> Vec<Scene> {
         // KEP-2447: another proxy serves it. For this one, nobody has its addresses.
         Scene::new("somebody-elses")
             .everywhere()
-            .label("service.kubernetes.io/service-proxy-name", "another")
+            .label(PROXY_NAME_LABEL, "another")
             .members([ready(A)])
             .rows([row(EVERYBODY, [ClusterIp], Expected::Silent), row(EVERYBODY, OUTER, Expected::Untouched)]),
-        Scene::new("labelled-headless")
+        // That label is the endpoints' alone.
+        Scene::new("labelled-headless").external_ip().label(HEADLESS_LABEL, "").members([ready(A)]).rows([row(
+            [NEIGHBOUR, OUTSIDE],
+            [ExternalIp],
+            Expected::sees_the_node([A]),
+        )]),
+        Scene::new("endpoints-labelled-headless")
             .external_ip()
-            .label("service.kubernetes.io/headless", "")
+            .slice_label(HEADLESS_LABEL, "")
             .members([ready(A)])
-            .rows([row([NEIGHBOUR, OUTSIDE], [ExternalIp], Expected::Untouched)]),
+            .rows([row([NEIGHBOUR, OUTSIDE], [ClusterIp, ExternalIp], Expected::Rejected)]),
+        // And this one is the Service's.
+        Scene::new("endpoints-labelled-somebody-elses")
+            .slice_label(PROXY_NAME_LABEL, "another")
+            .members([ready(A)])
+            .rows([row([NEIGHBOUR], [ClusterIp], Expected::sees_the_client([A]))]),
     ]
 }

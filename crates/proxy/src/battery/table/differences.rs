@@ -1,8 +1,9 @@
 //! Where a mode intentionally does something else than the table says, each with its reason. One that does not differ any
 //! more is a mistake as well. Not responsible for what all modes do: that is the table's.
 
-use super::probe::Target;
-use super::{Case, Expected};
+use service_model::IpFamily;
+
+use super::{Case, Expected, Pod, Sender, Target};
 
 /// What is run against the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -58,11 +59,35 @@ pub fn differences() -> Vec<Difference> {
             expected: Expected::Untouched,
             reason: "the original's iptables mode has rules for the ports of Services and for nothing else",
         },
+        Difference {
+            modes: &[Mode::OriginalIptables],
+            cases: is_the_nodes_to_nobody,
+            expected: Expected::Untouched,
+            reason: "the original's iptables mode does not ask its refusals of external addresses about what the node \
+                     itself sends (KUBE-EXTERNAL-SERVICES hangs on INPUT and FORWARD alone)",
+        },
+        Difference {
+            modes: &[Mode::OriginalIptables],
+            cases: |case| case.scene == "ranges-nobody" && case.expected == Expected::Silent,
+            expected: Expected::Rejected,
+            reason: "the original's iptables mode guards no address of a Service without endpoints: everybody is told",
+        },
+        Difference {
+            modes: &[Mode::OriginalNftables, Mode::OriginalIptables],
+            cases: |case| case.scene == "ranges-ipv4" && case.probe.family == IpFamily::V6,
+            expected: Expected::sees_the_node([Pod::Here(0), Pod::There(0)]),
+            reason: "the original takes ranges of one family for none at all in the other and admits everybody there",
+        },
     ]
 }
 
 fn forwards_at_localhost(case: &Case) -> bool {
     case.probe.target == Target::LocalhostNodePort && matches!(case.expected, Expected::Reaches { .. })
+}
+
+fn is_the_nodes_to_nobody(case: &Case) -> bool {
+    let external = matches!(case.probe.target, Target::ExternalIp | Target::LoadBalancerIp);
+    external && case.probe.sender == Sender::Node && case.expected == Expected::Rejected
 }
 
 /// An address of the Service range on a port, or in a family, or of a protocol, that no Service of this proxy has there.

@@ -60,6 +60,7 @@ pub struct Scene {
     load_balancer: Option<&'static str>,
     policies: Vec<(&'static str, Value)>,
     labels: Vec<(&'static str, &'static str)>,
+    slice_labels: Vec<(&'static str, &'static str)>,
     members: Vec<Member>,
 }
 
@@ -190,6 +191,7 @@ impl Scene {
             load_balancer: None,
             policies: vec![],
             labels: vec![],
+            slice_labels: vec![],
             members: vec![],
         }
     }
@@ -244,6 +246,12 @@ impl Scene {
 
     pub fn label(mut self, name: &'static str, value: &'static str) -> Scene {
         self.labels.push((name, value));
+        self
+    }
+
+    /// On its EndpointSlices.
+    pub fn slice_label(mut self, name: &'static str, value: &'static str) -> Scene {
+        self.slice_labels.push((name, value));
         self
     }
 
@@ -329,9 +337,12 @@ impl Scene {
             })
             .collect();
         let name = format!("{}-{}", self.name, family.address_type().to_lowercase());
+        let labels = self.slice_labels.iter().copied().chain([(SERVICE_NAME_LABEL, self.name)]);
+        let labels: serde_json::Map<String, Value> =
+            labels.map(|(key, value)| (key.to_owned(), json!(value))).collect();
         json!({
             "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
-            "metadata": {"namespace": NAMESPACE, "name": name, "labels": {(SERVICE_NAME_LABEL): self.name}},
+            "metadata": {"namespace": NAMESPACE, "name": name, "labels": labels},
             "addressType": family.address_type(), "ports": ports,
             "endpoints": self.members.iter().map(|member| member.object(&world)).collect::<Vec<_>>(),
         })
