@@ -3,6 +3,7 @@
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use conformance::{Originals, Ours};
@@ -16,6 +17,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 const PORT: u16 = 6443;
+/// How long what is refused is tried again.
+const PATIENCE: Duration = Duration::from_secs(10);
 const NAMESPACES: &str = "/api/v1/namespaces";
 const NODE: &str = "/api/v1/nodes/here";
 const SERVICES: &str = "/api/v1/namespaces/table/services";
@@ -146,14 +149,24 @@ fn path(object: &Value) -> String {
     format!("{of_kind}/{}", name(object))
 }
 
+/// A node port of a Service that has just been removed may not be free at once: then it's tried again.
 async fn create(client: &Client, path: &str, object: &Value) -> Result<()> {
-    accept(send(client, "POST", path, object).await, 409)
+    let begun = Instant::now();
+    loop {
+        match send(client, "POST", path, object).await {
+            Err(kube::Error::Api(status)) if status.code == 422 && begun.elapsed() < PATIENCE => {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            sent => return accept(sent, 409),
+        }
+    }
 }
 
 fn accept(sent: Result<Value, kube::Error>, code: u16) -> Result<()> {
     match sent {
         Err(kube::Error::Api(status)) if status.code == code => Ok(()),
-        sent => Ok(drop(sent?)),
+        Err(error) => Err(error.into()),
+        Ok(_) => Ok(()),
     }
 }
 
