@@ -13,7 +13,7 @@ use service_model::IpFamily;
 fn every_case_by(flavour: Flavour) {
     every_case(Mode::Iptables, |rig, stage| {
         let tools = IpFamily::BOTH.map(|family| inside(&rig.node, family, flavour));
-        settle(IptablesBackend::pair(tools, Options::default()), stage);
+        settle(IptablesBackend::pair(tools, Options::default()), rig, stage);
     });
 }
 

@@ -69,12 +69,17 @@ pub fn every_case<T>(mode: Mode, mut bring: impl FnMut(&Rig, &Stage) -> T) {
     assert!(tally.complaints.is_empty(), "{tally}:\n{}", tally.complaints.join("\n"));
 }
 
-/// Backends that write to the kernel are brought to a stage by this alone.
-pub fn settle<B: Backend, const N: usize>(backends: [B; N], stage: &Stage) -> [B; N] {
+/// Backends that write to the kernel are brought to a stage by this alone. What goes with their rules is the syncer's: it
+/// opens the node's loopback once they guard it.
+pub fn settle<B: Backend, const N: usize>(backends: [B; N], rig: &Rig, stage: &Stage) -> [B; N] {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let model = stage.model();
     for backend in &backends {
         runtime.block_on(battery::settle(backend, &model.resolve(&stage.node(), backend.family())));
+        let observed = runtime.block_on(backend.observe()).unwrap();
+        if backend.guards_loopback(&observed) {
+            netns::sysctl::set(&rig.node, "net.ipv4.conf.all.route_localnet", "1").unwrap();
+        }
     }
     backends
 }

@@ -41,13 +41,6 @@ impl Difference {
 pub fn differences() -> Vec<Difference> {
     vec![
         Difference {
-            modes: &[Mode::Nftables],
-            cases: forwards_at_localhost,
-            expected: Expected::Silent,
-            reason: "what comes from 127.0.0.1 leaves by loopback only, unless route_localnet opens the node's own \
-                     services to its neighbours, which this mode does not set",
-        },
-        Difference {
             modes: &[Mode::OriginalNftables],
             cases: forwards_at_localhost,
             expected: Expected::Untouched,
