@@ -1,7 +1,7 @@
 //! The proxy's modes: a crate each, and a line each in `MODES`. Not responsible for what they do.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use iptables::{Flavour, Iptables, Table};
@@ -9,6 +9,7 @@ use proxy::config::settings::Mode;
 use proxy::{Backends, Rules};
 use proxy_iptables::{FullLook, HINTS, IptablesBackend, Options, Tuning};
 use proxy_nftables::Nftables;
+use proxy_userspace::Userspace;
 
 /// A mode of this program.
 pub struct Entry {
@@ -32,6 +33,12 @@ pub const MODES: &[Entry] = &[
         about: "kube-proxy's chains, by iptables-restore",
         open: iptables,
         left_behind: left_iptables,
+    },
+    Entry {
+        mode: Mode::Userspace,
+        about: "Connections and datagrams are relayed by the proxy's own process",
+        open: userspace,
+        left_behind: left_userspace,
     },
     Entry {
         mode: Mode::Ipvs,
@@ -61,6 +68,8 @@ pub struct Opened {
 pub enum OpenError {
     #[error("cannot reach nf_tables (CAP_NET_ADMIN is needed)")]
     Nftables(#[source] nft::NftError),
+    #[error("cannot reach nf_tables")]
+    Userspace(#[source] nft::NftError),
     #[error("cannot tell which iptables to use")]
     Flavour(#[source] iptables::Error),
     #[error("cannot use iptables")]
@@ -106,11 +115,7 @@ fn nftables(_: &ModeOptions) -> Result<Arc<dyn proxy::Mode>, OpenError> {
 }
 
 fn left_nftables() -> Vec<Arc<dyn Rules>> {
-    let ours = |table: &nft::Table| table.name == proxy_nftables::TABLE_NAME;
-    match nft::Kernel::open().and_then(|mut kernel| Ok((kernel.tables()?, kernel))) {
-        Ok((tables, kernel)) if tables.iter().any(ours) => vec![Arc::new(Backends::new(Nftables::pair(kernel)))],
-        _ => Vec::new(),
-    }
+    left_table(proxy_nftables::TABLE_NAME, |kernel| Arc::new(Backends::new(Nftables::pair(kernel))))
 }
 
 fn iptables(options: &ModeOptions) -> Result<Arc<dyn proxy::Mode>, OpenError> {
@@ -146,6 +151,29 @@ fn legacy_has(chains: &[(Table, &str)]) -> bool {
         let tool = iptables::Tool::open(family, Flavour::Legacy);
         tool.is_ok_and(|mut tool| chains.iter().any(|(table, chain)| tool.has_chain(*table, chain).unwrap_or(false)))
     })
+}
+
+/// A process has its listeners once: another configuration goes on with them.
+fn userspace(_: &ModeOptions) -> Result<Arc<dyn proxy::Mode>, OpenError> {
+    static LISTENING: Mutex<Weak<Backends<Userspace<nft::Kernel>>>> = Mutex::new(Weak::new());
+    let mut listening = LISTENING.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(mode) = listening.upgrade() {
+        return Ok(mode);
+    }
+    let mode = Arc::new(Backends::new(Userspace::open_pair().map_err(OpenError::Userspace)?));
+    *listening = Arc::downgrade(&mode);
+    Ok(mode)
+}
+
+fn left_userspace() -> Vec<Arc<dyn Rules>> {
+    left_table(proxy_userspace::TABLE_NAME, |kernel| Arc::new(Backends::new(Userspace::pair(kernel))))
+}
+
+fn left_table(name: &str, rules: impl FnOnce(nft::Kernel) -> Arc<dyn Rules>) -> Vec<Arc<dyn Rules>> {
+    match nft::Kernel::open().and_then(|mut kernel| Ok((kernel.tables()?, kernel))) {
+        Ok((tables, kernel)) if tables.iter().any(|table| table.name == name) => vec![rules(kernel)],
+        _ => Vec::new(),
+    }
 }
 
 fn ipvs(_: &ModeOptions) -> Result<Arc<dyn proxy::Mode>, OpenError> {

@@ -42,6 +42,18 @@ fn the_examples_answer_in_iptables_mode_too() {
     everything_follows_the_pods(&system, &places);
 }
 
+#[test]
+fn the_examples_answer_in_userspace_mode_too() {
+    let system = System::up(PORTOLAN, &["--proxy-mode", "userspace", "-f", MYAPP, "-f", REDIS]);
+    system.step("up");
+    let places = Places::find(&system);
+    let rules = system.on_node("node-1", &["nft", "list", "map", "ip", "portolan-userspace", "frontends"]).ok();
+    assert!(rules.contains(&cluster_ip(&system, "myapp")), "{rules}");
+    names_resolve_and_answer(&system);
+    connections_spread_evenly(&system, &places);
+    traffic_goes_to_hand_written_addresses(&system, &places);
+}
+
 /// Where clients are.
 struct Places {
     pod: Net,

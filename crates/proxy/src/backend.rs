@@ -4,6 +4,7 @@
 
 use std::fmt::{Debug, Display};
 use std::future::Future;
+use std::net::SocketAddr;
 
 use service_model::{ForwardingTable, IpFamily, ServicePortName};
 
@@ -50,6 +51,22 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Removes everything of ours.
     fn cleanup(&self) -> impl Future<Output = Result<(), Self::Error>> + Send;
+
+    /// Whether this process itself answers there, so that a UDP flow that was translated to it is served as well as it
+    /// can be.
+    fn answers_at(&self, _address: SocketAddr) -> bool {
+        false
+    }
+
+    /// Whether Services may have loopback addresses.
+    fn serves_loopback(&self) -> bool {
+        false
+    }
+
+    /// Whether packets are led by rules, so that the kernel tracks them and has to forward.
+    fn programs_the_kernel(&self) -> bool {
+        true
+    }
 }
 
 /// What is to be done, as a value. Printed, it is what the mode's own tool would be fed.
@@ -104,4 +121,20 @@ pub enum RefusalReason {
     NoAffinity,
     #[error("the kernel refuses its rules")]
     RulesRefused,
+    #[error("this mode relays TCP and UDP, and no other protocol")]
+    NotRelayed,
+    #[error("without CAP_NET_ADMIN only loopback addresses without source ranges can be served")]
+    NeedsRules,
+    #[error("the node has no address of this IP family to listen on")]
+    NoNodeAddress,
+    #[error("there are more listeners than this node has free ports for")]
+    TooManyListeners,
+    #[error("another process has its address and port")]
+    AddressInUse,
+    #[error("listening on a port below 1024 takes CAP_NET_BIND_SERVICE")]
+    PortNotPermitted,
+    #[error("its address is none of this node")]
+    NotLocal,
+    #[error("the process cannot open any more sockets")]
+    NoSockets,
 }

@@ -9,11 +9,13 @@ use conntrack::{Conntrack, ConntrackError, Family, Filter, Flow};
 use service_model::{ForwardingTable, FrontendKey, IpFamily, Port, Protocol};
 
 /// Deletes the stale flows of a table. `before` are the frontends that were served until now: flows to those that are gone
-/// go too. Returns how many were deleted.
+/// go too. `answers_here` says where this process itself answers: it ends what has to end there. Returns how many were
+/// deleted.
 pub(crate) fn reconcile(
     conntrack: &mut Conntrack,
     table: &ForwardingTable,
     before: &BTreeSet<FrontendKey>,
+    answers_here: impl Fn(SocketAddr) -> bool,
 ) -> Result<usize, ConntrackError> {
     let family = match table.family {
         IpFamily::V4 => Family::Ipv4,
@@ -22,7 +24,7 @@ pub(crate) fn reconcile(
     let filter = Filter { family: Some(family), proto: Some(Protocol::Udp.number()), ..Filter::default() };
     let mut deleted = 0;
     for flow in conntrack.list(&filter)? {
-        if is_stale(table, before, &flow) && conntrack.delete(&flow)? {
+        if is_stale(table, before, &answers_here, &flow) && conntrack.delete(&flow)? {
             deleted += 1;
         }
     }
@@ -35,7 +37,12 @@ pub(crate) fn frontends(table: &ForwardingTable) -> BTreeSet<FrontendKey> {
     ports.flat_map(|port| port.frontends.iter().map(|frontend| frontend.key(port.protocol))).collect()
 }
 
-fn is_stale(table: &ForwardingTable, before: &BTreeSet<FrontendKey>, flow: &Flow) -> bool {
+fn is_stale(
+    table: &ForwardingTable,
+    before: &BTreeSet<FrontendKey>,
+    answers_here: &impl Fn(SocketAddr) -> bool,
+    flow: &Flow,
+) -> bool {
     let asked = flow.original.destination;
     let Some(port) = Port::new(asked.port) else { return false };
     let translated = flow.reply.source != asked;
@@ -47,7 +54,8 @@ fn is_stale(table: &ForwardingTable, before: &BTreeSet<FrontendKey>, flow: &Flow
     match owner {
         Some((_, service, _)) => {
             let serving = SocketAddr::new(flow.reply.source.addr, flow.reply.source.port);
-            !service.flows_may_stay_with.contains(&serving)
+            let may_stay = &service.flows_may_stay_with;
+            !may_stay.contains(&serving) && (may_stay.is_empty() || !answers_here(serving))
         }
         None => translated && (before.contains(&by_address) || before.contains(&by_node_port)),
     }
@@ -90,6 +98,21 @@ mod tests {
         }
     }
 
+    fn nowhere(_: SocketAddr) -> bool {
+        false
+    }
+
+    #[test]
+    fn flows_to_ourselves_stay_while_anybody_serves() {
+        let (some, none) = (table(r#"[{"addresses":["10.244.1.5"]}]"#), table("[]"));
+        let ours = ("172.30.0.11", 40_001);
+        let here = |address: SocketAddr| address == SocketAddr::new(ours.0.parse().unwrap(), ours.1);
+        let flow = flow(("10.96.0.9", 53), ours);
+        assert!(!is_stale(&some, &BTreeSet::new(), &here, &flow));
+        assert!(is_stale(&some, &BTreeSet::new(), &nowhere, &flow), "left by a process that is gone");
+        assert!(is_stale(&none, &BTreeSet::new(), &here, &flow), "the next packet must meet the rules");
+    }
+
     #[test]
     fn flows_go_with_their_endpoint_and_stay_with_one_that_serves() {
         let serving = r#"[{"addresses":["10.244.1.5"]},
@@ -97,14 +120,17 @@ mod tests {
         let (some, none, before) = (table(serving), table("[]"), BTreeSet::new());
         let vip = ("10.96.0.9", 53);
         for endpoint in ["10.244.1.5", "10.244.1.6"] {
-            assert!(!is_stale(&some, &before, &flow(vip, (endpoint, 5353))));
-            assert!(is_stale(&none, &before, &flow(vip, (endpoint, 5353))), "also when none is left");
+            assert!(!is_stale(&some, &before, &nowhere, &flow(vip, (endpoint, 5353))));
+            assert!(is_stale(&none, &before, &nowhere, &flow(vip, (endpoint, 5353))), "also when none is left");
         }
-        assert!(is_stale(&some, &before, &flow(vip, ("10.244.1.9", 5353))));
-        assert!(is_stale(&some, &before, &flow(vip, vip)), "a flow from before the Service");
-        assert!(is_stale(&some, &before, &flow(("172.30.0.11", 30053), ("10.244.1.9", 5353))));
-        assert!(!is_stale(&some, &before, &flow(("198.51.100.1", 30053), ("198.51.100.1", 30053))), "not ours");
-        assert!(!is_stale(&some, &before, &flow(("10.244.1.9", 5353), ("10.244.1.9", 5353))), "direct");
+        assert!(is_stale(&some, &before, &nowhere, &flow(vip, ("10.244.1.9", 5353))));
+        assert!(is_stale(&some, &before, &nowhere, &flow(vip, vip)), "a flow from before the Service");
+        assert!(is_stale(&some, &before, &nowhere, &flow(("172.30.0.11", 30053), ("10.244.1.9", 5353))));
+        assert!(
+            !is_stale(&some, &before, &nowhere, &flow(("198.51.100.1", 30053), ("198.51.100.1", 30053))),
+            "not ours"
+        );
+        assert!(!is_stale(&some, &before, &nowhere, &flow(("10.244.1.9", 5353), ("10.244.1.9", 5353))), "direct");
     }
 
     #[test]
@@ -112,7 +138,7 @@ mod tests {
         let gone = frontends(&table("[]"));
         let node = NodeView::named("here");
         let empty = ForwardingTable::empty(&node, IpFamily::V4);
-        assert!(is_stale(&empty, &gone, &flow(("10.96.0.9", 53), ("10.244.1.5", 5353))));
-        assert!(!is_stale(&empty, &BTreeSet::new(), &flow(("10.96.0.9", 53), ("10.244.1.5", 5353))));
+        assert!(is_stale(&empty, &gone, &nowhere, &flow(("10.96.0.9", 53), ("10.244.1.5", 5353))));
+        assert!(!is_stale(&empty, &BTreeSet::new(), &nowhere, &flow(("10.96.0.9", 53), ("10.244.1.5", 5353))));
     }
 }

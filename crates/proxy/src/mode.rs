@@ -30,10 +30,13 @@ pub trait Mode: Rules {
 
     /// Compares what is in force with what should be, and changes nothing.
     fn look<'a>(&'a self, wanted: Wanted<'a>) -> BoxFuture<'a, Result<Vec<Difference>, ModeError>>;
+
+    /// Whether packets are led by rules, so that the kernel has to forward.
+    fn programs_the_kernel(&self) -> bool;
 }
 
-/// A family's table as it should be; `None` if nothing is known of it.
-pub type Wanted<'a> = &'a (dyn Fn(IpFamily) -> Option<ForwardingTable> + Send + Sync);
+/// A family's table as it should be, for one who serves loopback addresses too or doesn't; `None` if nothing is known of it.
+pub type Wanted<'a> = &'a (dyn Fn(IpFamily, bool) -> Option<ForwardingTable> + Send + Sync);
 
 /// Tells of a Service.
 pub(crate) type Complain = Arc<dyn Fn(&Complaint, &ServiceModel) + Send + Sync>;
@@ -114,7 +117,7 @@ impl<B: Backend> Mode for Backends<B> {
         let mut tasks: Vec<BoxFuture<'static, ()>> = Vec::new();
         for backend in &self.backends {
             let Parts { shared, reporter, complain, token } = parts.clone();
-            let conntrack = Some(Conntrack::open()?);
+            let conntrack = backend.programs_the_kernel().then(Conntrack::open).transpose()?;
             let complain = move |complaint: &Complaint, model: &ServiceModel| complain(complaint, model);
             let syncer = Syncer::reporting(backend.clone(), shared, reporter, conntrack, complain);
             tasks.push(Box::pin(syncer.run(token)));
@@ -126,7 +129,7 @@ impl<B: Backend> Mode for Backends<B> {
         Box::pin(async move {
             let mut differences = Vec::new();
             for backend in &self.backends {
-                let Some(table) = wanted(backend.family()) else { continue };
+                let Some(table) = wanted(backend.family(), backend.serves_loopback()) else { continue };
                 let observed = backend.observe().await.map_err(|error| self.failed(backend, ModeStep::Read, error))?;
                 let plan = backend.plan(&backend.desired(&table), &observed);
                 differences.push(Difference {
@@ -138,6 +141,10 @@ impl<B: Backend> Mode for Backends<B> {
             }
             Ok(differences)
         })
+    }
+
+    fn programs_the_kernel(&self) -> bool {
+        self.backends.iter().any(|backend| backend.programs_the_kernel())
     }
 }
 

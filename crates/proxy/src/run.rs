@@ -124,7 +124,7 @@ pub async fn preview(setup: Setup, token: CancellationToken) -> Result<Vec<Diffe
     }
     watching.cancel();
     while tasks.join_next().await.is_some() {}
-    setup.mode.look(&|family| shared.table(family)).await
+    setup.mode.look(&|family, loopback| shared.table(family, loopback)).await
 }
 
 struct Proxy {
@@ -170,7 +170,9 @@ impl Proxy {
         let metrics = listen(&bench, metrics_address, bind_hard_fail, metrics).await?;
         let mut tasks = JoinSet::new();
         tasks.spawn(publisher.on_host(&setup.config.node_name).run(token.clone()));
-        IpFamily::BOTH.into_iter().for_each(enable_forwarding);
+        if setup.mode.programs_the_kernel() {
+            IpFamily::BOTH.into_iter().for_each(enable_forwarding);
+        }
         let engine = Engine::start(&bench, setup.mode.clone())?;
         let (news, incoming) = mpsc::channel(NEWS);
         let watching = token.child_token();

@@ -135,13 +135,13 @@ impl Engine {
     }
 
     async fn families(&self, bench: &Bench) -> Result<Vec<IpFamily>, SwitchError> {
-        let wanted = |family| bench.shared.table(family);
+        let wanted = |family, loopback| bench.shared.table(family, loopback);
         let looks = self.mode.look(&wanted).await.map_err(|source| self.cannot_look(source))?;
         Ok(looks.into_iter().map(|look| look.family).collect())
     }
 
     async fn seen(&self, bench: &Bench) -> Result<bool, SwitchError> {
-        let wanted = |family| bench.shared.table(family);
+        let wanted = |family, loopback| bench.shared.table(family, loopback);
         let looks = self.mode.look(&wanted).await.map_err(|source| self.cannot_look(source))?;
         Ok(looks.iter().all(|look| look.steps == 0))
     }
@@ -160,7 +160,7 @@ impl Engine {
 
 /// Removes what a mode that is not in force any more has left.
 pub(crate) async fn clear(bench: &Bench, old: &dyn Rules) -> Result<(), ModeError> {
-    let table = bench.shared.table(IpFamily::V4);
+    let table = bench.shared.table(IpFamily::V4, false);
     let close = !table.is_some_and(|table| loopback::answers(&table));
     old.cleanup(close).await
 }

@@ -126,10 +126,11 @@ impl Shared {
         }
     }
 
-    /// A family's table as it should be now; `None` before everything has been listed once.
-    pub(crate) fn table(&self, family: IpFamily) -> Option<ForwardingTable> {
+    /// A family's table as it should be now, with or without loopback addresses; `None` before everything has been listed
+    /// once.
+    pub(crate) fn table(&self, family: IpFamily, serves_loopback: bool) -> Option<ForwardingTable> {
         let state = self.lock();
-        state.is_complete().then(|| state.model.resolve(&state.node, family))
+        state.is_complete().then(|| state.model.resolve(&state.node_for(serves_loopback), family))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -138,6 +139,10 @@ impl Shared {
 }
 
 impl State {
+    fn node_for(&self, serves_loopback: bool) -> NodeView {
+        NodeView { serves_loopback, ..self.node.clone() }
+    }
+
     fn is_complete(&self) -> bool {
         self.model.is_complete() && self.node_known
     }
@@ -239,14 +244,15 @@ impl<B: Backend> Syncer<B> {
             return None;
         }
         let triggers = state.triggers.remove(&self.backend.family()).unwrap_or_default();
+        let now = state.node_for(self.backend.serves_loopback());
         let table = match last {
-            Some(mut table) if node.as_ref() == Some(&state.node) => {
-                state.model.update(&mut table, &state.node);
+            Some(mut table) if node.as_ref() == Some(&now) => {
+                state.model.update(&mut table, &now);
                 table
             }
-            _ => state.model.resolve(&state.node, self.backend.family()),
+            _ => state.model.resolve(&now, self.backend.family()),
         };
-        *node = Some(state.node.clone());
+        *node = Some(now);
         Some(Pass { table, since: state.latest, triggers })
     }
 
@@ -345,7 +351,8 @@ impl<B: Backend> Syncer<B> {
         }
         let (metrics, family) = (&self.metrics, [table.family.address_type()]);
         let started = Instant::now();
-        match flows::reconcile(conntrack, table, &self.udp) {
+        let answers_here = |address| self.backend.answers_at(address);
+        match flows::reconcile(conntrack, table, &self.udp, answers_here) {
             Ok(deleted) => {
                 metrics.observe(&metrics::CONNTRACK_DURATION, &family, started.elapsed());
                 metrics.add(&metrics::CONNTRACK_DELETED, &family, count(deleted));

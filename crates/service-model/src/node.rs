@@ -47,6 +47,9 @@ pub struct NodeView {
     pub local_traffic: LocalTraffic,
     pub node_ports: NodePortAddresses,
     pub masquerade_all: bool,
+    /// Cluster IPs may be loopback addresses: whoever makes them work relays, since the kernel translates no packet out of
+    /// the loopback (without `route_localnet`).
+    pub serves_loopback: bool,
 }
 
 impl NodeView {
@@ -60,6 +63,7 @@ impl NodeView {
             local_traffic: LocalTraffic::NodeCidrs,
             node_ports: NodePortAddresses::AllLocal,
             masquerade_all: false,
+            serves_loopback: false,
         }
     }
 

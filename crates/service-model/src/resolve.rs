@@ -86,15 +86,15 @@ fn shared(service: &Service, node: &NodeView, family: IpFamily, report: &mut Rep
     }
     let listed = if spec.cluster_ips.is_empty() { std::slice::from_ref(&spec.cluster_ip) } else { &spec.cluster_ips };
     let listed: Vec<&String> = listed.iter().filter(|ip| !ip.is_empty() && *ip != "None").collect();
-    let cluster_ip = addresses("spec.clusterIPs", listed, family, report).first().copied()?;
-    let external_ips = addresses("spec.externalIPs", &spec.external_ips, family, report);
+    let cluster_ip = addresses("spec.clusterIPs", listed, family, node.serves_loopback, report).first().copied()?;
+    let external_ips = addresses("spec.externalIPs", &spec.external_ips, family, false, report);
     // KEP-1860: with ipMode Proxy the balancer in front of the cluster must see the traffic, so it is not captured.
     let captured = service.status.load_balancer.ingress.iter().filter(|ingress| {
         let mode = ingress.ip_mode.as_deref().unwrap_or("VIP");
         !ingress.ip.is_empty() && mode != "Proxy"
     });
     let load_balancer_ips =
-        addresses("status.loadBalancer.ingress", captured.map(|ingress| &ingress.ip), family, report);
+        addresses("status.loadBalancer.ingress", captured.map(|ingress| &ingress.ip), family, false, report);
     let internal_local = policy("spec.internalTrafficPolicy", &spec.internal_traffic_policy, report);
     let external_local = policy("spec.externalTrafficPolicy", &spec.external_traffic_policy, report);
     Some(Shared {
@@ -236,12 +236,15 @@ fn addresses<'a>(
     field: &'static str,
     listed: impl IntoIterator<Item = &'a String>,
     family: IpFamily,
+    loopback_too: bool,
     report: &mut Report,
 ) -> Vec<IpAddr> {
     let mut found = Vec::new();
     for text in listed {
         match text.parse::<IpAddr>() {
-            Ok(address) if address.is_unspecified() || address.is_loopback() || address.is_multicast() => {
+            Ok(address)
+                if address.is_unspecified() || (address.is_loopback() && !loopback_too) || address.is_multicast() =>
+            {
                 push(report, ProblemReason::BadAddress { field, value: text.clone() });
             }
             Ok(address) if IpFamily::of(address) == family => found.push(address),

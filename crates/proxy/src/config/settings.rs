@@ -220,7 +220,7 @@ fn connection_and_logging(config: &KubeProxyConfiguration, plain: &KubeProxyConf
 
 fn of_modes(config: &KubeProxyConfiguration, plain: &KubeProxyConfiguration, mode: Mode) -> Vec<Note> {
     const AT_ONCE: &str = "every change is brought into force at once";
-    let nftables = mode == Mode::Nftables;
+    let unmarked = matches!(mode, Mode::Nftables | Mode::Userspace);
     let bit = if config.mode.is_empty() { config.iptables.masquerade_bit } else { config.nftables.masquerade_bit };
     let no_mark = "this mode marks packets only while it handles them, and hands the mark back as it was";
     let localhost = config.mode == "nftables" && config.iptables.localhost_node_ports == Some(false);
@@ -229,11 +229,11 @@ fn of_modes(config: &KubeProxyConfiguration, plain: &KubeProxyConfiguration, mod
         // 1s is what nobody has chosen.
         (least != plain.min_sync_period() && least.is_positive(), "minSyncPeriod", AT_ONCE),
         (
-            nftables && config.sync_period() != plain.sync_period(),
+            unmarked && config.sync_period() != plain.sync_period(),
             "syncPeriod",
             "the kernel says when somebody else has changed the rules",
         ),
-        (nftables && bit != Some(14), "masqueradeBit", no_mark),
+        (unmarked && bit != Some(14), "masqueradeBit", no_mark),
         (
             localhost,
             "iptables.localhostNodePorts",

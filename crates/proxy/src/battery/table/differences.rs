@@ -3,13 +3,15 @@
 
 use service_model::IpFamily;
 
-use super::{Case, Expected, Pod, Sender, Target};
+use super::{Case, Expected, Pod, Sees, Sender, Target};
+use crate::battery::World;
 
 /// What is run against the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Mode {
     Nftables,
     Iptables,
+    Userspace,
     /// kube-proxy itself, in its two modes that need no further kernel module.
     OriginalNftables,
     OriginalIptables,
@@ -19,7 +21,8 @@ pub enum Mode {
 pub struct Difference {
     pub modes: &'static [Mode],
     pub cases: fn(&Case) -> bool,
-    pub expected: Expected,
+    /// What happens instead of what the table says.
+    pub expected: fn(&Expected) -> Expected,
     /// Reads after "though".
     pub reason: &'static str,
 }
@@ -28,7 +31,7 @@ impl Mode {
     /// What a case comes to in this mode, with its differences.
     pub fn expects(self, case: &Case) -> Expected {
         let differs = differences().into_iter().find(|one| one.concerns(self, case));
-        differs.map_or_else(|| case.expected.clone(), |one| one.expected)
+        differs.map_or_else(|| case.expected.clone(), |one| (one.expected)(&case.expected))
     }
 }
 
@@ -41,37 +44,54 @@ impl Difference {
 pub fn differences() -> Vec<Difference> {
     vec![
         Difference {
+            modes: &[Mode::Userspace],
+            cases: shows_the_client,
+            expected: Expected::by_the_node,
+            reason: "this mode's connections to endpoints are the node's own",
+        },
+        Difference {
             modes: &[Mode::OriginalNftables],
             cases: forwards_at_localhost,
-            expected: Expected::Untouched,
+            expected: |_| Expected::Untouched,
             reason: "the original's nftables mode leaves loopback addresses alone (KEP-3866)",
         },
         Difference {
             modes: &[Mode::OriginalIptables],
             cases: is_nobodys_in_the_range,
-            expected: Expected::Untouched,
+            expected: |_| Expected::Untouched,
             reason: "the original's iptables mode has rules for the ports of Services and for nothing else",
         },
         Difference {
             modes: &[Mode::OriginalIptables],
             cases: is_the_nodes_to_nobody,
-            expected: Expected::Untouched,
+            expected: |_| Expected::Untouched,
             reason: "the original's iptables mode does not ask its refusals of external addresses about what the node \
                      itself sends (KUBE-EXTERNAL-SERVICES hangs on INPUT and FORWARD alone)",
         },
         Difference {
             modes: &[Mode::OriginalIptables],
             cases: |case| case.scene == "ranges-nobody" && case.expected == Expected::Silent,
-            expected: Expected::Rejected,
+            expected: |_| Expected::Rejected,
             reason: "the original's iptables mode guards no address of a Service without endpoints: everybody is told",
         },
         Difference {
             modes: &[Mode::OriginalNftables, Mode::OriginalIptables],
             cases: |case| case.scene == "ranges-ipv4" && case.probe.family == IpFamily::V6,
-            expected: Expected::sees_the_node([Pod::Here(0), Pod::There(0)]),
+            expected: |_| Expected::sees_the_node([Pod::Here(0), Pod::There(0)]),
             reason: "the original takes ranges of one family for none at all in the other and admits everybody there",
         },
     ]
+}
+
+/// Some endpoint sees the client, and the client's address is not the one that the node itself would use.
+fn shows_the_client(case: &Case) -> bool {
+    let Expected::Reaches { pods, sees: Sees::TheClient, .. } = &case.expected else { return false };
+    let world = World::new(case.probe.family);
+    let by_the_node = world.is_the_nodes(case.probe.from);
+    pods.iter().map(|pod| pod.address(&world)).any(|pod| {
+        let by_its_own_link = by_the_node && !world.local_pods.contains(&pod);
+        pod != case.probe.from && !by_its_own_link
+    })
 }
 
 fn forwards_at_localhost(case: &Case) -> bool {

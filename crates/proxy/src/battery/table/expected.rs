@@ -64,6 +64,14 @@ impl Expected {
         }
     }
 
+    /// The same, but that endpoints see the node.
+    pub fn by_the_node(&self) -> Expected {
+        match self.clone() {
+            Expected::Reaches { pods, sticks, .. } => Expected::Reaches { pods, sees: Sees::TheNode, sticks },
+            other => other,
+        }
+    }
+
     pub fn sticks(&self) -> bool {
         matches!(self, Expected::Reaches { sticks: true, .. })
     }

@@ -192,7 +192,7 @@ impl Stage {
             let judged = case.expected.judge(case, seen);
             let judged = match differences().into_iter().find(|one| one.concerns(mode, case)) {
                 Some(one) if judged.is_ok() => Err(format!("it differs no longer, though {}", one.reason)),
-                Some(one) => one.expected.judge(case, seen),
+                Some(one) => (one.expected)(&case.expected).judge(case, seen),
                 None => judged,
             };
             complaints.extend(judged.err().map(|reason| format!("{case}: {reason}")));

@@ -1,0 +1,338 @@
+//! Executes plans: on whatever takes nf_tables transactions, and on this process's own listeners. Both families share one
+//! handle, so that each knows the other's commits from those of strangers.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use conntrack::ConntrackError;
+use nft::{Generation, Kernel, Nft, NftError, Transaction};
+use proxy::{Backend, Size};
+use service_model::{ForwardingTable, IpFamily, NodePortAddresses};
+
+use crate::doors::Doors;
+use crate::layout::{SetName, Settings, table};
+use crate::plan::{Desired, Edit, Step, UserspacePlan, transaction};
+use crate::state::{Observed, Rules};
+
+/// The backend for one IP family.
+pub struct Userspace<N> {
+    family: IpFamily,
+    /// None without the privilege to write rules.
+    rules: Option<Arc<Mutex<Shared<N>>>>,
+    doors: Mutex<Doors>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum BackendError {
+    #[error("cannot read table {TABLE}", TABLE = crate::TABLE_NAME)]
+    Read(#[source] NftError),
+    #[error("cannot ask whether nf_tables has changed")]
+    Generation(#[source] NftError),
+    #[error("cannot execute step {step} of the plan")]
+    Step {
+        step: usize,
+        #[source]
+        source: NftError,
+    },
+    #[error("the plan was made for a table that somebody else has changed since")]
+    Stale,
+    #[error("cannot listen at {failed} of {all} places; others will be looked for")]
+    Listen { failed: usize, all: usize },
+    #[error("cannot tell which addresses the node has")]
+    Addresses(#[source] io::Error),
+    #[error("cannot remove table {TABLE}", TABLE = crate::TABLE_NAME)]
+    Cleanup(#[source] NftError),
+    #[error("cannot delete the UDP flows that are led to this process")]
+    Flows(#[source] ConntrackError),
+}
+
+struct Shared<N> {
+    nft: N,
+    /// After the last commit or dump of ours.
+    generation: Option<Generation>,
+    /// Counts the times somebody else was seen to have written.
+    epoch: u64,
+}
+
+impl Userspace<Kernel> {
+    /// The backends for IPv4 and IPv6 in the current network namespace: with rules if the privilege is there, or else for
+    /// loopback addresses alone.
+    pub fn open_pair() -> Result<[Userspace<Kernel>; 2], NftError> {
+        allow_descriptors();
+        match Kernel::open().and_then(|mut kernel| kernel.tables().map(|_| kernel)) {
+            Ok(kernel) => Ok(Userspace::pair(kernel)),
+            Err(error) if lacks_privilege(&error) => {
+                tracing::warn!("CAP_NET_ADMIN is missing: Services at loopback addresses are served, and no others");
+                Ok(Userspace::unprivileged_pair())
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl<N: Nft + Send + 'static> Userspace<N> {
+    /// The backends for IPv4 and IPv6.
+    pub fn pair(nft: N) -> [Userspace<N>; 2] {
+        let shared = Arc::new(Mutex::new(Shared { nft, generation: None, epoch: 0 }));
+        IpFamily::BOTH.map(|family| Userspace::new(family, Some(shared.clone())))
+    }
+
+    /// The same without rules.
+    pub fn unprivileged_pair() -> [Userspace<N>; 2] {
+        IpFamily::BOTH.map(|family| Userspace::new(family, None))
+    }
+
+    fn new(family: IpFamily, rules: Option<Arc<Mutex<Shared<N>>>>) -> Userspace<N> {
+        Userspace { family, rules, doors: Mutex::new(Doors::new(family)) }
+    }
+
+    /// Gives access to the handle, for tests and instruments.
+    pub fn with_nft<T>(&self, look: impl FnOnce(&mut N) -> T) -> Option<T> {
+        self.shared().map(|mut shared| look(&mut shared.nft))
+    }
+
+    fn shared(&self) -> Option<MutexGuard<'_, Shared<N>>> {
+        // A panic elsewhere leaves nothing half-written here: the kernel's own state is what counts.
+        self.rules.as_ref().map(|shared| shared.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn doors(&self) -> MutexGuard<'_, Doors> {
+        self.doors.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn commit(
+        &self,
+        step: usize,
+        plan: &UserspacePlan,
+        edits: &[Edit],
+        observed: &Observed,
+    ) -> Result<(), BackendError> {
+        let Some(mut shared) = self.shared() else { return Ok(()) };
+        if shared.epoch != observed.epoch {
+            return Err(BackendError::Stale);
+        }
+        shared.commit(transaction(&plan.settings, edits)).map_err(|source| BackendError::Step { step, source })
+    }
+
+    /// Makes room for a step's listeners.
+    async fn vacate(&self, step: &Step) {
+        let Step::Listen(places) = step else { return };
+        let leaving = self.doors().vacate(places);
+        for door in leaving {
+            door.close().await;
+        }
+    }
+
+    /// Executes a step of the process's own.
+    fn change(&self, step: &Step) -> Result<(), BackendError> {
+        let mut doors = self.doors();
+        match step {
+            Step::Rules(_) => {}
+            Step::Lead(lists) => lists.iter().for_each(|(id, list)| doors.lead(id, list)),
+            Step::Listen(places) => {
+                let failed = places.iter().filter(|(place, id)| !doors.listen(*place, id)).count();
+                if failed > 0 {
+                    return Err(BackendError::Listen { failed, all: places.len() });
+                }
+            }
+            Step::Close { places, lists } => doors.close(places, lists),
+        }
+        Ok(())
+    }
+}
+
+impl<N: Nft> Shared<N> {
+    /// Whether somebody else has written since we last looked; then everything known is out of date.
+    fn notice_strangers(&mut self) -> Result<(), NftError> {
+        let now = self.nft.generation()?;
+        if self.generation != Some(now) {
+            self.epoch += 1;
+            self.generation = Some(now);
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, family: IpFamily) -> Result<Rules, BackendError> {
+        self.notice_strangers().map_err(BackendError::Generation)?;
+        let ruleset = self.nft.dump(&table(family)).map_err(BackendError::Read)?;
+        if let Some(ruleset) = &ruleset
+            && self.generation != Some(ruleset.generation)
+        {
+            self.epoch += 1;
+            self.generation = Some(ruleset.generation);
+        }
+        Ok(ruleset.map_or(Rules::default(), |ruleset| Rules::read(&ruleset, family)))
+    }
+
+    fn commit(&mut self, mut transaction: Transaction) -> Result<(), NftError> {
+        if transaction.is_empty() {
+            return Ok(());
+        }
+        transaction.base = self.generation;
+        match self.nft.apply(&transaction) {
+            Ok(applied) => {
+                self.generation = Some(applied.generation);
+                Ok(())
+            }
+            Err(error) => {
+                self.epoch += 1;
+                self.generation = None;
+                Err(error)
+            }
+        }
+    }
+}
+
+impl<N: Nft + Send + 'static> Backend for Userspace<N> {
+    type Desired = Desired;
+    type Observed = Observed;
+    type Plan = UserspacePlan;
+    type Error = BackendError;
+
+    fn name(&self) -> &'static str {
+        "userspace"
+    }
+
+    fn family(&self) -> IpFamily {
+        self.family
+    }
+
+    fn desired(&self, table: &ForwardingTable) -> Desired {
+        Desired {
+            settings: Settings {
+                family: self.family,
+                local_pods: table.local_pods.clone(),
+                service_cidrs: table.service_cidrs.clone(),
+                listed_node_ports: matches!(table.node_ports, NodePortAddresses::Only(_)),
+            },
+            ports: table.ports.clone(),
+            node_ports: table.node_ports.clone(),
+            node_addresses: table.node_addresses.clone(),
+            by_rules: self.rules.is_some(),
+        }
+    }
+
+    fn plan(&self, desired: &Desired, observed: &Observed) -> UserspacePlan {
+        desired.plan(observed)
+    }
+
+    async fn observe(&self) -> Result<Observed, BackendError> {
+        let (rules, epoch) = match self.shared() {
+            Some(mut shared) => (shared.read(self.family)?, shared.epoch),
+            None => (Rules::default(), 0),
+        };
+        let mut doors = self.doors();
+        let ground = doors.ground(Instant::now()).map_err(BackendError::Addresses)?;
+        Ok(Observed { rules, process: doors.process(), ground, epoch })
+    }
+
+    async fn apply(&self, plan: &UserspacePlan, mut observed: Observed) -> Result<Observed, BackendError> {
+        for (number, step) in plan.steps.iter().enumerate() {
+            match step {
+                Step::Rules(edits) => self.commit(number, plan, edits, &observed)?,
+                own => {
+                    self.vacate(own).await;
+                    self.change(own)?;
+                }
+            }
+            observed.take(step, &plan.settings);
+            tokio::task::yield_now().await;
+        }
+        observed.ground.next_port = plan.next_port;
+        self.doors().next_port = plan.next_port;
+        Ok(observed)
+    }
+
+    async fn is_stale(&self, observed: &Observed) -> Result<bool, BackendError> {
+        if let Some(mut shared) = self.shared() {
+            shared.notice_strangers().map_err(BackendError::Generation)?;
+            if shared.epoch != observed.epoch {
+                return Ok(true);
+            }
+        }
+        self.doors().is_stale(&observed.ground, Instant::now()).map_err(BackendError::Addresses)
+    }
+
+    async fn cleanup(&self) -> Result<(), BackendError> {
+        if let Some(mut shared) = self.shared() {
+            let mut transaction = Transaction::new(table(self.family));
+            transaction.destroy_table();
+            shared.nft.apply(&transaction).map_err(BackendError::Cleanup)?;
+            shared.generation = None;
+            self.doors().forget_flows().map_err(BackendError::Flows)?;
+        }
+        self.doors().close_all();
+        Ok(())
+    }
+
+    fn answers_at(&self, address: SocketAddr) -> bool {
+        self.doors().answers_at(address)
+    }
+
+    fn sizes(&self, observed: &Observed) -> Vec<Size> {
+        let leading = SetName::LEADING.iter().map(|set| observed.rules.elements(*set).count()).sum();
+        let numbers = [
+            ("frontends", leading),
+            ("endpoint-lists", observed.process.lists.len()),
+            ("listeners", observed.process.doors.len()),
+        ];
+        numbers.into_iter().map(|(kind, number)| Size { table: crate::TABLE_NAME, kind, number }).collect()
+    }
+
+    fn serves_loopback(&self) -> bool {
+        true
+    }
+
+    fn programs_the_kernel(&self) -> bool {
+        self.rules.is_some()
+    }
+}
+
+impl Observed {
+    /// Takes in an executed step.
+    fn take(&mut self, step: &Step, settings: &Settings) {
+        match step {
+            Step::Rules(edits) => edits.iter().for_each(|edit| self.rules.take(edit, settings)),
+            Step::Lead(lists) => self.process.lists.extend(lists.iter().cloned()),
+            Step::Listen(doors) => self.process.doors.extend(doors.iter().cloned()),
+            Step::Close { places, lists } => {
+                places.iter().for_each(|place| drop(self.process.doors.remove(place)));
+                lists.iter().for_each(|list| drop(self.process.lists.remove(list)));
+            }
+        }
+    }
+}
+
+impl Rules {
+    fn take(&mut self, edit: &Edit, settings: &Settings) {
+        match edit {
+            Edit::Rebuild => *self = Rules::rebuilt(settings),
+            Edit::ReplaceRules { chain, rules } => drop(self.chains.insert(chain.clone(), rules.clone())),
+            Edit::Put { set, key, content, .. } => self.put(*set, key.clone(), content.clone()),
+            Edit::Drop { set, key } => self.remove(*set, key),
+        }
+    }
+}
+
+fn lacks_privilege(error: &NftError) -> bool {
+    match error {
+        NftError::Privilege => true,
+        NftError::Netlink { source, .. } => matches!(source.errno(), Some(EPERM)),
+        _ => false,
+    }
+}
+
+/// asm-generic/errno-base.h
+const EPERM: i32 = 1;
+
+/// Each listener and connection takes a descriptor, and the usual limit is for programs that use select(2).
+fn allow_descriptors() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
+}
