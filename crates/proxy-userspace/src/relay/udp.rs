@@ -71,7 +71,7 @@ impl Serving {
         loop {
             tokio::select! {
                 biased;
-                () = open.cancelled() => return,
+                () = open.cancelled() => break,
                 Ok(()) = aim.changed() => {
                     let aim = aim.borrow_and_update().clone();
                     self.sessions.retain(|_, session| aim.may_stay.contains(&session.line.endpoint));
@@ -90,6 +90,9 @@ impl Serving {
                 }
             }
         }
+        // They have the door's socket too, whose address is free only when they are gone.
+        self.sessions.clear();
+        self.tasks.shutdown().await;
     }
 
     async fn take_in(&mut self, buffer: &mut [u8], other_news: impl Fn() -> bool) {
