@@ -1,0 +1,324 @@
+//! Where it happens: clients, a node and the endpoints' machine as network namespaces joined by veths, without a way to
+//! anywhere else. `portolan proxy` runs on the node, beside the API server that it follows.
+
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use netns::NetNs;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use testkit::{eventually, patience};
+
+use crate::api::Api;
+
+/// As many endpoints have addresses and may listen.
+pub const ENDPOINTS: usize = 8;
+/// Where new connections come from.
+pub const CLIENTS: [Ipv4Addr; 4] = [
+    Ipv4Addr::new(10, 244, 1, 10),
+    Ipv4Addr::new(10, 244, 1, 11),
+    Ipv4Addr::new(10, 244, 1, 12),
+    Ipv4Addr::new(10, 244, 1, 13),
+];
+/// Where they go: a Service's own address, and a port of the node.
+pub const TCP: [([u8; 4], u16); 2] = [([10, 96, 0, 9], 80), ([192, 0, 2, 2], 30_080)];
+pub const UDP: [([u8; 4], u16); 2] = [([10, 96, 0, 9], 53), ([192, 0, 2, 2], 30_053)];
+const SERVICES: &str = "/api/v1/namespaces/default/services";
+const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
+const HEAD: &str = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nhostnameOverride: here\n\
+                    clusterCIDR: 10.244.0.0/16\nconntrack: {maxPerCore: 0, tcpEstablishedTimeout: 0s, \
+                    tcpCloseWaitTimeout: 0s}\n";
+
+pub struct Place {
+    pub clients: NetNs,
+    pub node: NetNs,
+    pub servers: Servers,
+    pub api: Api,
+    now: Mutex<Vec<(usize, bool)>>,
+    folder: tempfile::TempDir,
+}
+
+pub struct Proxy(Child);
+
+impl Place {
+    pub fn new() -> Place {
+        let namespace = || NetNs::new().expect("network namespaces need CAP_SYS_ADMIN: run the tests as root");
+        let (clients, node, far) = (namespace(), namespace(), namespace());
+        for each in [&clients, &node, &far] {
+            ip(each, "link set lo up");
+        }
+        for (device, other, here, there) in
+            [("pods", &clients, "10.244.1.1/24", "10.244.1.2/24"), ("far", &far, "192.0.2.2/24", "192.0.2.3/24")]
+        {
+            let pinned = other.run(|| std::fs::File::open("/proc/thread-self/ns/net").unwrap()).unwrap();
+            let into = format!("/proc/{}/fd/{}", std::process::id(), pinned.as_raw_fd());
+            ip(&node, &format!("link add {device} type veth peer name eth0 netns {into}"));
+            for (end, link, address) in [(&node, device, here), (other, "eth0", there)] {
+                ip(end, &format!("addr add {address} dev {link}"));
+                ip(end, &format!("link set {link} up"));
+            }
+        }
+        for client in CLIENTS {
+            ip(&clients, &format!("addr add {client}/24 dev eth0"));
+        }
+        ip(&clients, "route add default via 10.244.1.1");
+        ip(&far, "route add default via 192.0.2.2");
+        ip(&far, "route add local 10.244.2.0/24 dev lo");
+        ip(&node, "route add 10.244.2.0/24 via 192.0.2.3");
+        let folder = tempfile::tempdir().unwrap();
+        let api = Api::start(&node, &folder.path().join("kubeconfig"));
+        let servers = Servers::new(far);
+        let place = Place { clients, node, servers, api, now: Mutex::default(), folder };
+        place.fill();
+        place
+    }
+
+    fn fill(&self) {
+        self.api.create("/api/v1/nodes", &json!({"metadata": {"name": "here"}, "spec": {"podCIDR": "10.244.1.0/24"}}));
+        let addressed = json!({"status": {"addresses": [{"type": "InternalIP", "address": "192.0.2.2"}]}});
+        self.api.send("PATCH", "/api/v1/nodes/here/status", "application/merge-patch+json", &addressed);
+        self.api.create(
+            SERVICES,
+            &json!({"metadata": {"name": "s"}, "spec": {"type": "NodePort", "clusterIP": "10.96.0.9", "ports": [
+                {"name": "tcp", "port": 80, "nodePort": 30_080},
+                {"name": "udp", "port": 53, "nodePort": 30_053, "protocol": "UDP"}]}}),
+        );
+        self.api.create(SLICES, &slice(&[]));
+    }
+
+    /// The Service's endpoints, each with whether it is ready; one that isn't is ending and still serves.
+    pub fn endpoints(&self, now: &[(usize, bool)]) {
+        self.api.send("PUT", &format!("{SLICES}/s-1"), "application/json", &slice(now));
+        *self.now.lock().unwrap() = now.to_vec();
+    }
+
+    pub fn endpoints_now(&self) -> Vec<(usize, bool)> {
+        self.now.lock().unwrap().clone()
+    }
+
+    pub fn configure(&self, text: &str) {
+        let client = format!("clientConnection: {{kubeconfig: {}}}\n", self.folder.path().join("kubeconfig").display());
+        let new = self.folder.path().join("new.yaml");
+        std::fs::write(&new, format!("{HEAD}{client}{text}")).unwrap();
+        std::fs::rename(new, self.folder.path().join("config.yaml")).unwrap();
+    }
+
+    /// Another configuration, and the proxy has taken it.
+    pub fn reload(&self, text: &str) {
+        let applied = || self.counted("portolan_proxy_config_reloads_total{result=\"applied\"}");
+        let before = applied().unwrap_or(0.0);
+        self.configure(text);
+        eventually("the configuration is taken", || {
+            let now = applied()?;
+            if now > before { Ok(()) } else { Err(format!("{now} times before and now\n{}", self.log())) }
+        });
+    }
+
+    /// … and is in another mode.
+    pub fn become_mode(&self, mode: &str, text: &str) {
+        self.reload(text);
+        let metric = format!("portolan_proxy_mode{{mode=\"{mode}\",asked=\"{mode}\"}}");
+        eventually("another mode", || {
+            let now = self.counted(&metric)?;
+            if now > 0.0 { Ok(()) } else { Err(self.log()) }
+        });
+    }
+
+    /// Starts it and waits until the node's Services are in force.
+    pub fn start_proxy(&self) -> Proxy {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.folder.path().join("log")).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_portolan"));
+        command.args(["proxy", "--config"]).arg(self.folder.path().join("config.yaml"));
+        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        let child = self.node.run(move || command.spawn().unwrap()).unwrap();
+        let proxy = Proxy(child);
+        eventually("the proxy is healthy", || {
+            let answer = self.get("127.0.0.1:10256", "/healthz")?;
+            if answer.starts_with("HTTP/1.1 200") { Ok(()) } else { Err(format!("{answer}\n{}", self.log())) }
+        });
+        proxy
+    }
+
+    /// Takes everything of a proxy that has ended from the node.
+    pub fn clean_up(&self) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_portolan"));
+        command.args(["proxy", "--cleanup"]).stdin(Stdio::null());
+        let output = self.node.run(move || command.output().unwrap()).unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// Waits until the proxy has taken in a change of now: it follows the API.
+    pub fn until_followed(&self) {
+        let seen = || self.counted("kubeproxy_sync_proxy_rules_service_changes_total");
+        let before = seen().unwrap_or(0.0);
+        let path = format!("{SERVICES}/s");
+        let stamp = format!("{:?}", Instant::now());
+        let patch = json!({"metadata": {"annotations": {"test/changed": stamp}}});
+        self.api.send("PATCH", &path, "application/merge-patch+json", &patch);
+        eventually("the proxy follows the API", || {
+            let now = seen()?;
+            if now > before { Ok(()) } else { Err(format!("{now} changes before and now\n{}", self.log())) }
+        });
+    }
+
+    pub fn log(&self) -> String {
+        let text = std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(30)..].join("\n")
+    }
+
+    fn counted(&self, metric: &str) -> Result<f64, String> {
+        let page = self.get("127.0.0.1:10249", "/metrics")?;
+        let line = page.lines().find_map(|line| line.strip_prefix(metric)).ok_or_else(|| format!("no {metric}"))?;
+        line.trim().parse().map_err(|_| format!("{metric}{line}"))
+    }
+
+    fn get(&self, at: &str, path: &str) -> Result<String, String> {
+        let address: SocketAddr = at.parse().unwrap();
+        let text = self.node.run(|| -> std::io::Result<String> {
+            let mut stream = TcpStream::connect_timeout(&address, patience())?;
+            stream.set_read_timeout(Some(patience()))?;
+            write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
+            let mut text = String::new();
+            stream.read_to_string(&mut text)?;
+            Ok(text)
+        });
+        text.unwrap().map_err(|error| error.to_string())
+    }
+}
+
+impl Proxy {
+    /// Asks it to end and waits.
+    pub fn end(&mut self) {
+        kill(Pid::from_raw(i32::try_from(self.0.id()).unwrap()), Signal::SIGTERM).unwrap();
+        assert!(self.0.wait().unwrap().success());
+    }
+
+    pub fn kill(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn slice(now: &[(usize, bool)]) -> Value {
+    let endpoint = |(number, ready): &(usize, bool)| {
+        json!({"addresses": [address(*number).to_string()], "nodeName": "there",
+               "conditions": {"ready": ready, "serving": true, "terminating": !ready}})
+    };
+    json!({
+        "metadata": {"name": "s-1", "labels": {"kubernetes.io/service-name": "s"}}, "addressType": "IPv4",
+        "ports": [{"name": "tcp", "port": 8080}, {"name": "udp", "port": 8080, "protocol": "UDP"}],
+        "endpoints": now.iter().map(endpoint).collect::<Vec<_>>()
+    })
+}
+
+pub fn address(number: usize) -> Ipv4Addr {
+    Ipv4Addr::new(10, 244, 2, u8::try_from(number + 1).unwrap())
+}
+
+/// The endpoints: each echoes and says which one it is, on TCP and UDP.
+pub struct Servers {
+    namespace: NetNs,
+    open: Mutex<HashMap<usize, Server>>,
+    /// When each was last reached by a datagram.
+    reached: Arc<Mutex<HashMap<usize, Instant>>>,
+}
+
+struct Server {
+    closing: Arc<AtomicBool>,
+    threads: [JoinHandle<()>; 2],
+}
+
+impl Servers {
+    fn new(namespace: NetNs) -> Servers {
+        let servers = Servers { namespace, open: Mutex::default(), reached: Arc::default() };
+        (0..ENDPOINTS).for_each(|number| servers.open(number));
+        servers
+    }
+
+    pub fn open(&self, number: usize) {
+        let at = SocketAddr::from((address(number), 8080));
+        let made = self.namespace.run(|| (listen(at), UdpSocket::bind(at).unwrap()));
+        let (tcp, udp) = made.unwrap();
+        let (closing, reached) = (Arc::<AtomicBool>::default(), self.reached.clone());
+        let (one, other) = (closing.clone(), closing.clone());
+        let name = u8::try_from(number).unwrap();
+        let threads = [
+            std::thread::spawn(move || serve_connections(&tcp, name, &one)),
+            std::thread::spawn(move || serve_datagrams(&udp, name, &other, &reached)),
+        ];
+        self.open.lock().unwrap().insert(number, Server { closing, threads });
+    }
+
+    /// It listens no more; its connections go on.
+    pub fn close(&self, number: usize) {
+        let Server { closing, threads } = self.open.lock().unwrap().remove(&number).unwrap();
+        closing.store(true, Ordering::Relaxed);
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+    }
+
+    /// Tells when an endpoint was last reached by a datagram.
+    pub fn reached(&self) -> Box<dyn Fn(usize) -> Option<Instant>> {
+        let reached = self.reached.clone();
+        Box::new(move |number| reached.lock().unwrap().get(&number).copied())
+    }
+}
+
+/// Room for all who come while the accepting thread waits for its turn.
+fn listen(at: SocketAddr) -> TcpListener {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.set_reuse_address(true).unwrap();
+    socket.bind(&at.into()).unwrap();
+    socket.listen(4096).unwrap();
+    socket.set_read_timeout(Some(TURN)).unwrap();
+    socket.into()
+}
+
+const TURN: Duration = Duration::from_millis(20);
+
+fn serve_connections(listener: &TcpListener, name: u8, closing: &AtomicBool) {
+    while !closing.load(Ordering::Relaxed) {
+        // Nobody within the turn, or somebody who has gone already.
+        let Ok((mut stream, _)) = listener.accept() else { continue };
+        std::thread::spawn(move || {
+            // It has the listener's.
+            stream.set_read_timeout(None).unwrap();
+            let mut byte = [0];
+            while stream.read_exact(&mut byte).is_ok() && stream.write_all(&[name]).is_ok() {}
+        });
+    }
+}
+
+fn serve_datagrams(socket: &UdpSocket, name: u8, closing: &AtomicBool, reached: &Mutex<HashMap<usize, Instant>>) {
+    socket.set_read_timeout(Some(TURN)).unwrap();
+    let mut bytes = [0; 16];
+    while !closing.load(Ordering::Relaxed) {
+        let Ok((_, from)) = socket.recv_from(&mut bytes) else { continue };
+        reached.lock().unwrap().insert(usize::from(name), Instant::now());
+        // Who asked may have gone.
+        let _ = socket.send_to(&[name], from);
+    }
+}
+
+pub fn ip(namespace: &NetNs, arguments: &str) {
+    let mut command = Command::new("ip");
+    command.args(arguments.split(' '));
+    let output = namespace.run(move || command.output().unwrap()).unwrap();
+    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+}
