@@ -15,7 +15,7 @@ use socket2::Socket;
 use crate::serve::socket;
 
 /// How long to wait for what ought to come: everything is on one machine, but other tests run beside.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(15);
 /// How many times slower than usual the machine is; the guest says so.
 const SLOWNESS: &str = "PORTOLAN_TEST_PATIENCE";
 /// How long to wait for nothing. A kernel sends the second SYN after a second: what answers that one isn't silent.

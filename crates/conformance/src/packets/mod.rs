@@ -138,13 +138,19 @@ impl Mode {
     }
 }
 
-/// Waits until connections of each family arrive: a sync takes in everything of a family.
+/// Waits until in each family connections arrive and are refused: a sync takes in everything of a family, but iptables'
+/// tables (nat for the one, filter for the other) change one after the other.
 fn settle(mode: table::Mode, proxy: &mut Program, rig: &Rig, stage: &Stage) -> Result<()> {
-    let reaches = |case: &&Case| matches!(mode.expects(case), Expected::Reaches { .. });
+    let reaches = |case: &Case| matches!(mode.expects(case), Expected::Reaches { .. });
+    // A node's own address refuses by itself.
+    let refuses = |case: &Case| mode.expects(case) == Expected::Rejected && !case.probe.target.is_the_nodes();
     for family in IpFamily::BOTH {
-        let case = stage.cases.iter().filter(reaches).find(|case| case.probe.family == family);
-        let case = case.with_context(|| format!("{:?} reaches nobody by {family}", stage.setup))?;
-        proxy.until(|_| holds(rig, case)).with_context(|| case.to_string())?;
+        let of_family = || stage.cases.iter().filter(|case| case.probe.family == family);
+        let reached = of_family().find(|case| reaches(case));
+        let reached = reached.with_context(|| format!("{:?} reaches nobody by {family}", stage.setup))?;
+        for case in std::iter::once(reached).chain(of_family().find(|case| refuses(case))) {
+            proxy.until(|_| holds(rig, case)).with_context(|| case.to_string())?;
+        }
     }
     Ok(())
 }

@@ -90,6 +90,11 @@ impl Place {
         31_000 + u16::from(self.0)
     }
 
+    /// Nobody asks there.
+    pub fn health_check_port(self) -> u16 {
+        30_500 + u16::from(self.0)
+    }
+
     fn address(self, family: IpFamily, [a, b, c]: [u8; 3], [first, second, last]: [u16; 3]) -> IpAddr {
         match family {
             IpFamily::V4 => Ipv4Addr::new(a, b, c, self.0).into(),

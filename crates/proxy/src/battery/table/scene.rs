@@ -293,6 +293,11 @@ impl Scene {
             "ipFamilies": self.families.iter().map(|family| family.address_type()).collect::<Vec<_>>(),
             "ipFamilyPolicy": if self.families.len() == 2 { "RequireDualStack" } else { "SingleStack" },
         });
+        let external_local = self.policies.contains(&("externalTrafficPolicy", json!("Local")));
+        if self.kind == "LoadBalancer" && external_local {
+            // Else an API server takes one by chance, maybe another scene's node port.
+            spec["healthCheckNodePort"] = json!(place.health_check_port());
+        }
         if self.external_ip {
             spec["externalIPs"] = json!(all(&|family| place.external_ip(family)));
         }
