@@ -124,6 +124,7 @@ fn read(message: &Message<'_>) {
         let _ = attribute.nested().count();
     }
     let _ = Flow::read(message);
+    let _ = ipvs::understand(message);
     let transaction = nft::understand(message);
     for op in &transaction.ops {
         let Op::AddRule { rule, .. } = op else { continue };

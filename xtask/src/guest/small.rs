@@ -16,7 +16,7 @@ use super::{Machine, init, payload};
 use crate::{machine, peers, step};
 
 /// Whose tests are for this guest; those that any kernel passes are left out there.
-const PACKAGES: &[&str] = &["ipvs"];
+const PACKAGES: &[&str] = &["ipvs", "proxy-ipvs"];
 /// The metapackage that leads to the current kernel of the machine's own Debian release.
 const KERNEL: &str = "linux-image-cloud-amd64";
 /// What is kept of a kernel's modules: a few megabytes.
