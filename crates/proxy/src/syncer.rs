@@ -273,7 +273,8 @@ impl<B: Backend> Syncer<B> {
             self.loopback(loopback::open());
         }
         let latency = pass.since.elapsed();
-        if !plan.is_empty() {
+        // A pass that has looked says so even if all was there.
+        if full || !plan.is_empty() {
             let took_us = latency.as_micros();
             tracing::debug!(family = %self.backend.family(), steps = plan.steps(), took_us, "rules are in force");
         }

@@ -204,3 +204,72 @@ fn cleaned_up_it_leaves_nothing_and_nobody_elses_rules_are_touched() {
         assert_eq!(netns::sysctl::get(&stand.node, "net.ipv4.conf.all.route_localnet").unwrap().trim(), "0");
     }
 }
+
+/// What other programs on a node might have in their tables, as far as the machine's `nft` and kernel know it.
+const STRANGE: &[&str] = &[
+    "meta cpu 0 counter",
+    "limit rate 10/second burst 5 packets",
+    "quota over 10 mbytes",
+    "ip daddr . tcp dport { 192.0.2.77 . 1-5 } counter",
+    "jhash ip saddr mod 4 seed 0xdead 1 counter",
+    "symhash mod 4 1 counter",
+    "fib saddr . iif oif missing counter",
+    "rt classid 7 counter",
+    "tcp option maxseg size 1400 counter",
+    "ip option rr exists counter",
+    "@th,0,16 7 counter",
+    "log prefix \"strange\" level debug limit rate 1/hour",
+    "socket transparent 1 counter",
+    "osf name unknown counter",
+    "ct mark set ct mark or 1",
+    "update @seen { ip saddr . tcp dport timeout 5s limit rate 1/second }",
+];
+
+#[test]
+fn what_cannot_be_is_told_once_and_all_else_is_in_force() {
+    let stand = Stand::new();
+    stand.tool("nft add table ip strange");
+    stand.tool("nft add set ip strange seen { type ipv4_addr . inet_service ; flags dynamic,timeout ; }");
+    stand.tool("nft add counter ip strange counted");
+    stand.tool("nft add chain ip strange c { type filter hook input priority 10 ; }");
+    let taken =
+        STRANGE.iter().filter(|rule| stand.tool(&format!("nft add rule ip strange c {rule}")).is_empty()).count();
+    assert!(taken >= 8, "{taken} of {} strange rules: {}", STRANGE.len(), stand.tool("nft list ruleset"));
+    let before = stand.tool("nft -s -t list table ip strange");
+    let name = "n".repeat(63);
+    let numbers = || 1..=64_u16;
+    let ports =
+        |number: u16| serde_json::json!({"name": format!("port-{number}"), "port": 1_000 + number, "targetPort": 8080});
+    stand.cluster.put(
+        cluster::SERVICES,
+        serde_json::json!({"metadata": {"namespace": "n", "name": name, "uid": "u4"},
+            "spec": {"type": "ClusterIP", "clusterIPs": ["10.96.0.12"], "ports": numbers().map(ports).collect::<Vec<_>>()}}),
+    );
+    let ports = |number: u16| serde_json::json!({"name": format!("port-{number}"), "port": 8080});
+    let ready = serde_json::json!({"ready": true});
+    stand.cluster.put(
+        cluster::SLICES,
+        serde_json::json!({"metadata": {"namespace": "n", "name": "long-1", "labels": {"kubernetes.io/service-name": name}},
+            "addressType": "IPv4", "ports": numbers().map(ports).collect::<Vec<_>>(),
+            "endpoints": [{"addresses": ["no-address"], "nodeName": "here", "conditions": ready},
+                          {"addresses": ["10.244.1.5"], "nodeName": "here", "conditions": ready}]}),
+    );
+    for mode in ["nftables", "iptables"] {
+        let told_before = stand.cluster.told().iter().filter(|reason| *reason == "InvalidEndpointAddress").count();
+        stand.configure(&format!("mode: {mode}\n"));
+        let proxy = stand.start(&["--config", stand.config().to_str().unwrap()]);
+        for at in ["10.96.0.12:1001", "10.96.0.12:1064", "10.96.0.9:80"] {
+            stand.until_answered(&stand.node, at);
+        }
+        let told =
+            || stand.cluster.told().iter().filter(|reason| *reason == "InvalidEndpointAddress").count() - told_before;
+        eventually("an Event says so", || if told() > 0 { Ok(()) } else { Err(stand.log()) });
+        // Another change, and nothing is told again.
+        stand.endpoints("web", &[("10.244.1.5", "here", true), ("10.244.1.6", "here", false)]);
+        stand.until_answered(&stand.node, "10.96.0.12:1033");
+        assert_eq!(told(), 1, "{mode}: {:?}", stand.cluster.told());
+        drop(proxy);
+        stand.run(&["--cleanup"]);
+        assert_eq!(stand.tool("nft -s -t list table ip strange"), before, "{mode}");
+    }
+}

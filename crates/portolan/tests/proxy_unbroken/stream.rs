@@ -86,7 +86,7 @@ impl Stream {
                 Ok(())
             });
         }
-        stream.keep_more(place);
+        stream.keep_more();
         stream.retransmitted = retransmitted(&stream.clients);
         stream
     }
@@ -123,7 +123,7 @@ impl Stream {
     }
 
     /// More connections that stay, begun now.
-    pub fn keep_more(&mut self, _: &Place) {
+    pub fn keep_more(&mut self) {
         for number in 0..KEPT {
             let to: SocketAddr = TCP[number % 2].into();
             self.spawn(move |shared| {
