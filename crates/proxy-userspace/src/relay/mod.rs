@@ -20,8 +20,10 @@ pub use pool::{Aim, Memory, Pool};
 use spare::Spares;
 use splice::Pipe;
 
-/// UDP sessions at a time: each has a descriptor, and who sends one datagram from each port there is must not take all.
+/// UDP sessions at a time, and which part of the descriptors they may take: each has one, and who sends one datagram from
+/// each port there is must not take all.
 const UDP_SESSIONS: usize = 16_384;
+const OF_DESCRIPTORS: u64 = 2;
 /// Pipes kept for the next burst. More may be in use.
 const SPARE_PIPES: usize = 256;
 const SPARE_BUFFERS: usize = 64;
@@ -40,6 +42,7 @@ struct Shared {
     pipes: Spares<Pipe>,
     buffers: Spares<Vec<u8>>,
     sessions: Arc<Semaphore>,
+    most_sessions: usize,
 }
 
 /// An open listener. Dropping it closes it and ends its UDP sessions; TCP connections that came by it go on.
@@ -52,10 +55,18 @@ pub struct Door {
 impl Relay {
     /// `stop` ends everything.
     pub fn new(stop: CancellationToken) -> Relay {
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        let room = limit.and_then(|limit| usize::try_from(limit / OF_DESCRIPTORS).ok());
+        Relay::with_room(stop, room.map_or(UDP_SESSIONS, |room| room.min(UDP_SESSIONS)))
+    }
+
+    /// With room for so many UDP sessions.
+    fn with_room(stop: CancellationToken, most_sessions: usize) -> Relay {
         let shared = Shared {
             pipes: Spares::new(SPARE_PIPES, Pipe::new),
             buffers: Spares::new(SPARE_BUFFERS, || Ok(vec![0; DATAGRAM_MAX])),
-            sessions: Arc::new(Semaphore::new(UDP_SESSIONS)),
+            sessions: Arc::new(Semaphore::new(most_sessions)),
+            most_sessions,
         };
         Relay { shared: Arc::new(shared), tasks: TaskTracker::new(), stop }
     }

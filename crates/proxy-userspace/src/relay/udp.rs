@@ -18,11 +18,15 @@ use tokio_util::sync::CancellationToken;
 use super::Shared;
 use super::pool::Pool;
 
-/// The kernel's own times for a flow that was answered or not (`nf_conntrack_udp_timeout`, `…_stream`).
-const UNANSWERED: Duration = Duration::from_secs(30);
-const ANSWERED: Duration = Duration::from_secs(120);
+/// The kernel's own times for a question with its answer and for a flow that goes on (`nf_conntrack_udp_timeout`,
+/// `nf_conntrack_udp_timeout_stream`), and after how long it takes a flow for one of those (since Linux 5.1).
+const BRIEF: Duration = Duration::from_secs(30);
+const GOING_ON: Duration = Duration::from_secs(120);
+const GOES_ON_AFTER: Duration = Duration::from_secs(2);
 /// How often silent sessions are looked for.
 const SWEEP: Duration = Duration::from_secs(5);
+/// When less than this part of the room for sessions is free, this part of a door's are ended: those silent the longest.
+const SCARCE: usize = 8;
 /// Datagrams taken in before anything else is looked at.
 const BATCH: usize = 64;
 
@@ -46,7 +50,8 @@ struct Line {
     client: SocketAddr,
     endpoint: SocketAddr,
     socket: UdpSocket,
-    /// Milliseconds since the door began, when anything was said.
+    /// Milliseconds since the door began, when anything was said first and last.
+    first: u64,
     last: AtomicU64,
     answered: AtomicBool,
     _room: OwnedSemaphorePermit,
@@ -118,6 +123,7 @@ impl Serving {
                 _ => return line.heard(now),
             }
         }
+        self.make_room().await;
         for endpoint in self.pool.candidates(client.ip(), Instant::now()) {
             match self.begin(client, endpoint).await {
                 Ok(line) => {
@@ -138,8 +144,27 @@ impl Serving {
         let any: IpAddr = if endpoint.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
         let socket = UdpSocket::bind((any, 0)).await?;
         socket.connect(endpoint).await?;
-        let (last, answered) = (AtomicU64::new(self.now()), AtomicBool::new(false));
-        Ok(Arc::new(Line { client, endpoint, socket, last, answered, _room: room }))
+        let first = self.now();
+        let (last, answered) = (AtomicU64::new(first), AtomicBool::new(false));
+        Ok(Arc::new(Line { client, endpoint, socket, first, last, answered, _room: room }))
+    }
+
+    /// Who sends one datagram from each port there is must not keep others out for as long as a session lasts.
+    async fn make_room(&mut self) {
+        let Shared { sessions: room, most_sessions, .. } = &*self.shared;
+        let doomed = self.sessions.len() / SCARCE;
+        if room.available_permits() >= most_sessions / SCARCE || doomed == 0 {
+            return;
+        }
+        let mut times: Vec<u64> = self.sessions.values().map(|session| session.line.last()).collect();
+        let (_, last_to_go, _) = times.select_nth_unstable(doomed - 1);
+        let (last_to_go, before) = (*last_to_go, self.sessions.len());
+        self.sessions.retain(|_, session| session.line.last() > last_to_go);
+        // Their room is free when their tasks have ended, which they do at once.
+        for _ in self.sessions.len()..before {
+            let ended = self.tasks.join_next().await;
+            self.ended(ended.and_then(Result::ok));
+        }
     }
 
     /// The session's endpoint refused. A later session of the same client has a task of its own.
@@ -165,9 +190,15 @@ impl Line {
         self.last.store(now, Ordering::Relaxed);
     }
 
+    fn last(&self) -> u64 {
+        self.last.load(Ordering::Relaxed)
+    }
+
     fn is_silent(&self, now: u64) -> bool {
-        let patience = if self.answered.load(Ordering::Relaxed) { ANSWERED } else { UNANSWERED };
-        u128::from(now.saturating_sub(self.last.load(Ordering::Relaxed))) >= patience.as_millis()
+        let last = self.last();
+        let longer_than = |time: u64, limit: Duration| u128::from(time) >= limit.as_millis();
+        let goes_on = self.answered.load(Ordering::Relaxed) && longer_than(last - self.first.min(last), GOES_ON_AFTER);
+        longer_than(now.saturating_sub(last), if goes_on { GOING_ON } else { BRIEF })
     }
 }
 
@@ -197,4 +228,55 @@ async fn replies(line: Arc<Line>, door: Arc<UdpSocket>, shared: Arc<Shared>, beg
 
 fn milliseconds(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Relay;
+    use super::super::pool::{Aim, Memory};
+    use super::*;
+
+    /// A thousand clients that each ask once, where there is room for a few dozen.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn those_silent_the_longest_make_room() {
+        let endpoint = std::net::UdpSocket::bind(("127.0.0.1", 0)).unwrap();
+        let at = endpoint.local_addr().unwrap();
+        let echo = std::thread::spawn(move || {
+            let mut bytes = [0; 16];
+            while let Ok((length, from)) = endpoint.recv_from(&mut bytes) {
+                if &bytes[..length] == b"end" {
+                    return;
+                }
+                endpoint.send_to(&bytes[..length], from).unwrap();
+            }
+        });
+        let relay = Relay::with_room(CancellationToken::new(), 64);
+        let aim = Aim { endpoints: vec![at], may_stay: [at].into(), sticky: None };
+        let door = std::net::UdpSocket::bind(("127.0.0.1", 0)).unwrap();
+        door.set_nonblocking(true).unwrap();
+        let door = relay.udp(door, Arc::new(Pool::new(aim, Arc::new(Memory::default())))).unwrap();
+        let to = door.address();
+        let asked = tokio::task::spawn_blocking(move || {
+            let client = || {
+                let socket = std::net::UdpSocket::bind(("127.0.0.1", 0)).unwrap();
+                socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+                socket
+            };
+            let busy = client();
+            for number in 0..1_000 {
+                // Somebody who goes on asking keeps the session; what is said on it comes back in order.
+                for socket in [&busy, &client()] {
+                    let text = format!("{number}");
+                    let mut bytes = [0; 16];
+                    socket.send_to(text.as_bytes(), to).unwrap();
+                    let length = socket.recv(&mut bytes).unwrap();
+                    assert_eq!(&bytes[..length], text.as_bytes());
+                }
+            }
+            busy.send_to(b"end", to).unwrap();
+        });
+        asked.await.unwrap();
+        echo.join().unwrap();
+        door.close().await;
+    }
 }
