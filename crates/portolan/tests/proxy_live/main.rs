@@ -17,10 +17,14 @@ const FILTER_HOOKS: &[&str] = &["INPUT", "FORWARD", "OUTPUT"];
 
 fn mode(stand: &Stand, mode: &str, asked: &str) {
     stand.until_counted(&format!("portolan_proxy_mode{{mode=\"{mode}\",asked=\"{asked}\"}} 1"));
-    let other = if mode == "nftables" { "KUBE-" } else { "table ip portolan" };
-    eventually("the other mode's rules go", || {
+    let others: &[&str] = match mode {
+        "nftables" => &["KUBE-", "portolan-userspace"],
+        "userspace" => &["KUBE-", "table ip portolan {"],
+        _ => &["table ip portolan"],
+    };
+    eventually("the other modes' rules go", || {
         let rules = stand.tool("nft list ruleset");
-        if rules.contains(other) { Err(format!("{rules}\n{}", stand.log())) } else { Ok(()) }
+        if others.iter().any(|other| rules.contains(other)) { Err(format!("{rules}\n{}", stand.log())) } else { Ok(()) }
     });
 }
 
@@ -49,11 +53,16 @@ fn modes_change_and_no_connection_notices() {
         ("mode: iptables\n", "iptables", "iptables"),
         ("mode: iptables\niptables: {masqueradeBit: 9}\n", "iptables", "iptables"),
         ("mode: nftables\n", "nftables", "nftables"),
+        ("mode: userspace\n", "userspace", "userspace"),
+        ("mode: userspace\nnftables: {masqueradeAll: true}\n", "userspace", "userspace"),
         ("mode: ipvs\n", "iptables", "ipvs"),
+        ("mode: userspace\n", "userspace", "userspace"),
         ("", "nftables", "nftables"),
     ] {
         stand.configure(&format!("{text}{EVERYWHERE}"));
         mode(&stand, now, asked);
+        // What one mode began, the others leave alone.
+        streams.extend(ways.iter().map(|(from, at)| stand.connect(from, at)));
         go_on(&mut streams);
     }
     for prober in probers {
