@@ -57,6 +57,11 @@ const BENCHES: &[Bench] = &[
         about: "the same for iptables, by the tools of both flavours",
         runs: Runs::Example { package: "proxy-iptables", example: "sync_cost" },
     },
+    Bench {
+        name: "relay-cost",
+        about: "userspace mode's relay beside the way without it: one stream, and connection after connection",
+        runs: Runs::Example { package: "proxy-userspace", example: "relay_cost" },
+    },
 ];
 
 /// Runs one benchmark with what else it is told, or lists them.

@@ -1,7 +1,7 @@
 //! What the relay costs beside the way without it: throughput of one connection and new connections per second, from a pod
 //! to another node's, in turns. All of it runs in this process, so its CPU time is that of both ends and the relay.
 //!
-//! `cargo run --release -p proxy-userspace --example relay_cost -- [ROUNDS]`, as root.
+//! `cargo xtask bench relay-cost [ROUNDS]`, as root.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::io::{Read, Write};
