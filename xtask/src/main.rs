@@ -9,6 +9,7 @@ mod crash;
 mod fuzz;
 mod generate;
 mod guest;
+mod image;
 mod machine;
 mod peers;
 mod step;
@@ -57,6 +58,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Write an OCI image of the static binary, for clusters that run it (deploy/).
+    Image(image::Options),
     /// Regenerate a committed file from its published source.
     Generate {
         #[command(subcommand)]
@@ -77,6 +80,7 @@ fn main() -> anyhow::Result<()> {
         Command::Fuzz(options) => fuzz::run(&options),
         Command::Peers { names } => peers::print(&names),
         Command::Conformance { name, arguments } => conformance::run(name.as_deref(), &arguments),
+        Command::Image(options) => image::run(&options),
         Command::Generate { what } => generate::run(what),
     }
 }

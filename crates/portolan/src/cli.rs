@@ -11,7 +11,7 @@ use images::Reference;
 use images::registry::Mirror;
 use ipnet::IpNet;
 
-pub use self::proxy::Proxy;
+pub use self::proxy::{Instrument, Output, Proxy};
 use crate::help;
 use crate::modes::MODES;
 use crate::system::default_data_dir;

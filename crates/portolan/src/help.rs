@@ -80,11 +80,16 @@ Examples:
     portolan proxy --kubeconfig ~/.kube/config --hostname-override node-1 --cluster-cidr 10.244.0.0/16
   See the configuration, with everything that was left out:
     portolan proxy --proxy-mode iptables --write-config-to /dev/stdout
+  Take the place of a kube-proxy that has ended, and remove what it left as soon as these rules answer:
+    portolan proxy --config /var/lib/kube-proxy/config.conf --take-over
+  See what should be in force beside what is, for one Service:
+    portolan proxy --config /var/lib/kube-proxy/config.conf dump default/myapp
   Leave nothing behind:
     portolan proxy --cleanup
 
 Flags of kube-proxy that aren't listed are taken too; those that nothing depends on here are named in the log.
-A change of the file ends the proxy, so that whoever supervises it starts it anew; its rules stay in force meanwhile.
+A change of the file is applied while the proxy runs, the mode too. One that can't be followed is refused, and the old
+configuration stays in force. `dump` ends with exit code 1 when something is missing.
 PORTOLAN_LOG sets what is logged, before -v.";
 
 pub const IMAGE: &str = "\

@@ -1,16 +1,19 @@
 //! Executes plans on whatever takes nf_tables transactions, and reads back what is there. Both families share one
 //! handle, so that each knows the other's commits from those of strangers.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nft::{Data, Element, Generation, Nft, NftError, Transaction, Value};
-use proxy::{Backend, Size};
-use service_model::{ForwardingTable, IpFamily, NodePortAddresses};
+use proxy::{Backend, Seen, Size};
+use service_model::{ForwardingTable, FrontendKey, IpFamily, NodePortAddresses};
 
 use crate::edit::{Edit, transaction};
 use crate::layout::{SetName, Settings, table};
+use crate::mark::ClassId;
 use crate::plan::{Desired, NftPlan};
-use crate::state::Observed;
+use crate::slots::Slots;
+use crate::state::{Observed, Scope};
 
 /// Elements deleted per transaction where their number is not known beforehand.
 const FORGET_CHUNK: usize = 1_000;
@@ -239,6 +242,20 @@ impl<N: Nft + Send + 'static> Backend for Nftables<N> {
             ("other-elements", observed.singles.len()),
         ];
         numbers.into_iter().map(|(kind, number)| Size { table: crate::TABLE_NAME, kind, number }).collect()
+    }
+
+    fn seen(&self, observed: &Observed, frontend: FrontendKey, here: bool) -> Seen {
+        let entry = |scope| observed.entries.get(&(scope, frontend));
+        let mark = if here { entry(Scope::Here).or_else(|| entry(Scope::Everybody)) } else { entry(Scope::Everybody) };
+        match mark {
+            None => Seen::Nothing,
+            Some(mark) if mark.class() == ClassId::REJECT => Seen::Rejects,
+            Some(mark) if mark.class() == ClassId::DROP => Seen::Drops,
+            Some(mark) => {
+                let slots = observed.lists.get(&mark.list()).into_iter().flat_map(Slots::taken);
+                Seen::Forwards(slots.map(|(_, target)| SocketAddr::new(target.address, target.port)).collect())
+            }
+        }
     }
 
     async fn cleanup(&self) -> Result<(), BackendError> {

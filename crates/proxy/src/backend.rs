@@ -2,11 +2,12 @@
 //! few steps that touch the kernel. Backends know no traffic policy by name. Not responsible for when anything happens:
 //! that is the Syncer's.
 
+use std::collections::BTreeSet;
 use std::fmt::{Debug, Display};
 use std::future::Future;
 use std::net::SocketAddr;
 
-use service_model::{ForwardingTable, IpFamily, ServicePortName};
+use service_model::{ForwardingTable, FrontendKey, IpFamily, ServicePortName};
 
 /// Turns ForwardingTables of one family into whatever forwards packets.
 pub trait Backend: Send + Sync + 'static {
@@ -49,6 +50,11 @@ pub trait Backend: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// What strangers, or else this node and its pods, meet at a frontend according to the rules that are in force.
+    fn seen(&self, _observed: &Self::Observed, _frontend: FrontendKey, _here: bool) -> Seen {
+        Seen::Untold
+    }
+
     /// Removes everything of ours.
     fn cleanup(&self) -> impl Future<Output = Result<(), Self::Error>> + Send;
 
@@ -88,6 +94,18 @@ pub trait Plan: Eq + Debug + Display + Send + Sync {
 
     /// Service ports the backend can't serve, and why.
     fn refused(&self) -> &[Refusal];
+}
+
+/// What a frontend's rules do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// The mode's rules can't be read back frontend by frontend.
+    Untold,
+    /// There are none.
+    Nothing,
+    Forwards(BTreeSet<SocketAddr>),
+    Rejects,
+    Drops,
 }
 
 /// So many of something, in one of the kernel's tables.

@@ -16,6 +16,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::metrics::process::measure;
 use crate::metrics::{Family, HEALTHZ, LIVEZ};
 use crate::status::{Progress, Status};
 
@@ -114,7 +115,10 @@ impl Server {
         match (self, request.uri().path()) {
             (Server::Health(status), "/healthz") => probe(status, &HEALTHZ, true),
             (Server::Health(status), "/livez") => probe(status, &LIVEZ, false),
-            (Server::Metrics(status, _), "/metrics") => respond(StatusCode::OK, METRICS, status.metrics().text()),
+            (Server::Metrics(status, _), "/metrics") => {
+                measure(status.metrics());
+                respond(StatusCode::OK, METRICS, status.metrics().text())
+            }
             (Server::Metrics(_, mode), "/proxyMode") => respond(StatusCode::OK, TEXT, (*mode.borrow()).to_owned()),
             (Server::Metrics(..), "/healthz") => respond(StatusCode::OK, TEXT, "ok".to_owned()),
             _ => respond(StatusCode::NOT_FOUND, TEXT, "404 page not found\n".to_owned()),

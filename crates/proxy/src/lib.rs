@@ -5,6 +5,8 @@
 pub mod backend;
 pub mod battery;
 pub mod config;
+mod counted;
+mod dump;
 mod flows;
 mod health;
 mod health_check_ports;
@@ -21,12 +23,13 @@ mod tally;
 pub mod tuning;
 mod watch;
 
-pub use backend::{Backend, Plan, RULES, Refusal, RefusalReason, Size};
+pub use backend::{Backend, Plan, RULES, Refusal, RefusalReason, Seen, Size};
 pub use config::{Config, FollowedAddresses};
+pub use dump::{Dump, FamilyDump, FrontendDump, PortDump};
 pub use health::ListenError;
 pub use mode::{Backends, Difference, Mode, ModeError, ModeStep, Rules, Wanted};
 pub use notices::Notice;
-pub use run::{Order, RunError, Setup, preview, run, serve};
+pub use run::{Order, RunError, Setup, dump, preview, run, serve};
 pub use status::{Applied, Progress, Status};
 pub use switch::SwitchError;
 pub use syncer::{Complaint, Shared, State, Syncer};

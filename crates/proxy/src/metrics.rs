@@ -2,6 +2,7 @@
 //! does something counts it here; `text` prints it all as Prometheus reads it. Not responsible for serving it.
 
 mod families;
+pub(crate) mod process;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -31,6 +32,8 @@ pub enum Kind {
 pub enum Buckets {
     /// 1 ms and on, doubling, 15 of them.
     Sync,
+    /// 5 ms to a minute.
+    Requests,
     /// 0.25 s to 5 min, as the scalability SLO on network programming has them.
     Programming,
 }
@@ -53,6 +56,7 @@ impl Buckets {
     pub fn bounds(self) -> Vec<f64> {
         match self {
             Buckets::Sync => (0..15_u32).map(|n| 0.001 * f64::from(1_u32 << n)).collect(),
+            Buckets::Requests => vec![0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0],
             Buckets::Programming => {
                 let short = [0.25, 0.5].into_iter().chain((1..60).map(f64::from));
                 let long = (60..120).step_by(5).chain((120..=300).step_by(30)).map(f64::from);
@@ -117,8 +121,16 @@ impl Metrics {
             for ((_, labels), value) in of_family {
                 write_value(&mut samples, family, labels, value);
             }
-            if samples.is_empty() && family.labels.is_empty() && !matches!(family.kind, Kind::Histogram(_)) {
-                let _ = writeln!(samples, "{} 0", family.name);
+            if samples.is_empty() && !matches!(family.kind, Kind::Histogram(_)) {
+                // So that an alert finds a failure that has not happened.
+                let zeros: &[&str] = match (family.labels, family.kind) {
+                    ([], _) => &[""],
+                    (["ip_family"], Kind::Counter) => &["{ip_family=\"IPv4\"}", "{ip_family=\"IPv6\"}"],
+                    _ => &[],
+                };
+                for labels in zeros {
+                    let _ = writeln!(samples, "{}{labels} 0", family.name);
+                }
             }
             if samples.is_empty() {
                 continue;
@@ -209,7 +221,7 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), ALL.len());
-        for buckets in [Buckets::Sync, Buckets::Programming] {
+        for buckets in [Buckets::Sync, Buckets::Requests, Buckets::Programming] {
             assert!(buckets.bounds().is_sorted_by(|a, b| a < b));
         }
         assert_eq!(Buckets::Programming.bounds().len(), 2 + 59 + 12 + 7);

@@ -1,14 +1,15 @@
 //! A proxy mode as a whole, whatever types its backends have: what the rest of a proxy starts, looks at and cleans up.
 //! Not responsible for which mode it is to be, nor for when it takes another's place (`run`).
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::sync::Arc;
 
 use conntrack::{Conntrack, ConntrackError};
 use futures::future::BoxFuture;
-use service_model::{ForwardingTable, IpFamily, ServiceModel};
+use service_model::{ForwardingTable, FrontendKey, IpFamily, ServiceModel};
 
-use crate::backend::{Backend, Plan, Refusal};
+use crate::backend::{Backend, Plan, Refusal, Seen};
 use crate::loopback;
 use crate::status::Reporter;
 use crate::syncer::{Complaint, Shared, Syncer};
@@ -59,6 +60,10 @@ pub struct Difference {
     /// As the mode's own tool would be fed.
     pub plan: String,
     pub refused: Vec<Refusal>,
+    /// The table it was compared with.
+    pub table: ForwardingTable,
+    /// What is met at each frontend of the table's: by strangers, and by this node and its pods.
+    pub seen: BTreeMap<FrontendKey, [Seen; 2]>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -132,11 +137,17 @@ impl<B: Backend> Mode for Backends<B> {
                 let Some(table) = wanted(backend.family(), backend.serves_loopback()) else { continue };
                 let observed = backend.observe().await.map_err(|error| self.failed(backend, ModeStep::Read, error))?;
                 let plan = backend.plan(&backend.desired(&table), &observed);
+                let frontends = table.ports.values().flat_map(|port| {
+                    port.frontends.iter().map(|frontend| frontend.key(port.protocol)).collect::<Vec<_>>()
+                });
+                let seen = |key| (key, [false, true].map(|here| backend.seen(&observed, key, here)));
                 differences.push(Difference {
+                    seen: frontends.map(seen).collect(),
                     family: backend.family(),
                     steps: plan.steps(),
                     plan: plan.to_string(),
                     refused: plan.refused().to_vec(),
+                    table,
                 });
             }
             Ok(differences)

@@ -8,17 +8,21 @@ use std::time::Duration;
 use conntrack::ConntrackError;
 use kube::Client;
 use runtime::events::{Recorder, recorder};
-use service_model::{IpFamily, ServiceModel};
+use service_model::{IpFamily, ServiceModel, ServiceName};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::backend::Backend;
 use crate::config::Config;
+use crate::counted::counted;
+use crate::dump::Dump;
 use crate::health::{ListenError, Server};
 use crate::health_check_ports::{Failure, HealthCheckPorts};
 use crate::intake::{Intake, NEWS, node_view, watch_all};
-use crate::metrics::{CLEANUP_FAILURES, MODE, NFTABLES_CLEANUP_FAILURES, RELOAD_OK, RELOADS};
+use crate::metrics::{
+    BUILD_INFO, CLEANUP_FAILURES, KUBERNETES_BUILD, MODE, NFTABLES_CLEANUP_FAILURES, RELOAD_OK, RELOADS,
+};
 use crate::mode::{Backends, Difference, Mode, ModeError, Rules};
 use crate::notices::{self, Notice, REFUSED};
 use crate::status::Status;
@@ -26,6 +30,9 @@ use crate::switch::{Bench, Engine, SwitchError, clear};
 use crate::syncer::{Complaint, Shared};
 use crate::watch::News;
 
+/// The Kubernetes whose proxy this one is like.
+const EMULATED: &str = "v1.36.3";
+const PLATFORM: &str = if cfg!(target_arch = "aarch64") { "linux/arm64" } else { "linux/amd64" };
 /// How long after a failure what a former mode has left is tried to be removed again.
 const CLEAR_AGAIN: Duration = Duration::from_secs(10);
 
@@ -45,6 +52,8 @@ pub struct Setup {
     pub client: Arc<Client>,
     pub config: Config,
     pub mode: Arc<dyn Mode>,
+    /// Whom the client asks, for those who count.
+    pub server: String,
     /// The mode that was asked for, if another had to do.
     pub asked: &'static str,
     /// What is to be told about it.
@@ -64,7 +73,8 @@ pub enum Order {
 impl Setup {
     pub fn new(client: Client, config: Config, mode: Arc<dyn Mode>) -> Setup {
         let (asked, client) = (mode.name(), Arc::new(client));
-        Setup { client, config, mode, asked, notices: Vec::new(), replaces: Vec::new() }
+        let server = "api".to_owned();
+        Setup { client, config, mode, server, asked, notices: Vec::new(), replaces: Vec::new() }
     }
 }
 
@@ -112,6 +122,25 @@ pub async fn serve(
 
 /// What would be done now, as each backend's own tool would be fed; nothing is. Ends early, with nothing, if cancelled.
 pub async fn preview(setup: Setup, token: CancellationToken) -> Result<Vec<Difference>, ModeError> {
+    match listed(&setup, token).await {
+        Some(shared) => setup.mode.look(&|family, loopback| shared.table(family, loopback)).await,
+        None => Ok(Vec::new()),
+    }
+}
+
+/// What should be in force beside what is, of all Services or of one. `None` if cancelled.
+pub async fn dump(
+    setup: Setup,
+    service: Option<&ServiceName>,
+    token: CancellationToken,
+) -> Result<Option<Dump>, ModeError> {
+    let Some(shared) = listed(&setup, token).await else { return Ok(None) };
+    let looks = setup.mode.look(&|family, loopback| shared.table(family, loopback)).await?;
+    Ok(Some(Dump::new(setup.mode.name(), &looks, service)))
+}
+
+/// Everything as it is listed now; `None` if cancelled.
+async fn listed(setup: &Setup, token: CancellationToken) -> Option<Shared> {
     let (shared, status) = (Shared::new(node_view(&setup.config)), Status::default());
     let watching = token.child_token();
     let (mut tasks, config) = (JoinSet::new(), watch::Sender::new(setup.config.clone()));
@@ -119,12 +148,12 @@ pub async fn preview(setup: Setup, token: CancellationToken) -> Result<Vec<Diffe
     watch_all(&mut tasks, &setup.client, &setup.config.node_name, &sender, &watching);
     tasks.spawn(Intake::new(shared.clone(), status, config.subscribe()).run(news, watching.clone()));
     tokio::select! {
-        () = token.cancelled() => return Ok(Vec::new()),
+        () = token.cancelled() => return None,
         () = shared.complete() => {}
     }
     watching.cancel();
     while tasks.join_next().await.is_some() {}
-    setup.mode.look(&|family, loopback| shared.table(family, loopback)).await
+    Some(shared)
 }
 
 struct Proxy {
@@ -155,7 +184,8 @@ struct Serving {
 impl Proxy {
     async fn start(setup: Setup, status: Status, token: &CancellationToken) -> Result<Proxy, RunError> {
         let (name, _) = watch::channel("");
-        let (recorder, publisher) = recorder((*setup.client).clone(), "portolan-proxy");
+        let client = counted(&setup.client, &setup.server, status.metrics());
+        let (recorder, publisher) = recorder(client.clone(), "portolan-proxy");
         let complain = {
             let recorder = recorder.clone();
             Arc::new(move |complaint: &Complaint, model: &ServiceModel| {
@@ -177,7 +207,7 @@ impl Proxy {
         let (news, incoming) = mpsc::channel(NEWS);
         let watching = token.child_token();
         let mut watches = (watching, JoinSet::new());
-        watch_all(&mut watches.1, &setup.client, &setup.config.node_name, &news, &watches.0);
+        watch_all(&mut watches.1, &client, &setup.config.node_name, &news, &watches.0);
         let config = watch::Sender::new(setup.config.clone());
         let intake = Intake::new(bench.shared.clone(), bench.status.clone(), config.subscribe());
         tasks.spawn(intake.run(incoming, token.clone()));
@@ -222,6 +252,8 @@ impl Proxy {
         metrics.clear(&MODE);
         metrics.set(&MODE, &[self.engine.mode.name(), self.setup.asked], 1.0);
         metrics.set(&RELOAD_OK, &[], 1.0);
+        metrics.set(&BUILD_INFO, &[env!("CARGO_PKG_VERSION")], 1.0);
+        metrics.set(&KUBERNETES_BUILD, &[EMULATED, "1", "36", PLATFORM], 1.0);
     }
 
     /// Becomes something else, or stays what it is and says why.
@@ -311,7 +343,8 @@ impl Proxy {
         self.watches.0.cancel();
         while self.watches.1.join_next().await.is_some() {}
         self.watches.0 = self.bench.token.child_token();
-        watch_all(&mut self.watches.1, &setup.client, &setup.config.node_name, &self.news, &self.watches.0);
+        let client = counted(&setup.client, &setup.server, self.bench.status.metrics());
+        watch_all(&mut self.watches.1, &client, &setup.config.node_name, &self.news, &self.watches.0);
     }
 
     /// Waits until the mode's rules are seen in the kernel, and until it is time to try.

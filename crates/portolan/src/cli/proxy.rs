@@ -5,13 +5,15 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use clap::Args;
 use clap::builder::BoolishValueParser;
+use clap::{Args, Subcommand, ValueEnum};
 use proxy::config::duration::GoDuration;
 use proxy::config::file::{KubeProxyConfiguration, VerbosityOfFiles, with_port};
 
 #[derive(Args, Clone, Default)]
 pub struct Proxy {
+    #[command(subcommand)]
+    pub command: Option<Instrument>,
     /// The configuration file (KubeProxyConfiguration). With it, other flags that configure are put aside, except
     /// --hostname-override and those about logging.
     #[arg(long, value_name = "FILE")]
@@ -48,6 +50,26 @@ pub struct Proxy {
     pub conntrack: ConntrackFields,
     #[command(flatten, next_help_heading = "Logging")]
     pub logging: LoggingFields,
+}
+
+/// What a proxy that runs beside can be asked by looking at what it has made.
+#[derive(Subcommand, Clone)]
+pub enum Instrument {
+    /// Print what should be in force beside what is, of all Services or of one. The flags of `portolan proxy` come before.
+    Dump {
+        /// Only this Service.
+        #[arg(value_name = "NAMESPACE/NAME")]
+        service: Option<String>,
+        /// How to print it.
+        #[arg(short, long, value_enum, default_value_t = Output::Text)]
+        output: Output,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    Text,
+    Json,
 }
 
 #[derive(Args, Clone, Default)]

@@ -19,12 +19,13 @@ use ::proxy::config::write::to_yaml;
 use ::proxy::tuning::PROC_SYS;
 use ::proxy::{Rules, Status};
 use anyhow::{Context, Result};
+use service_model::ServiceName;
 use tokio::sync::mpsc;
 
 use self::setup::Maker;
 use super::block_on;
 use super::part::until_terminated;
-use crate::cli::Proxy;
+use crate::cli::{Instrument, Output, Proxy};
 use crate::{logging, modes};
 
 pub fn run(options: &Proxy) -> Result<ExitCode> {
@@ -46,6 +47,10 @@ pub fn run(options: &Proxy) -> Result<ExitCode> {
         return block_on(cleanup(options.take_over));
     }
     let settings = settings(&config, machine::processors())?;
+    if let Some(Instrument::Dump { service, output }) = &options.command {
+        logging::start(logging::COMMANDS, logging::Format::Text);
+        return block_on(dump(options, settings, service.as_deref(), *output));
+    }
     let format = if settings.logging.json { logging::Format::Json } else { logging::Format::Text };
     logging::start(setup::log_level(&settings), format);
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
@@ -91,6 +96,27 @@ async fn start(options: &Proxy, settings: Settings) -> Result<ExitCode> {
     }
     ::proxy::serve(made.setup, orders, Status::default(), stop).await.context("the proxy ended")?;
     Ok(ExitCode::SUCCESS)
+}
+
+async fn dump(options: &Proxy, settings: Settings, service: Option<&str>, output: Output) -> Result<ExitCode> {
+    let stop = until_terminated()?;
+    let host = machine::follow_addresses(stop.clone()).context("cannot read this machine's addresses")?;
+    let setup = Maker::new(options.master.clone(), false, host).plan(settings).await?;
+    let named = |name: &str| match name.split_once('/') {
+        Some((namespace, name)) => ServiceName::new(namespace, name),
+        None => ServiceName::new("default", name),
+    };
+    let service = service.map(named);
+    let Some(dump) = ::proxy::dump(setup, service.as_ref(), stop).await.context("cannot read the rules")? else {
+        return Ok(ExitCode::FAILURE);
+    };
+    match output {
+        Output::Text => print(&dump)?,
+        Output::Json => print(serde_json::to_string_pretty(&dump).context("cannot print it")?)?,
+    }
+    let known = service.is_none() || dump.families.iter().any(|family| !family.ports.is_empty());
+    let missing = dump.families.iter().any(|family| family.steps_missing > 0);
+    Ok(if known && !missing { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// One mode that can't be cleaned up keeps no other from being.

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod cluster;
+mod page;
 mod stand;
 
 use std::net::{SocketAddr, TcpStream, UdpSocket};
@@ -281,4 +282,114 @@ fn what_cannot_be_is_told_once_and_all_else_is_in_force() {
         stand.run(&["--cleanup"]);
         assert_eq!(stand.tool("nft -s -t list table ip strange"), before, "{mode}");
     }
+}
+
+/// What a kube-proxy 1.36 leaves (with a chain of older versions' and one of ipvs mode's), beside a kubelet's and a CNI
+/// plugin's.
+const LEFT: &str = include_str!("left-by-kube-proxy.iptables");
+
+#[test]
+fn it_takes_over_what_a_kube_proxy_left_and_nothing_else() {
+    for mode in ["nftables", "iptables"] {
+        let stand = Stand::new();
+        stand.feed("iptables-nft-restore --noflush", LEFT);
+        stand.tool("nft add table ip kube-proxy { comment \"rules for kube-proxy\" ; }");
+        stand.tool("nft add chain ip kube-proxy c { type filter hook input priority 0 ; }");
+        stand.tool("nft add table ip6 kube-proxy");
+        stand.configure(&format!("mode: {mode}\n"));
+        let config = stand.config();
+        // Unasked, it leaves them alone.
+        let proxy = stand.start(&["--config", config.to_str().unwrap()]);
+        stand.until_answered(&stand.outside, "192.0.2.2:30080");
+        let rules = stand.tool("nft list ruleset");
+        assert!(rules.contains("table ip kube-proxy") && rules.contains("KUBE-XLB-"), "{rules}");
+        drop(proxy);
+        let _proxy = stand.start(&["--take-over", "--config", config.to_str().unwrap()]);
+        let rules = eventually("they go", || {
+            let rules = stand.tool("nft list ruleset");
+            let gone = ["kube-proxy", "KUBE-XLB-", "GONEGONE", "KUBE-IPVS-FILTER"];
+            let left: Vec<&str> = gone.into_iter().filter(|mark| rules.contains(mark)).collect();
+            if left.is_empty() { Ok(rules) } else { Err(format!("{left:?}\n{}", stand.log())) }
+        });
+        for others in ["KUBE-FIREWALL", "KUBE-KUBELET-CANARY", "KUBE-IPTABLES-HINT", "CNI-HOSTPORT-DNAT"] {
+            assert!(rules.contains(others), "{mode}: {others} is somebody else's\n{rules}");
+        }
+        assert_eq!(rules.contains("KUBE-SERVICES"), mode == "iptables", "{rules}");
+        stand.until_answered(&stand.outside, "192.0.2.2:30080");
+        assert!(!stand.tool("iptables-nft-save -t mangle").contains("KUBE-PROXY-CANARY"));
+    }
+}
+
+#[test]
+fn it_counts_what_kube_proxy_counts() {
+    let stand = Stand::new();
+    stand.configure("mode: iptables\n");
+    let _proxy = stand.start(&["--config", stand.config().to_str().unwrap()]);
+    stand.until_answered(&stand.outside, "192.0.2.2:30080");
+    stand.get("127.0.0.1:10256/healthz").unwrap();
+    stand.get("127.0.0.1:10256/livez").unwrap();
+    stand.endpoints("balanced", &[("10.244.2.5", "there", true)]);
+    stand.until_counted(
+        "kubeproxy_sync_proxy_rules_no_local_endpoints_total{ip_family=\"IPv4\",traffic_policy=\"external\"} 2",
+    );
+    // A slice that tells when its pods changed.
+    eventually("how long it took", || {
+        let page = stand.get("127.0.0.1:10249/metrics")?;
+        let line = "kubeproxy_network_programming_duration_seconds_count{ip_family=\"IPv4\"}";
+        if page.contains(line) { Ok(()) } else { Err(page) }
+    });
+    let page = stand.get("127.0.0.1:10249/metrics").unwrap();
+    let page = page.split_once("\r\n\r\n").unwrap().1;
+    page::check(page).unwrap();
+    for name in page::KUBE_PROXY {
+        assert!(page.contains(&format!("# TYPE {name} ")), "{name}\n{page}");
+    }
+    for moving in [
+        "kubeproxy_sync_proxy_rules_iptables_total{ip_family=\"IPv4\",table=\"nat\"} ",
+        "kubeproxy_sync_proxy_rules_iptables_last{ip_family=\"IPv4\",table=\"nat\"} ",
+        "kubeproxy_proxy_healthz_total{code=\"200\"} ",
+        "kubeproxy_proxy_livez_total{code=\"200\"} ",
+        "kubeproxy_sync_proxy_rules_endpoint_changes_total ",
+        "kubeproxy_sync_proxy_rules_service_changes_total ",
+        "rest_client_requests_total{code=\"200\",host=\"127.0.0.1:8080\",method=\"GET\"} ",
+        "portolan_proxy_objects{mode=\"iptables\",ip_family=\"IPv4\",table=\"nat\",kind=\"chains\"} ",
+        "process_resident_memory_bytes ",
+    ] {
+        let value = page.lines().find_map(|line| line.strip_prefix(moving));
+        let value: f64 = value.unwrap_or_else(|| panic!("{moving}\n{page}")).parse().unwrap();
+        assert!(value > 0.0, "{moving}{value}");
+    }
+}
+
+#[test]
+fn what_should_be_is_shown_beside_what_is() {
+    let stand = Stand::new();
+    stand.configure("mode: nftables\n");
+    let config = stand.config();
+    let flags = ["--config", config.to_str().unwrap()];
+    let dump = |more: &[&str]| {
+        let output = stand.run(&[&flags[..], &["dump"], more].concat());
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned(), output)
+    };
+    let (code, before, _) = dump(&["n/web"]);
+    assert_eq!(code, Some(1), "{before}");
+    assert!(before.contains("cluster IP 10.96.0.9:80: forward to 10.244.1.5:8080 (in force: nothing)"), "{before}");
+    let planned = stand.run(&[&flags[..], &["--dry-run"]].concat());
+    assert!(String::from_utf8_lossy(&planned.stdout).contains("add table ip portolan"));
+    assert!(!stand.tool("nft list tables").contains("portolan"), "nothing is made by looking");
+    let proxy = stand.start(&flags);
+    stand.until_answered(&stand.outside, "192.0.2.2:30080");
+    drop(proxy);
+    let (code, after, output) = dump(&["n/web"]);
+    assert_eq!(code, Some(0), "{after}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        after.contains("node port 30080: forward to 10.244.1.5:8080\n") && !after.contains("in force: "),
+        "{after}"
+    );
+    assert!(!after.contains("n/balanced"), "{after}");
+    let (_, json, _) = dump(&["-o", "json"]);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["families"][0]["stepsMissing"], 0);
+    assert_eq!(json["families"][0]["ports"][0]["frontends"][0]["observed"], "forward to 10.244.1.5:8080");
+    assert_eq!(dump(&["n/nobody"]).0, Some(1));
 }

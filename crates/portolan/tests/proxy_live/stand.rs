@@ -184,6 +184,16 @@ impl Stand {
         String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap()
     }
 
+    /// Has a tool on the node read something.
+    pub fn feed(&self, line: &str, text: &str) {
+        let mut words = line.split(' ');
+        let mut command = Command::new(words.next().unwrap());
+        command.args(words).stdin(Stdio::piped());
+        let mut child = self.node.run(move || command.spawn().unwrap()).unwrap();
+        child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+        assert!(child.wait().unwrap().success(), "{line}");
+    }
+
     pub fn get(&self, at: &str) -> Result<String, String> {
         let (host, path) = at.split_once('/').unwrap();
         let address: SocketAddr = host.parse().unwrap();

@@ -75,6 +75,20 @@ families! {
     HEALTHZ: Kind::Counter, &["code"],
         "kubeproxy_proxy_healthz_total", "[ALPHA] Cumulative proxy healthz HTTP status";
     LIVEZ: Kind::Counter, &["code"], "kubeproxy_proxy_livez_total", "[ALPHA] Cumulative proxy livez HTTP status";
+    KUBERNETES_BUILD: Kind::Gauge, &["git_version", "major", "minor", "platform"],
+        "kubernetes_build_info", "[ALPHA] The version of Kubernetes that is emulated, as labels; always 1";
+    REST_REQUESTS: Kind::Counter, &["code", "host", "method"],
+        "rest_client_requests_total", "[ALPHA] Number of HTTP requests, partitioned by status code, method, and host.";
+    REST_DURATION: Kind::Histogram(Buckets::Requests), &["host", "verb"],
+        "rest_client_request_duration_seconds", "[ALPHA] Request latency in seconds. Broken down by verb, and host.";
+    CPU_SECONDS: Kind::Counter, NONE,
+        "process_cpu_seconds_total", "Total user and system CPU time spent in seconds.";
+    OPEN_FDS: Kind::Gauge, NONE, "process_open_fds", "Number of open file descriptors.";
+    MAX_FDS: Kind::Gauge, NONE, "process_max_fds", "Maximum number of open file descriptors.";
+    RESIDENT: Kind::Gauge, NONE, "process_resident_memory_bytes", "Resident memory size in bytes.";
+    VIRTUAL: Kind::Gauge, NONE, "process_virtual_memory_bytes", "Virtual memory size in bytes.";
+    START_TIME: Kind::Gauge, NONE,
+        "process_start_time_seconds", "Start time of the process since unix epoch in seconds.";
     BUILD_INFO: Kind::Gauge, &["version"],
         "portolan_build_info", "Always 1; the label says which version runs";
     EVENT_TO_KERNEL: Kind::Histogram(Buckets::Sync), FAMILY,

@@ -58,9 +58,11 @@ impl Maker {
             drop_invalid: settings.drop_invalid,
             sync_period: settings.sync_period,
         };
-        let client = match &self.before {
-            Some(before) if before.settings.kubeconfig == settings.kubeconfig => before.setup.client.clone(),
-            _ => Arc::new(client(settings.kubeconfig.as_deref(), self.master.as_deref()).await?),
+        let (client, server) = match &self.before {
+            Some(before) if before.settings.kubeconfig == settings.kubeconfig => {
+                (before.setup.client.clone(), before.setup.server.clone())
+            }
+            _ => client(settings.kubeconfig.as_deref(), self.master.as_deref()).await?,
         };
         let before =
             self.before.as_ref().filter(|before| before.settings.mode == settings.mode && before.options == options);
@@ -74,7 +76,7 @@ impl Maker {
         // What others have left is there from the beginning or not at all.
         let replaces = if self.before.is_none() { self.left_behind(mode.name()) } else { Vec::new() };
         let config = self.config(&settings, name);
-        let setup = Setup { client, config, mode, asked, notices, replaces };
+        let setup = Setup { client, config, mode, server, asked, notices, replaces };
         Ok(Made { settings, options, setup })
     }
 
@@ -161,7 +163,8 @@ fn not_tuned(tuning: &TuningPlan) -> Vec<Notice> {
     failures.map(tell).collect()
 }
 
-async fn client(kubeconfig: Option<&Path>, master: Option<&str>) -> Result<kube::Client> {
+/// With whom it asks.
+async fn client(kubeconfig: Option<&Path>, master: Option<&str>) -> Result<(Arc<kube::Client>, String)> {
     let url = master.map(str::parse::<http::Uri>).transpose().context("--master is no URL")?;
     let mut config = match (kubeconfig, &url) {
         (Some(path), _) => {
@@ -175,5 +178,7 @@ async fn client(kubeconfig: Option<&Path>, master: Option<&str>) -> Result<kube:
     if let Some(url) = url {
         config.cluster_url = url;
     }
-    kube::Client::try_from(config).context("cannot make a client of the API server")
+    let server = config.cluster_url.authority().map(ToString::to_string).unwrap_or_default();
+    let client = kube::Client::try_from(config).context("cannot make a client of the API server")?;
+    Ok((Arc::new(client), server))
 }
