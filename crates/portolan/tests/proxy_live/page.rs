@@ -51,7 +51,7 @@ pub fn check(page: &str) -> Result<(), String> {
             if !current.is_empty() {
                 done.insert(current);
             }
-            current = name;
+            (current, buckets) = (name, None);
             continue;
         }
         if let Some(kind) = line.strip_prefix("# TYPE ") {
