@@ -86,6 +86,7 @@ impl Reader<'_> {
                 let test = Test::within(negated, network(&self.next()?)?);
                 *(if word == "-s" { &mut self.rule.source } else { &mut self.rule.destination }) = test;
             }
+            "-i" => self.rule.input = Some(Test { negated, value: self.next()?.into() }),
             "--ctstate" if self.module == "conntrack" => {
                 let value = states(&self.next()?)?;
                 self.add(Match::State(Test { negated, value }));
@@ -281,6 +282,8 @@ mod tests {
             Rule::new().recent(&list, Recent::Within { seconds: 9 }).jump("B"),
             Rule::new().recent(&list, Recent::Remember).protocol(6).then(Target::Dnat("[fd00::2]:80".parse().unwrap())),
             Rule::new().source_is_local().then(Target::Masquerade { fully_random: true }),
+            Rule::new().input("cni0").protocol(6).then(Target::Return),
+            Rule::new().source(net("10.0.0.0/8")).not_input("veth+").jump("D"),
         ];
         for rule in rules {
             assert_eq!(Rule::parse(&rule.to_string()), Some(rule.clone()), "{rule}");
@@ -314,7 +317,7 @@ mod tests {
     #[test]
     fn what_is_not_modelled_is_somebody_elses() {
         for spec in [
-            "-i eth0 -j ACCEPT",
+            "-o eth0 -j ACCEPT",
             "! -p tcp -j DROP",
             "-m set --match-set x src -j DROP",
             "-p tcp -m tcp --dport 80:90 -j X",

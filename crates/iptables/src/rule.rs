@@ -14,6 +14,8 @@ pub type ChainName = Arc<str>;
 pub struct Rule {
     pub(crate) source: Option<Test<IpNet>>,
     pub(crate) destination: Option<Test<IpNet>>,
+    /// The link it came in by; a `+` at the end stands for anything.
+    pub(crate) input: Option<Test<Arc<str>>>,
     /// As in the IP header.
     pub(crate) protocol: Option<u8>,
     /// In their own order, not in the order they came.
@@ -154,6 +156,17 @@ impl Rule {
 
     pub fn not_destination(mut self, net: IpNet) -> Rule {
         self.destination = Test::within(true, net);
+        self
+    }
+
+    pub fn input(mut self, link: &str) -> Rule {
+        self.input = Some(Test { negated: false, value: link.into() });
+        self
+    }
+
+    /// Also of packets that came in by no link, since this machine sends them.
+    pub fn not_input(mut self, link: &str) -> Rule {
+        self.input = Some(Test { negated: true, value: link.into() });
         self
     }
 

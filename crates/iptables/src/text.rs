@@ -17,6 +17,9 @@ impl fmt::Display for Rule {
                 words.word(format_args!("{}{option} {value}", not(*negated)))?;
             }
         }
+        if let Some(Test { negated, value }) = &self.input {
+            words.word(format_args!("{}-i {value}", not(*negated)))?;
+        }
         if let Some(protocol) = self.protocol {
             words.word(format_args!("-p {}", Protocol(protocol)))?;
         }

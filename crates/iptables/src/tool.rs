@@ -134,6 +134,18 @@ impl Iptables for Tool {
         }
     }
 
+    fn packets(&mut self, table: Table, chain: &str, words: &str) -> Result<u64, Error> {
+        let command = self.command(&self.list, &["--wait", LOCK_SECONDS, "-t", table.name(), "-v", "-S", chain]);
+        let ended = run(command, None, LIMIT, |out| io::read_to_string(out).unwrap_or_default())?;
+        let Ended { status, said, heard } = ended;
+        let program = || self.list.display().to_string();
+        match status.code() {
+            Some(0) => Ok(heard.lines().filter(|line| line.contains(words)).filter_map(counted).sum()),
+            _ if is_locked(status, &said) => Err(Error::Locked { program: program(), said }),
+            _ => Err(Error::Failed { program: program(), status, said }),
+        }
+    }
+
     fn route_loopback(&mut self) -> Result<(), Error> {
         std::fs::write(ROUTE_LOCALNET, "1").map_err(Error::RouteLoopback)
     }
@@ -142,6 +154,11 @@ impl Iptables for Tool {
         let Some(kernel) = &mut self.kernel else { return Ok(None) };
         kernel.generation().map(|generation| Some(generation.0)).map_err(Error::Generation)
     }
+}
+
+/// `-c PACKETS BYTES`
+fn counted(rule: &str) -> Option<u64> {
+    rule.split_once(" -c ")?.1.split(' ').next()?.parse().ok()
 }
 
 fn is_locked(status: ExitStatus, said: &str) -> bool {

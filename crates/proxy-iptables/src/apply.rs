@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use iptables::{ChainName, Error, Flavour, Iptables, Rule, Table, Target, Tool, Transaction};
-use proxy::{Backend, RULES, Size};
+use proxy::{Backend, Packets, RULES, Size};
 use service_model::{ForwardingTable, IpFamily};
 
 use crate::layout::family;
-use crate::names::{CANARY, MARTIANS, PROBE};
+use crate::names::{CANARY, FORWARD, MARTIANS, PROBE, SERVICES};
 use crate::plan::{Desired, IptablesPlan, removal};
 use crate::quarantine::{Need, Quarantine};
 use crate::settings::{Settings, Tuning};
@@ -311,6 +311,19 @@ impl<T: Iptables + Send + 'static> Backend for IptablesBackend<T> {
 
     fn guards_loopback(&self, observed: &Observed) -> bool {
         observed.filter.contains_key(MARTIANS)
+    }
+
+    async fn packets(&self, observed: &Observed) -> Result<Packets, BackendError> {
+        let Some(settings) = &observed.settings else { return Ok(Packets::default()) };
+        let (invalid, localhost) = (settings.tuning.drop_invalid, settings.localhost_answers());
+        self.blocking(move |hands| {
+            let mut count = |yes: bool, table, chain, words: &str| {
+                if yes { hands.tool.packets(table, chain, words).map_err(BackendError::Look) } else { Ok(0) }
+            };
+            let invalid_dropped = count(invalid, Table::Filter, FORWARD, "--ctstate INVALID")?;
+            Ok(Packets { invalid_dropped, to_localhost: count(localhost, Table::Nat, SERVICES, "-d 127.0.0.")? })
+        })
+        .await
     }
 
     fn sizes(&self, observed: &Observed) -> Vec<Size> {

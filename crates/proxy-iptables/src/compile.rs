@@ -170,7 +170,7 @@ impl<'a> Compiler<'a> {
 
     /// The same of packets from the node itself and from its pods.
     fn each_from_here(&self, base: &Rule) -> impl Iterator<Item = Rule> {
-        let pods = self.settings.local_pods.iter().map(|pods| base.clone().source(*pods));
+        let pods = self.settings.local_pods.iter().map(|pods| pods.among(base.clone()));
         std::iter::once(base.clone().source_is_local()).chain(pods).collect::<Vec<_>>().into_iter()
     }
 

@@ -217,7 +217,7 @@ impl Settings {
             (Masquerade::NEVER, _) => vec![],
             (Masquerade::ALWAYS, _) | (Masquerade { node: true, others: true, .. }, []) => vec![mark(base.clone())],
             (Masquerade { local_pods: false, node: true, others: true }, [pods]) => {
-                vec![mark(base.clone().not_source(*pods))]
+                vec![mark(pods.beside(base.clone()))]
             }
             (Masquerade { local_pods: false, node: true, others: false }, _) => {
                 vec![mark(base.clone().source_is_local())]
@@ -240,9 +240,9 @@ impl Settings {
             rules.push(Rule::new().source_is_local().then(Target::Return));
         }
         for pods in &self.local_pods {
-            rules.push(verdict(who.local_pods, Rule::new().source(*pods)));
+            rules.push(verdict(who.local_pods, pods.among(Rule::new())));
             if who.local_pods {
-                rules.push(Rule::new().source(*pods).then(Target::Return));
+                rules.push(pods.among(Rule::new()).then(Target::Return));
             }
         }
         if who.others {

@@ -5,7 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use service_model::{ForwardingTable, IpFamily, NodePortAddresses, ServicePort};
+use iptables::Rule;
+use service_model::{ForwardingTable, InterfaceMatch, IpFamily, NodePortAddresses, ServicePort};
 
 /// With more endpoints than this their rules carry no comments, which would be most of the text. As all of those rules are
 /// written anew then, it takes clearly fewer endpoints for them to come back.
@@ -28,11 +29,19 @@ impl Default for Tuning {
     }
 }
 
+/// Some of the node's own pods.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Pods {
+    Within(IpNet),
+    /// By the link their packets come in by, as the tools write it.
+    Behind(String),
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     pub family: IpFamily,
     pub tuning: Tuning,
-    pub local_pods: Vec<IpNet>,
+    pub local_pods: Vec<Pods>,
     pub service_cidrs: Vec<IpNet>,
     pub node_ports: NodePortAddresses,
     pub node_addresses: BTreeSet<IpAddr>,
@@ -40,12 +49,38 @@ pub struct Settings {
     pub commented: bool,
 }
 
+impl Pods {
+    fn of(table: &ForwardingTable) -> Vec<Pods> {
+        let link = table.local_interface.as_ref().map(|link| match link {
+            InterfaceMatch::Named(name) => Pods::Behind(name.clone()),
+            InterfaceMatch::Prefix(prefix) => Pods::Behind(format!("{prefix}+")),
+        });
+        table.local_pods.iter().copied().map(Pods::Within).chain(link).collect()
+    }
+
+    /// What they send.
+    pub fn among(&self, rule: Rule) -> Rule {
+        match self {
+            Pods::Within(net) => rule.source(*net),
+            Pods::Behind(link) => rule.input(link),
+        }
+    }
+
+    /// What anybody else sends.
+    pub fn beside(&self, rule: Rule) -> Rule {
+        match self {
+            Pods::Within(net) => rule.not_source(*net),
+            Pods::Behind(link) => rule.not_input(link),
+        }
+    }
+}
+
 impl Settings {
     pub fn new(table: &ForwardingTable, tuning: Tuning) -> Settings {
         Settings {
             family: table.family,
             tuning,
-            local_pods: table.local_pods.clone(),
+            local_pods: Pods::of(table),
             service_cidrs: table.service_cidrs.clone(),
             node_ports: table.node_ports.clone(),
             node_addresses: table.node_addresses.clone(),

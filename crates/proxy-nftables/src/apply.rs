@@ -175,6 +175,7 @@ impl<N: Nft + Send + 'static> Backend for Nftables<N> {
                 guards_loopback: node_port_addresses.iter().any(loopback),
                 family: self.family,
                 local_pods: table.local_pods.clone(),
+                local_interface: table.local_interface.clone(),
                 service_cidrs: table.service_cidrs.clone(),
                 listed_node_ports,
             },

@@ -13,7 +13,7 @@ use ipnet::IpNet;
 use nft::expr::{ct_state, ct_status};
 use nft::rule::{AddrType, Load};
 use nft::{Chain, ChainType, DataType, DynsetOp, Family, Hook, L3, Reject, Rule, Set, Table};
-use service_model::{IpFamily, Protocol};
+use service_model::{InterfaceMatch, IpFamily, Protocol};
 
 use crate::mark::{ClassId, ListId, Mark, MasqueradeMode};
 
@@ -37,6 +37,8 @@ const SAVED_MARK_LIFE: Duration = Duration::from_secs(1);
 pub struct Settings {
     pub family: IpFamily,
     pub local_pods: Vec<IpNet>,
+    /// The links that the node's own pods are told by instead.
+    pub local_interface: Option<InterfaceMatch>,
     pub service_cidrs: Vec<IpNet>,
     /// NodePorts answer on the addresses in a set instead of on every local one.
     pub listed_node_ports: bool,
@@ -90,6 +92,8 @@ const FINISH_ELSEWHERE: &str = "finish-elsewhere";
 const HAND_BACK: &str = "hand-back";
 const HAND_BACK_MASQUERADE: &str = "hand-back-masquerade";
 
+/// IFNAMSIZ
+const INTERFACE_NAME_LEN: usize = 16;
 /// The loopback link's number in every network namespace.
 const LOOPBACK_LINK: u32 = 1;
 
@@ -242,12 +246,9 @@ impl Settings {
 
     fn hooks(&self) -> Vec<(Chain, Vec<Rule>)> {
         let l3 = l3(self.family);
-        let pods = |rules: &mut Vec<Rule>, chain: &str| {
-            rules.extend(self.local_pods.iter().map(|pods| Rule::new().within(Load::Saddr(l3), *pods).goto(chain)));
-        };
         let mut prerouting = self.keep_from_loopback();
         prerouting.extend(self.save_mark());
-        pods(&mut prerouting, FROM_HERE);
+        prerouting.extend(self.sent_by_pods().into_iter().map(|rule| rule.goto(FROM_HERE)));
         prerouting.push(Rule::new().goto(FROM_ELSEWHERE));
         let mut output = self.save_mark().to_vec();
         output.push(Rule::new().goto(FROM_HERE));
@@ -284,6 +285,13 @@ impl Settings {
         ]
     }
 
+    /// Matches what the node's own pods send, on its way in.
+    fn sent_by_pods(&self) -> Vec<Rule> {
+        let saddr = || Load::Saddr(l3(self.family));
+        let link = self.local_interface.as_ref().map(|link| Rule::new().is(Load::IifName, interface(link)));
+        self.local_pods.iter().map(|pods| Rule::new().within(saddr(), *pods)).chain(link).collect()
+    }
+
     /// With `route_localnet`, which NodePorts on 127.0.0.1 need, neighbours could begin connections to what listens there
     /// (CVE-2020-8558), also by way of a NodePort.
     fn keep_from_loopback(&self) -> Vec<Rule> {
@@ -310,8 +318,14 @@ impl Settings {
 
     /// Settings with which every chain has its name and hook.
     pub fn plain(family: IpFamily) -> Settings {
-        let (local_pods, service_cidrs) = (Vec::new(), Vec::new());
-        Settings { family, local_pods, service_cidrs, listed_node_ports: false, guards_loopback: false }
+        Settings {
+            family,
+            local_pods: Vec::new(),
+            local_interface: None,
+            service_cidrs: Vec::new(),
+            listed_node_ports: false,
+            guards_loopback: false,
+        }
     }
 
     /// The mark is about to be overwritten; nearly always there is none. What an earlier connection from the same port
@@ -406,8 +420,7 @@ impl Settings {
             mode(MasqueradeMode::Always).goto(HAND_BACK_MASQUERADE),
         ];
         if !here {
-            let saddr = || Load::Saddr(l3(self.family));
-            rules.extend(self.local_pods.iter().map(|pods| Rule::new().within(saddr(), *pods).goto(HAND_BACK)));
+            rules.extend(self.sent_by_pods().into_iter().map(|rule| rule.goto(HAND_BACK)));
         }
         rules.push(mode(MasqueradeMode::UnlessLocalPod).goto(HAND_BACK_MASQUERADE));
         rules.push(Rule::new().goto(HAND_BACK));
@@ -433,6 +446,18 @@ pub fn l3(family: IpFamily) -> L3 {
     match family {
         IpFamily::V4 => L3::V4,
         IpFamily::V6 => L3::V6,
+    }
+}
+
+/// A whole name with the zeros behind it, or as much of one as has to be the same.
+fn interface(link: &InterfaceMatch) -> nft::Value {
+    match link {
+        InterfaceMatch::Named(name) => {
+            let mut bytes = name.as_bytes().to_vec();
+            bytes.resize(INTERFACE_NAME_LEN, 0);
+            nft::Value::new(bytes)
+        }
+        InterfaceMatch::Prefix(prefix) => nft::Value::new(prefix.as_bytes()),
     }
 }
 

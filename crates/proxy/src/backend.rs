@@ -50,6 +50,11 @@ pub trait Backend: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// What some of the rules have met since they were written. Asked now and then.
+    fn packets(&self, _observed: &Self::Observed) -> impl Future<Output = Result<Packets, Self::Error>> + Send {
+        std::future::ready(Ok(Packets::default()))
+    }
+
     /// What strangers, or else this node and its pods, meet at a frontend according to the rules that are in force.
     fn seen(&self, _observed: &Self::Observed, _frontend: FrontendKey, _here: bool) -> Seen {
         Seen::Untold
@@ -94,6 +99,15 @@ pub trait Plan: Eq + Debug + Display + Send + Sync {
 
     /// Service ports the backend can't serve, and why.
     fn refused(&self) -> &[Refusal];
+}
+
+/// Packets that were counted by rules. A rule that is written anew begins at 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Packets {
+    /// Dropped because connection tracking can't place them.
+    pub invalid_dropped: u64,
+    /// To NodePorts on the node's loopback; the first one of each connection.
+    pub to_localhost: u64,
 }
 
 /// What a frontend's rules do.

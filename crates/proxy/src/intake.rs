@@ -91,14 +91,16 @@ impl Intake {
         self.count(&event);
         // What happened before this proxy ran says nothing about how fast it is.
         let trigger = trigger.filter(|trigger| trigger.at >= self.started);
+        let of_cidrs = matches!(event, Event::ServiceCidr(_));
         self.shared.change(at, |state| {
+            let news = of_cidrs && !std::mem::replace(&mut state.cidrs_known, true);
             let before = (state.model.revision(), state.model.is_complete());
             state.model.apply(event);
             let changed = before != (state.model.revision(), state.model.is_complete());
             if let Some(trigger) = trigger.filter(|_| changed) {
                 state.triggers.entry(trigger.family).or_default().push(trigger.at);
             }
-            changed
+            changed || news
         });
     }
 

@@ -33,6 +33,8 @@ use crate::watch::News;
 /// The Kubernetes whose proxy this one is like.
 const EMULATED: &str = "v1.36.3";
 const PLATFORM: &str = if cfg!(target_arch = "aarch64") { "linux/arm64" } else { "linux/amd64" };
+/// How long a look waits for what not every cluster has.
+const FOR_CIDRS: Duration = Duration::from_secs(2);
 /// How long after a failure what a former mode has left is tried to be removed again.
 const CLEAR_AGAIN: Duration = Duration::from_secs(10);
 
@@ -149,7 +151,10 @@ async fn listed(setup: &Setup, token: CancellationToken) -> Option<Shared> {
     tasks.spawn(Intake::new(shared.clone(), status, config.subscribe()).run(news, watching.clone()));
     tokio::select! {
         () = token.cancelled() => return None,
-        () = shared.complete() => {}
+        () = shared.complete() => {
+            // Clusters before 1.33 may not have ServiceCIDRs, and nobody would ever tell of them.
+            let _ = tokio::time::timeout(FOR_CIDRS, shared.complete_with_cidrs()).await;
+        }
     }
     watching.cancel();
     while tasks.join_next().await.is_some() {}

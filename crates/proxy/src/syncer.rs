@@ -15,7 +15,7 @@ use service_model::{
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::backend::{Backend, Plan, RULES};
+use crate::backend::{Backend, Packets, Plan, RULES};
 use crate::flows;
 use crate::loopback;
 use crate::metrics::{self, Family, Metrics};
@@ -25,6 +25,8 @@ use crate::tally::Tally;
 /// How often to ask whether somebody else has interfered. Cheap: one number from the kernel.
 const LOOK_AROUND: Duration = Duration::from_secs(5);
 
+/// Packets are counted with every third of those looks: it may take running a tool.
+const COUNT_EVERY: u32 = 3;
 const IPTABLES: &str = "iptables";
 
 /// What the watches have gathered, shared by the families' syncers.
@@ -40,6 +42,8 @@ pub struct State {
     pub node: NodeView,
     /// The Node has been looked for, so that its absence is a fact.
     pub node_known: bool,
+    /// The Services' networks have been looked for; a cluster may not tell of them.
+    pub cidrs_known: bool,
     /// When the news of the latest change came.
     pub latest: Instant,
     /// When what each family has not brought into force yet happened to the pods, as far as it is said.
@@ -80,13 +84,8 @@ struct Pass {
 
 impl Shared {
     pub fn new(node: NodeView) -> Shared {
-        let state = State {
-            model: ServiceModel::new(),
-            node,
-            node_known: false,
-            latest: Instant::now(),
-            triggers: BTreeMap::new(),
-        };
+        let (model, triggers) = (ServiceModel::new(), BTreeMap::new());
+        let state = State { model, node, node_known: false, cidrs_known: false, latest: Instant::now(), triggers };
         Shared { state: Arc::new(Mutex::new(state)), changed: Arc::new(watch::Sender::new(0)) }
     }
 
@@ -119,6 +118,18 @@ impl Shared {
         let mut changed = self.changed.subscribe();
         loop {
             let complete = self.lock().is_complete();
+            // The sender is ours: it doesn't go.
+            if complete || changed.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// The same, with what a cluster may lack.
+    pub(crate) async fn complete_with_cidrs(&self) {
+        let mut changed = self.changed.subscribe();
+        loop {
+            let complete = self.look(|state| state.is_complete() && state.cidrs_known);
             // The sender is ours: it doesn't go.
             if complete || changed.changed().await.is_err() {
                 return;
@@ -183,6 +194,7 @@ impl<B: Backend> Syncer<B> {
         let mut node = None;
         let mut table: Option<ForwardingTable> = None;
         let mut observed: Option<B::Observed> = None;
+        let (mut packets, mut looks) = (Packets::default(), 0_u32);
         let mut failures = 0_u32;
         loop {
             let work = failures > 0 || changed.has_changed().unwrap_or(false);
@@ -191,6 +203,10 @@ impl<B: Backend> Syncer<B> {
                     () = token.cancelled() => return,
                     Ok(()) = changed.changed() => {}
                     _ = look_around.tick() => {
+                        if looks % COUNT_EVERY == 0 {
+                            self.count_packets(observed.as_ref(), &mut packets).await;
+                        }
+                        looks = looks.wrapping_add(1);
                         if !self.interfered(observed.as_ref()).await {
                             continue;
                         }
@@ -224,6 +240,20 @@ impl<B: Backend> Syncer<B> {
             }
             table = Some(pass.table);
         }
+    }
+
+    async fn count_packets(&self, observed: Option<&B::Observed>, before: &mut Packets) {
+        let Some(observed) = observed else { return };
+        // What can't be counted now is counted the next time.
+        let Ok(now) = self.backend.packets(observed).await else { return };
+        for (family, now, before) in [
+            (&metrics::INVALID_DROPPED, now.invalid_dropped, before.invalid_dropped),
+            (&metrics::LOCALHOST_ACCEPTED, now.to_localhost, before.to_localhost),
+        ] {
+            let more = now.checked_sub(before).unwrap_or(now);
+            self.metrics.add(family, &[], u32::try_from(more).map_or(f64::from(u32::MAX), f64::from));
+        }
+        *before = now;
     }
 
     async fn interfered(&self, observed: Option<&B::Observed>) -> bool {

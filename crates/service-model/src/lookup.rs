@@ -97,7 +97,9 @@ impl ForwardingTable {
 
     fn outcome(&self, source: Source, port: &ServicePort, frontend: &Frontend) -> Outcome {
         let from_node = matches!(source, Source::Node(_));
-        let from_pod_here = !from_node && self.local_pods.iter().any(|cidr| cidr.contains(&source.address()));
+        let by_link = self.local_interface.is_some() && matches!(source, Source::LocalPod(_));
+        let by_address = self.local_pods.iter().any(|cidr| cidr.contains(&source.address()));
+        let from_pod_here = !from_node && (by_link || by_address);
         let verdict = if from_node || from_pod_here { port.local_verdict(frontend) } else { port.verdict(frontend) };
         let Masquerade { local_pods, node, others } = port.masquerade_at(frontend);
         let masquerade = if from_node {

@@ -89,6 +89,14 @@ impl NodeView {
             .collect();
     }
 
+    /// The links that the node's own pods are told by, if it is not by their addresses.
+    pub fn local_interface(&self) -> Option<&InterfaceMatch> {
+        match &self.local_traffic {
+            LocalTraffic::Interface(interface) => Some(interface),
+            _ => None,
+        }
+    }
+
     /// The pod networks of one family.
     pub fn pod_cidrs_of(&self, family: IpFamily) -> Vec<IpNet> {
         self.pod_cidrs.iter().filter(|cidr| IpFamily::of(cidr.addr()) == family).map(IpNet::trunc).collect()

@@ -137,7 +137,7 @@ fn affinity(service: &Service, report: &mut Report) -> Option<Affinity> {
 /// through it. From outside under policy Cluster: everybody, since the endpoint may be on another node. Under policy
 /// Local: only the node itself, whose traffic may leave for another node's endpoint.
 fn masquerade(node: &NodeView, family: IpFamily, external_local: bool) -> MasqueradeRule {
-    let knows_pods = !node.pod_cidrs_of(family).is_empty();
+    let knows_pods = !node.pod_cidrs_of(family).is_empty() || node.local_interface().is_some();
     let internal = if node.masquerade_all {
         Masquerade::ALWAYS
     } else {

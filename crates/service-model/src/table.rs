@@ -9,7 +9,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use crate::names::{IpFamily, Port, Protocol, Revision, ServiceName, ServicePortName};
-use crate::node::{NodePortAddresses, NodeView};
+use crate::node::{InterfaceMatch, NodePortAddresses, NodeView};
 use crate::problem::{Problem, ProblemReason};
 
 /// All Service ports of one family, resolved for one node.
@@ -21,6 +21,8 @@ pub struct ForwardingTable {
     pub ports: Arc<BTreeMap<ServicePortName, Arc<ServicePort>>>,
     /// Where the node's own pods live. Empty: they cannot be told from strangers.
     pub local_pods: Vec<IpNet>,
+    /// The links that their packets come in by, if that is how they are told.
+    pub local_interface: Option<InterfaceMatch>,
     pub node_ports: NodePortAddresses,
     /// Known addresses of the node, for `lookup`.
     pub node_addresses: BTreeSet<IpAddr>,
@@ -228,6 +230,7 @@ impl ForwardingTable {
             family,
             ports: Arc::default(),
             local_pods: node.pod_cidrs_of(family),
+            local_interface: node.local_interface().cloned(),
             node_ports: match &node.node_ports {
                 NodePortAddresses::AllLocal => NodePortAddresses::AllLocal,
                 NodePortAddresses::Only(only) => {
@@ -272,6 +275,7 @@ impl ForwardingTable {
         self.family == other.family
             && self.ports == other.ports
             && self.local_pods == other.local_pods
+            && self.local_interface == other.local_interface
             && self.node_ports == other.node_ports
             && self.node_addresses == other.node_addresses
             && self.service_cidrs == other.service_cidrs

@@ -96,12 +96,14 @@ pub struct Fields {
     /// The pods' networks: one CIDR, or one of each family.
     #[arg(long, value_name = "CIDR[,CIDR]")]
     cluster_cidr: Option<String>,
-    /// How the node's pods are told from strangers: ClusterCIDR (default) or NodeCIDR.
+    /// How the node's pods are told from strangers: ClusterCIDR (default), NodeCIDR, BridgeInterface, InterfaceNamePrefix.
     #[arg(long, value_name = "MODE")]
     detect_local_mode: Option<String>,
-    #[arg(long, value_name = "NAME", hide = true)]
+    /// For BridgeInterface.
+    #[arg(long, value_name = "NAME")]
     pod_bridge_interface: Option<String>,
-    #[arg(long, value_name = "PREFIX", hide = true)]
+    /// For InterfaceNamePrefix.
+    #[arg(long, value_name = "PREFIX")]
     pod_interface_name_prefix: Option<String>,
     /// Where NodePorts answer: CIDRs, `primary`, `localhost`, `all`.
     #[arg(long, value_name = "ADDRESSES", value_delimiter = ',')]

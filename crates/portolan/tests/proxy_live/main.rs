@@ -6,9 +6,10 @@ mod cluster;
 mod page;
 mod stand;
 
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 
-use stand::{Prober, Stand, echo, ip};
+use stand::{Prober, Stand, WHO, echo, ip};
 use testkit::{eventually, patience};
 
 const EVERYWHERE: &str = "nodePortAddresses: [all, localhost]\n";
@@ -332,6 +333,13 @@ fn it_counts_what_kube_proxy_counts() {
     stand.until_counted(
         "kubeproxy_sync_proxy_rules_no_local_endpoints_total{ip_family=\"IPv4\",traffic_policy=\"external\"} 2",
     );
+    // Counted by a rule, and looked at now and then.
+    eventually("connections to localhost are counted", || {
+        stand.until_answered(&stand.node, "127.0.0.1:30080");
+        let page = stand.get("127.0.0.1:10249/metrics")?;
+        let none = "kubeproxy_iptables_localhost_nodeports_accepted_packets_total 0\n";
+        if page.contains(none) { Err(stand.log()) } else { Ok(()) }
+    });
     // A slice that tells when its pods changed.
     eventually("how long it took", || {
         let page = stand.get("127.0.0.1:10249/metrics")?;
@@ -392,4 +400,40 @@ fn what_should_be_is_shown_beside_what_is() {
     assert_eq!(json["families"][0]["stepsMissing"], 0);
     assert_eq!(json["families"][0]["ports"][0]["frontends"][0]["observed"], "forward to 10.244.1.5:8080");
     assert_eq!(dump(&["n/nobody"]).0, Some(1));
+}
+
+#[test]
+fn pods_are_told_by_the_link_their_packets_come_in_by() {
+    let stand = Stand::new();
+    // Who is outside counts as a pod where the link to the outside is named.
+    let link = |mode: &str, name: &str| {
+        format!("mode: {mode}\ndetectLocalMode: BridgeInterface\ndetectLocal: {{bridgeInterface: {name}}}\n")
+    };
+    let prefix = |mode: &str, name: &str| {
+        format!("mode: {mode}\ndetectLocalMode: InterfaceNamePrefix\ndetectLocal: {{interfaceNamePrefix: {name}}}\n")
+    };
+    stand.configure(&link("nftables", "pod0"));
+    let _proxy = stand.start(&["--config", stand.config().to_str().unwrap()]);
+    for mode in ["nftables", "iptables"] {
+        let seen = |text: String, address: &str| {
+            stand.configure(&text);
+            eventually(&text, || {
+                stand.until_answered(&stand.outside, "10.96.0.9:80");
+                let mut stream = stand.connect(&stand.outside, "10.96.0.9:80");
+                let mut bytes = [0; 64];
+                let mut ask = || stream.write_all(WHO).and_then(|()| stream.read(&mut bytes));
+                let read = ask().map_err(|error| error.to_string())?;
+                let seen = String::from_utf8_lossy(&bytes[..read]).into_owned();
+                if seen == address { Ok(()) } else { Err(format!("{seen}\n{}", stand.log())) }
+            });
+        };
+        seen(link(mode, "pod0"), "10.244.1.1");
+        seen(link(mode, "eth0"), "192.0.2.1");
+        seen(prefix(mode, "po"), "10.244.1.1");
+        seen(prefix(mode, "et"), "192.0.2.1");
+        // Read back, the rules are what they should be.
+        let config = stand.config();
+        let dump = stand.run(&["--config", config.to_str().unwrap(), "dump", "n/web"]);
+        assert!(dump.status.success(), "{mode}: {}", String::from_utf8_lossy(&dump.stdout));
+    }
 }

@@ -20,6 +20,9 @@ const HEAD: &str = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProx
                     clusterCIDR: 10.244.0.0/16\nconntrack: {maxPerCore: 0, tcpEstablishedTimeout: 0s, \
                     tcpCloseWaitTimeout: 0s}\n";
 
+/// Asks the pod's server whom it sees.
+pub const WHO: &[u8] = b"who";
+
 pub struct Stand {
     pub node: NetNs,
     pub outside: NetNs,
@@ -77,8 +80,10 @@ impl Stand {
             for mut stream in tcp.incoming().flatten() {
                 std::thread::spawn(move || {
                     let mut bytes = [0; 64];
+                    let peer = stream.peer_addr().unwrap().ip().to_string();
                     while let Ok(read @ 1..) = stream.read(&mut bytes) {
-                        if stream.write_all(&bytes[..read]).is_err() {
+                        let answer = if &bytes[..read] == WHO { peer.as_bytes() } else { &bytes[..read] };
+                        if stream.write_all(answer).is_err() {
                             return;
                         }
                     }

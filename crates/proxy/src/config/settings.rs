@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use service_model::LocalTraffic;
+use service_model::{InterfaceMatch, LocalTraffic};
 
 use super::file::{KubeProxyConfiguration, Winkernel};
 use super::reach::Reach;
@@ -98,7 +98,7 @@ pub fn settings(config: &KubeProxyConfiguration, processors: u64) -> Result<Sett
         "userspace" => Mode::Userspace,
         _ => Mode::Nftables,
     };
-    let local_traffic = local_traffic(config, &mut refused);
+    let local_traffic = local_traffic(config, mode, &mut refused);
     if !refused.is_empty() {
         return Err(Refused(refused));
     }
@@ -143,16 +143,22 @@ fn reach(config: &KubeProxyConfiguration) -> Reach {
     reach
 }
 
-fn local_traffic(config: &KubeProxyConfiguration, refused: &mut Vec<Note>) -> LocalTraffic {
-    match config.detect_local_mode.as_str() {
-        "NodeCIDR" => LocalTraffic::NodeCidrs,
-        mode @ ("BridgeInterface" | "InterfaceNamePrefix") => {
-            let reason = "pods are told from strangers by their addresses (ClusterCIDR, NodeCIDR), not by interfaces";
-            refused.push(Note { field: format!("detectLocalMode: {mode}"), reason });
-            LocalTraffic::NodeCidrs
+fn local_traffic(config: &KubeProxyConfiguration, mode: Mode, refused: &mut Vec<Note>) -> LocalTraffic {
+    let interface = match config.detect_local_mode.as_str() {
+        "NodeCIDR" => return LocalTraffic::NodeCidrs,
+        "BridgeInterface" => InterfaceMatch::Named(config.detect_local.bridge_interface.clone()),
+        "InterfaceNamePrefix" => InterfaceMatch::Prefix(config.detect_local.interface_name_prefix.clone()),
+        _ => {
+            let cidrs = config.cluster_cidrs();
+            return LocalTraffic::Cidrs(cidrs.iter().filter_map(|cidr| cidr.parse().ok()).collect());
         }
-        _ => LocalTraffic::Cidrs(config.cluster_cidrs().iter().filter_map(|cidr| cidr.parse().ok()).collect()),
+    };
+    if !matches!(mode, Mode::Nftables | Mode::Iptables) {
+        let reason =
+            "in this mode pods are told from strangers by their addresses (ClusterCIDR, NodeCIDR), not by links";
+        refused.push(Note { field: format!("detectLocalMode: {}", config.detect_local_mode), reason });
     }
+    LocalTraffic::Interface(interface)
 }
 
 /// `-v` as Kubernetes' components use it: 4 is for debugging, 6 and more for everything that is said.
@@ -293,8 +299,10 @@ mod tests {
     #[test]
     fn what_cannot_be_done_is_refused_by_name() {
         let said = |rest| of(rest).unwrap_err().to_string();
-        let interface = said("detectLocalMode: BridgeInterface\ndetectLocal: {bridgeInterface: br0}");
-        assert!(interface.contains("detectLocalMode: BridgeInterface: pods are told from strangers"), "{interface}");
+        let interface = said("mode: ipvs\ndetectLocalMode: BridgeInterface\ndetectLocal: {bridgeInterface: br0}");
+        assert!(interface.contains("detectLocalMode: BridgeInterface: in this mode pods are told"), "{interface}");
+        let told = of("detectLocalMode: InterfaceNamePrefix\ndetectLocal: {interfaceNamePrefix: veth}").unwrap();
+        assert_eq!(told.local_traffic, LocalTraffic::Interface(InterfaceMatch::Prefix("veth".to_owned())));
     }
 
     #[test]
