@@ -37,7 +37,7 @@ pub fn run(options: &Options) -> Result<()> {
     let content = std::fs::read(&binary).with_context(|| format!("cannot read {}", binary.display()))?;
     let file = File::create(&options.output).with_context(|| format!("cannot write {}", options.output.display()))?;
     write(file, &content, &options.name)?;
-    println!("{}", options.output.display());
+    eprintln!("xtask: wrote {} to {}", options.name, options.output.display());
     Ok(())
 }
 
@@ -46,7 +46,7 @@ fn build() -> Result<PathBuf> {
     cargo.args(["build", "--release", "-p", "portolan", "--message-format=json-render-diagnostics"]);
     let built = step::output(cargo.stderr(std::process::Stdio::inherit()))?;
     let messages = built.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let executable = messages.filter_map(|message| message["executable"].as_str().map(PathBuf::from)).last();
+    let executable = messages.filter_map(|message| message["executable"].as_str().map(PathBuf::from)).next_back();
     executable.filter(|path| path.ends_with(BINARY)).context("cargo has not said where the binary is")
 }
 
