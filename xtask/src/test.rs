@@ -30,8 +30,9 @@ pub fn run(packages: &[String]) -> Result<()> {
     tests.args(["test", "--release", "--no-fail-fast"]).env("PORTOLAN_TEST_KUBECTLS", std::env::join_paths(kubectl)?);
     selection(&mut tests);
     step::run("tests", &mut tests)?;
-    // Last, when all that it runs has been built.
-    if packages.is_empty() { guest::small::run(&guest::small::Choice::default()) } else { Ok(()) }
+    // Last, when all that it runs has been built. The packet table takes minutes on an emulated processor.
+    let quick = guest::small::Choice { test: vec!["kernel".to_owned()], ..Default::default() };
+    if packages.is_empty() { guest::small::run(&quick) } else { Ok(()) }
 }
 
 /// The product compiles for 64-bit ARM as well; nothing runs it here.

@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use ipvs::{Ipvs, IpvsError, Op, Reason};
+use ipvs::{Ipvs, IpvsError, Kernel, Op, Reason};
+use netns::NetNs;
 use nft::{Generation, Nft, NftError, Transaction};
 use proxy::{Backend, backend::Size};
 use service_model::{ForwardingTable, IpFamily, Protocol};
@@ -15,7 +16,7 @@ use crate::compile::family;
 use crate::layout::{Settings, table};
 use crate::object::{Content, Object};
 use crate::plan::{Desired, IpvsPlan, Unusable};
-use crate::prepare::Options;
+use crate::prepare::{Options, PrepareError, WhyNot, prepare, supported};
 use crate::state::{Observed, Place};
 use crate::steps::{Step, closing, servers_of, transaction};
 
@@ -35,6 +36,8 @@ pub struct IpvsBackend<N, I> {
 
 #[derive(Debug, thiserror::Error)]
 pub enum BackendError {
+    #[error("cannot prepare the kernel")]
+    Prepare(#[source] PrepareError),
     #[error("cannot read table {TABLE}", TABLE = crate::TABLE_NAME)]
     ReadTable(#[source] NftError),
     #[error("cannot read the virtual servers")]
@@ -71,13 +74,32 @@ struct Shared<N, I> {
     /// Since when destinations have been waiting for the end of their connections. A new life begins anew.
     draining: HashMap<Place, Instant>,
     unusable: Unusable,
+    /// Done before the first step: whoever only looks or cleans up changes no kernel parameter.
+    prepare: Option<Prepare<I>>,
+}
+
+type Prepare<I> = Box<dyn FnMut(&mut I) -> Result<(), PrepareError> + Send>;
+
+impl IpvsBackend<nft::Kernel, Kernel> {
+    /// The backends of the calling thread's network namespace, if its kernel can do it.
+    pub fn open_pair(options: Options) -> Result<[Self; 2], WhyNot> {
+        supported(&options.scheduler)?;
+        let namespace = NetNs::current().map_err(WhyNot::Namespace)?;
+        let kernel = Kernel::open().map_err(WhyNot::Kernel)?;
+        let nft = nft::Kernel::open().map_err(WhyNot::Nftables)?;
+        let backends = Self::pair(nft, kernel, options.clone());
+        let prepare = move |kernel: &mut Kernel| prepare(&namespace, kernel, &options);
+        // Both share it.
+        lock(&backends[0].shared).prepare = Some(Box::new(prepare));
+        Ok(backends)
+    }
 }
 
 impl<N: Nft + Send + 'static, I: Ipvs + Send + 'static> IpvsBackend<N, I> {
     /// The backends for IPv4 and IPv6.
     pub fn pair(nft: N, ipvs: I, options: Options) -> [IpvsBackend<N, I>; 2] {
         let (draining, unusable) = (HashMap::new(), Unusable::default());
-        let shared = Shared { nft, ipvs, generation: None, epoch: 0, draining, unusable };
+        let shared = Shared { nft, ipvs, generation: None, epoch: 0, draining, unusable, prepare: None };
         let (shared, options) = (Arc::new(Mutex::new(shared)), Arc::new(options));
         IpFamily::BOTH.map(|family| IpvsBackend {
             family,
@@ -131,6 +153,14 @@ impl<N: Nft, I: Ipvs> Shared<N, I> {
         if self.generation != Some(now) {
             self.epoch += 1;
             self.generation = Some(now);
+        }
+        Ok(())
+    }
+
+    fn prepared(&mut self) -> Result<(), PrepareError> {
+        if let Some(prepare) = &mut self.prepare {
+            prepare(&mut self.ipvs)?;
+            self.prepare = None;
         }
         Ok(())
     }
@@ -275,6 +305,7 @@ impl<N: Nft + Send + 'static, I: Ipvs + Send + 'static> Backend for IpvsBackend<
     }
 
     async fn apply(&self, plan: &IpvsPlan, mut observed: Observed) -> Result<Observed, BackendError> {
+        lock(&self.shared).prepared().map_err(BackendError::Prepare)?;
         for (number, step) in plan.steps.iter().enumerate() {
             {
                 let mut shared = lock(&self.shared);

@@ -27,6 +27,10 @@ pub struct Options {
 /// Why a kernel can't do it.
 #[derive(Debug, thiserror::Error)]
 pub enum WhyNot {
+    #[error("nf_tables, which says what IPVS can't, cannot be reached")]
+    Nftables(#[source] nft::NftError),
+    #[error("the network namespace cannot be told")]
+    Namespace(#[source] netns::Error),
     #[error("the kernel's IPVS cannot be used")]
     Kernel(#[source] IpvsError),
     #[error("no virtual server with the scheduler {scheduler} and a device for its address can be had")]

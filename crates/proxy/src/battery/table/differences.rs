@@ -12,6 +12,8 @@ pub enum Mode {
     Nftables,
     Iptables,
     Userspace,
+    /// Where the kernel has IPVS.
+    Ipvs,
     /// kube-proxy itself, in its two modes that need no further kernel module.
     OriginalNftables,
     OriginalIptables,
@@ -33,6 +35,12 @@ impl Mode {
         let differs = differences().into_iter().find(|one| one.concerns(self, case));
         differs.map_or_else(|| case.expected.clone(), |one| (one.expected)(&case.expected))
     }
+
+    /// Session affinity is kept for all of a Service's addresses together. IPVS keeps it for each virtual server, and every
+    /// address is one.
+    pub fn remembers_by_service(self) -> bool {
+        self != Mode::Ipvs
+    }
 }
 
 impl Difference {
@@ -48,6 +56,19 @@ pub fn differences() -> Vec<Difference> {
             cases: shows_the_client,
             expected: Expected::by_the_node,
             reason: "this mode's connections to endpoints are the node's own",
+        },
+        Difference {
+            modes: &[Mode::Ipvs],
+            cases: forwards_at_localhost,
+            expected: |_| Expected::Rejected,
+            reason: "IPVS does not send on what comes from a loopback address",
+        },
+        Difference {
+            modes: &[Mode::Ipvs],
+            cases: is_nobodys_at_an_external_address,
+            expected: |_| Expected::Rejected,
+            reason: "the node itself has the external addresses of Services, so nothing for them goes elsewhere, and \
+                     nobody may reach what else listens on the node by them",
         },
         Difference {
             modes: &[Mode::OriginalNftables],
@@ -96,6 +117,16 @@ fn shows_the_client(case: &Case) -> bool {
 
 fn forwards_at_localhost(case: &Case) -> bool {
     case.probe.target == Target::LocalhostNodePort && matches!(case.expected, Expected::Reaches { .. })
+}
+
+/// An external address that a Service has, on a port or of a protocol that it has not.
+fn is_nobodys_at_an_external_address(case: &Case) -> bool {
+    let there = match case.probe.target {
+        Target::ExternalIpOtherPort | Target::LoadBalancerIpOtherPort => true,
+        Target::ExternalIp | Target::LoadBalancerIp => ["tcp-only", "udp-only"].contains(&case.scene),
+        _ => false,
+    };
+    there && case.expected == Expected::Untouched
 }
 
 fn is_the_nodes_to_nobody(case: &Case) -> bool {

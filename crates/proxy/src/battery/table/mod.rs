@@ -196,7 +196,9 @@ impl Stage {
                 None => judged,
             };
             complaints.extend(judged.err().map(|reason| format!("{case}: {reason}")));
-            if let Some(client) = case.client() {
+            if mode.remembers_by_service()
+                && let Some(client) = case.client()
+            {
                 met.entry(client).or_default().extend(answers(seen));
             }
         }
