@@ -35,7 +35,7 @@ pub struct Options {
     /// How many other Services there are, one number after the other.
     #[arg(long, value_delimiter = ',', default_values_t = [10, 1_000, 10_000])]
     services: Vec<usize>,
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Mode::Nftables, Mode::Iptables])]
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Mode::Nftables, Mode::Iptables, Mode::Userspace])]
     modes: Vec<Mode>,
     /// Rounds: pairs of figures.
     #[arg(long, default_value_t = 31)]
@@ -103,16 +103,17 @@ fn size(services: usize, options: &Options, kube_proxy: Option<&Path>, report: &
     let targets = populate(&source, services)?;
     let (mut ways, mut subjects) = plain(&source, &options.rules)?;
     for mode in &options.modes {
-        if !mode.is_nftables() && services > options.iptables_at_most {
+        if mode.is_iptables() && services > options.iptables_at_most {
             continue;
         }
         let name = mode.label();
         let mut way = Way::new(name, &source.threads)?;
         way.proxy = Some(source.ours(&way.node, *mode, &format!("ours-{name}"))?);
+        way.relays = *mode == Mode::Userspace;
         let all =
             [("", targets.few), (", 1 endpoint", targets.one), (", 100", targets.many), (", affinity", targets.sticky)];
         add(&mut ways, &mut subjects, way, &all, mode.is_nftables())?;
-        if let Some(program) = kube_proxy {
+        if let Some(program) = kube_proxy.filter(|_| mode.has_original()) {
             let mut way = Way::new(format!("kube-proxy {name}"), &source.threads)?;
             source.serve_in(&way.node)?;
             way.proxy = Some(source.original(program, &way.node, *mode, &format!("original-{name}"))?);

@@ -98,7 +98,7 @@ pub fn kube_proxy(
     );
     let mut command = Command::new(program);
     command.arg("--config").arg(config).arg("--v=2");
-    if !mode.is_nftables() {
+    if mode.is_iptables() {
         command.env("PATH", flavour(scratch, mode)?);
     }
     Process::start(namespace, command, &scratch.path().join(format!("{name}.log")))

@@ -108,7 +108,7 @@ fn size(services: usize, options: &Options, kube_proxy: Option<&Path>, report: &
         let (changes, many) = (options.changes, options.many);
         let contender = Contender { start: &start, syncs: proxy_log::ours, changes, many, mode, services, endpoints };
         contender.round(&source, &lab::namespace()?, &mut ours)?;
-        if let Some(program) = kube_proxy.filter(|_| round < options.peer_rounds) {
+        if let Some(program) = kube_proxy.filter(|_| mode.has_original() && round < options.peer_rounds) {
             let namespace = lab::namespace()?;
             source.serve_in(&namespace)?;
             let start = |namespace: &NetNs| source.original(program, namespace, mode, "kube-proxy");
@@ -158,7 +158,11 @@ fn tell(
         ("an endpoint removed", &ours.removed, &peer.removed, 3.0),
     ] {
         let row = row(&format!("{what}, median"), "ms", ours, peer);
-        report.row(if mode.is_nftables() { row.at_most(bar) } else { row.times(3.0) });
+        report.row(match mode {
+            Mode::Nftables => row.at_most(bar),
+            Mode::Iptables | Mode::IptablesLegacy => row.times(3.0),
+            Mode::Userspace => row,
+        });
         report.row(Row::new(format!("{size}: {what}, p99"), "ms", ours.percentile(99)));
     }
     let hurried =

@@ -39,6 +39,8 @@ pub enum Mode {
     Iptables,
     /// By those on the kernel's older tables.
     IptablesLegacy,
+    /// Relayed by the process itself; kube-proxy has no such mode any more.
+    Userspace,
 }
 
 pub struct Source {
@@ -63,6 +65,7 @@ impl Mode {
             Mode::Nftables => "nftables",
             Mode::Iptables => "iptables-nft",
             Mode::IptablesLegacy => "iptables-legacy",
+            Mode::Userspace => "userspace",
         }
     }
 
@@ -71,7 +74,18 @@ impl Mode {
         match self {
             Mode::Nftables => "nftables",
             Mode::Iptables | Mode::IptablesLegacy => "iptables",
+            Mode::Userspace => "userspace",
         }
+    }
+
+    /// kube-proxy has it, too.
+    pub fn has_original(self) -> bool {
+        self != Mode::Userspace
+    }
+
+    /// Runs iptables' tools.
+    pub fn is_iptables(self) -> bool {
+        matches!(self, Mode::Iptables | Mode::IptablesLegacy)
     }
 }
 

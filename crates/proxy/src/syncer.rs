@@ -197,6 +197,10 @@ impl<B: Backend> Syncer<B> {
         let (mut packets, mut looks) = (Packets::default(), 0_u32);
         let mut failures = 0_u32;
         loop {
+            // Under changes that never pause there is nothing below that would wait for it.
+            if token.is_cancelled() {
+                return;
+            }
             let work = failures > 0 || changed.has_changed().unwrap_or(false);
             if !work {
                 tokio::select! {

@@ -132,7 +132,7 @@ impl Place {
         });
     }
 
-    /// Starts it and waits until the node's Services are in force.
+    /// Starts it and waits until it has looked after the Services of both families and follows the API.
     pub fn start_proxy(&self) -> Proxy {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.folder.path().join("log")).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_portolan"));
@@ -140,10 +140,14 @@ impl Place {
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         let child = self.node.run(move || command.spawn().unwrap()).unwrap();
         let proxy = Proxy(child);
-        eventually("the proxy is healthy", || {
-            let answer = self.get("127.0.0.1:10256", "/healthz")?;
-            if answer.starts_with("HTTP/1.1 200") { Ok(()) } else { Err(format!("{answer}\n{}", self.log())) }
-        });
+        for family in ["IPv4", "IPv6"] {
+            let metric = format!("kubeproxy_sync_proxy_rules_last_timestamp_seconds{{ip_family=\"{family}\"}}");
+            eventually("the first sync", || {
+                let when = self.counted(&metric)?;
+                if when > 0.0 { Ok(()) } else { Err(self.log()) }
+            });
+        }
+        self.until_followed();
         proxy
     }
 
