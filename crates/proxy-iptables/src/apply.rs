@@ -309,6 +309,10 @@ impl<T: Iptables + Send + 'static> Backend for IptablesBackend<T> {
         Ok(flushed || found.is_some_and(|found| !found.same_rules(observed)))
     }
 
+    fn can_guard_loopback(&self) -> bool {
+        true
+    }
+
     fn guards_loopback(&self, observed: &Observed) -> bool {
         observed.filter.contains_key(MARTIANS)
     }

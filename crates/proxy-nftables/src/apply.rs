@@ -231,6 +231,10 @@ impl<N: Nft + Send + 'static> Backend for Nftables<N> {
         Ok(shared.epoch != observed.epoch)
     }
 
+    fn can_guard_loopback(&self) -> bool {
+        true
+    }
+
     fn guards_loopback(&self, observed: &Observed) -> bool {
         observed.sound && observed.rules.get("prerouting").is_some_and(|rules| Settings::guard_is_among(rules))
     }

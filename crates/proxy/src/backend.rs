@@ -40,6 +40,12 @@ pub trait Backend: Send + Sync + 'static {
     /// Whether somebody else may have changed what `observed` says since.
     fn is_stale(&self, observed: &Self::Observed) -> impl Future<Output = Result<bool, Self::Error>> + Send;
 
+    /// Whether its rules can keep neighbours from the node's loopback. Of a mode that can't, no NodePort may answer there by
+    /// rules.
+    fn can_guard_loopback(&self) -> bool {
+        false
+    }
+
     /// Whether the rules keep neighbours from the node's loopback (CVE-2020-8558), so that NodePorts may answer there.
     fn guards_loopback(&self, _observed: &Self::Observed) -> bool {
         false

@@ -34,6 +34,9 @@ pub trait Mode: Rules {
 
     /// Whether packets are led by rules, so that the kernel has to forward.
     fn programs_the_kernel(&self) -> bool;
+
+    /// Whether its rules can keep neighbours from the node's loopback.
+    fn can_guard_loopback(&self) -> bool;
 }
 
 /// A family's table as it should be, for one who serves loopback addresses too or doesn't; `None` if nothing is known of it.
@@ -156,6 +159,10 @@ impl<B: Backend> Mode for Backends<B> {
 
     fn programs_the_kernel(&self) -> bool {
         self.backends.iter().any(|backend| backend.programs_the_kernel())
+    }
+
+    fn can_guard_loopback(&self) -> bool {
+        self.backends.iter().any(|backend| backend.can_guard_loopback())
     }
 }
 

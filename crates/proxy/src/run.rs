@@ -363,7 +363,7 @@ impl Proxy {
 
     async fn clear_leftovers(&mut self) {
         for old in std::mem::take(&mut self.leftovers) {
-            match clear(&self.bench, &*old).await {
+            match clear(&self.bench, &*self.engine.mode, &*old).await {
                 Ok(()) => tracing::info!(mode = old.name(), "its rules are removed"),
                 Err(error) => {
                     tracing::warn!(error = %runtime::driver::chain(&error), "will try again");

@@ -88,7 +88,7 @@ impl Engine {
         if let Err(error) = next.in_force(bench, &apart).await {
             let refused = next.end().await;
             if !matches!(error, SwitchError::Ended)
-                && let Err(error) = refused.cleanup(false).await
+                && let Err(error) = refused.cleanup(!self.mode.can_guard_loopback()).await
             {
                 tracing::warn!(error = %runtime::driver::chain(&error), "rules of the refused mode stay");
             }
@@ -158,11 +158,12 @@ impl Engine {
     }
 }
 
-/// Removes what a mode that is not in force any more has left.
-pub(crate) async fn clear(bench: &Bench, old: &dyn Rules) -> Result<(), ModeError> {
+/// Removes what a mode that is not in force any more has left. The way to the node's loopback stays open only if it is
+/// wanted and the mode in force guards it.
+pub(crate) async fn clear(bench: &Bench, in_force: &dyn Mode, old: &dyn Rules) -> Result<(), ModeError> {
     let table = bench.shared.table(IpFamily::V4, false);
-    let close = !table.is_some_and(|table| loopback::answers(&table));
-    old.cleanup(close).await
+    let stays = in_force.can_guard_loopback() && table.is_some_and(|table| loopback::answers(&table));
+    old.cleanup(!stays).await
 }
 
 async fn reached(status: &Status, families: &[IpFamily]) {

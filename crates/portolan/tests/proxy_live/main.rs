@@ -164,7 +164,7 @@ fn the_nodes_loopback_stays_shut() {
     ip(&stand.outside, "addr del 127.0.0.1/8 dev lo");
     for mode in ["nftables", "iptables"] {
         stand.configure(&format!("mode: {mode}\n{EVERYWHERE}"));
-        let proxy = stand.start(&["--config", stand.config().to_str().unwrap()]);
+        let mut proxy = Some(stand.start(&["--config", stand.config().to_str().unwrap()]));
         stand.until_answered(&stand.node, "127.0.0.1:30080");
         assert_eq!(netns::sysctl::get(&stand.node, "net.ipv4.conf.all.route_localnet").unwrap().trim(), "1");
         let knock = |port: u16| {
@@ -181,7 +181,28 @@ fn the_nodes_loopback_stays_shut() {
             if open.trim() == "0" { Ok(()) } else { Err(stand.log()) }
         });
         stand.until_answered(&stand.outside, "192.0.2.2:30080");
-        drop(proxy);
+        // A mode that guards nothing closes it too, whether it takes over from a living process or a dead one.
+        for killed in [false, true] {
+            stand.configure(&format!("mode: {mode}\n{EVERYWHERE}"));
+            eventually("the way is open", || {
+                let open = netns::sysctl::get(&stand.node, "net.ipv4.conf.all.route_localnet").unwrap();
+                if open.trim() == "1" { Ok(()) } else { Err(stand.log()) }
+            });
+            let successor = killed.then(|| {
+                drop(proxy.take());
+                stand.configure(&format!("mode: userspace\n{EVERYWHERE}"));
+                stand.start(&["--config", stand.config().to_str().unwrap()])
+            });
+            if !killed {
+                stand.configure(&format!("mode: userspace\n{EVERYWHERE}"));
+            }
+            eventually("the way is closed", || {
+                let open = netns::sysctl::get(&stand.node, "net.ipv4.conf.all.route_localnet").unwrap();
+                if open.trim() == "0" { Ok(()) } else { Err(format!("{mode}, {killed}: {}", stand.log())) }
+            });
+            assert!(!knock(7777), "{mode}: neighbours are kept from the node's loopback");
+            drop(successor);
+        }
         stand.run(&["--cleanup"]);
     }
 }
