@@ -5,7 +5,7 @@ use std::time::{Instant, SystemTime};
 
 use kube::Client;
 use kube::runtime::watcher;
-use service_model::{EndpointSlice, Event, Node, NodeView, Service, ServiceCidr};
+use service_model::{EndpointSlice, Event, LocalTraffic, Node, NodeView, Service, ServiceCidr};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -36,6 +36,9 @@ pub(crate) fn node_view(config: &Config) -> NodeView {
     let mut node = NodeView::named(&config.node_name);
     node.node_ports = config.node_port_addresses.clone();
     node.local_traffic = config.local_traffic.clone();
+    if let LocalTraffic::Cidrs(cidrs) = &config.local_traffic {
+        node.pod_cidrs = cidrs.clone();
+    }
     node.masquerade_all = config.masquerade_all;
     node
 }
@@ -131,15 +134,10 @@ impl Intake {
             view.observe(node);
         }
         if let Some(FollowedAddresses { reach, host, bind_address }) = &config.follow {
-            let primary = self.own_node.as_ref().map(|node| primary_addresses(node, *bind_address));
-            // Without a Node, nothing is known of its primary addresses.
-            view.node_ports = match (primary, reach.primary) {
-                (None, true) => state.node.node_ports.clone(),
-                (primary, _) => {
-                    let host = HostAddresses { all: host.borrow().clone(), primary: primary.unwrap_or_default() };
-                    reach.resolve(&host)
-                }
-            };
+            // Without a Node, nothing is known of its primary addresses but what is configured.
+            let nobody = Node::default();
+            let primary = primary_addresses(self.own_node.as_ref().unwrap_or(&nobody), *bind_address);
+            view.node_ports = reach.resolve(&HostAddresses { all: host.borrow().clone(), primary });
         }
         let changed = state.node != view;
         state.node = view;

@@ -29,7 +29,7 @@ use crate::cli::{Instrument, Output, Proxy};
 use crate::{logging, modes};
 
 pub fn run(options: &Proxy) -> Result<ExitCode> {
-    let (config, mut warnings) = read(options)?;
+    let Read { config, mut warnings, text } = read(options)?;
     warnings.extend(options.warnings());
     validate(&config)?;
     let once = options.write_config_to.is_some() || options.cleanup == Some(true);
@@ -60,21 +60,32 @@ pub fn run(options: &Proxy) -> Result<ExitCode> {
         failures.iter().for_each(|error| eprintln!("portolan: {error}: {}", error.source));
         return Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
-    block_on(start(options, settings))
+    block_on(start(options, settings, text))
 }
 
-/// The configuration of the file and the flags, with what there is to say of it.
-fn read(options: &Proxy) -> Result<(KubeProxyConfiguration, Vec<String>)> {
-    let Some(path) = &options.config else { return Ok((options.configuration(), Vec::new())) };
+/// The configuration of the file and the flags.
+struct Read {
+    config: KubeProxyConfiguration,
+    /// What there is to say of it.
+    warnings: Vec<String>,
+    /// The file's, which the next change is compared with.
+    text: Option<String>,
+}
+
+fn read(options: &Proxy) -> Result<Read> {
+    let Some(path) = &options.config else {
+        return Ok(Read { config: options.configuration(), warnings: Vec::new(), text: None });
+    };
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     let decoded = decode(&text).with_context(|| format!("{} is no configuration", path.display()))?;
     let mut config = decoded.config;
     options.set_over_file(&mut config);
     let warnings = decoded.warnings.iter().map(|warning| format!("{}: {warning}; it is left out", path.display()));
-    Ok((config, warnings.collect()))
+    let warnings = warnings.collect();
+    Ok(Read { config, warnings, text: Some(text) })
 }
 
-async fn start(options: &Proxy, settings: Settings) -> Result<ExitCode> {
+async fn start(options: &Proxy, settings: Settings, text: Option<String>) -> Result<ExitCode> {
     let stop = until_terminated()?;
     let host = machine::follow_addresses(stop.clone()).context("cannot read this machine's addresses")?;
     let mut maker = Maker::new(options.master.clone(), options.take_over, host);
@@ -85,8 +96,6 @@ async fn start(options: &Proxy, settings: Settings) -> Result<ExitCode> {
         differences.iter().try_for_each(|difference| print(&difference.plan))?;
         return Ok(ExitCode::SUCCESS);
     }
-    // What the file says now is what the next change is compared with.
-    let text = options.config.as_ref().map(|path| std::fs::read_to_string(path).unwrap_or_default());
     setup::oom_score(&settings);
     let made = maker.make(settings.clone()).await?;
     maker.keep(made.clone());

@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::setup::{self, Maker};
-use super::{machine, read};
+use super::{Read, machine, read};
 use crate::cli::Proxy;
 
 /// How often the file is looked at. It is small, and reading it sees every kind of change: a new file under its name, the
@@ -71,7 +71,7 @@ async fn settled(path: &Path, known: &str) -> Option<String> {
 }
 
 async fn understand(options: &Proxy, maker: &Maker, running: &Settings) -> Result<(Settings, setup::Made)> {
-    let (config, warnings) = read(options)?;
+    let Read { config, warnings, .. } = read(options)?;
     validate(&config)?;
     let settings = settings(&config, machine::processors())?;
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));

@@ -70,7 +70,7 @@ impl Maker {
             Some(before) => (before.setup.mode.clone(), before.setup.asked, Vec::new()),
             None => open(settings.mode, &options)?,
         };
-        if self.before.as_ref().is_none_or(|before| before.settings.tuning != settings.tuning) {
+        if self.before.is_none() {
             notices.extend(not_tuned(&settings.tuning));
         }
         // What others have left is there from the beginning or not at all.
@@ -80,8 +80,11 @@ impl Maker {
         Ok(Made { settings, options, setup })
     }
 
-    /// From now on, this is what is in force.
+    /// From now on, this is what is in force; so are the kernel's settings that it asks for.
     pub fn keep(&mut self, made: Made) {
+        if self.before.as_ref().is_some_and(|before| before.settings.tuning != made.settings.tuning) {
+            not_tuned(&made.settings.tuning);
+        }
         self.before = Some(made);
     }
 
