@@ -12,7 +12,7 @@ use proxy::{Backend, Size};
 use service_model::{ForwardingTable, IpFamily, NodePortAddresses};
 
 use crate::doors::Doors;
-use crate::layout::{SetName, Settings, table};
+use crate::layout::{GUARD, SetName, Settings, table};
 use crate::plan::{Desired, Edit, Step, UserspacePlan, transaction};
 use crate::state::{Observed, Rules};
 
@@ -206,6 +206,7 @@ impl<N: Nft + Send + 'static> Backend for Userspace<N> {
                 local_pods: table.local_pods.clone(),
                 service_cidrs: table.service_cidrs.clone(),
                 listed_node_ports: matches!(table.node_ports, NodePortAddresses::Only(_)),
+                guards_loopback: self.family == IpFamily::V4 && on_loopback(&table.node_ports),
             },
             ports: table.ports.clone(),
             node_ports: table.node_ports.clone(),
@@ -285,6 +286,15 @@ impl<N: Nft + Send + 'static> Backend for Userspace<N> {
         true
     }
 
+    fn can_guard_loopback(&self) -> bool {
+        self.rules.is_some()
+    }
+
+    fn guards_loopback(&self, observed: &Observed) -> bool {
+        let guard = observed.rules.chains.get(GUARD);
+        observed.rules.sound && guard.is_some_and(|rules| !rules.is_empty())
+    }
+
     fn programs_the_kernel(&self) -> bool {
         self.rules.is_some()
     }
@@ -314,6 +324,11 @@ impl Rules {
             Edit::Drop { set, key } => self.remove(*set, key),
         }
     }
+}
+
+fn on_loopback(node_ports: &NodePortAddresses) -> bool {
+    let NodePortAddresses::Only(addresses) = node_ports else { return false };
+    addresses.iter().any(|address| address.is_loopback())
 }
 
 fn lacks_privilege(error: &NftError) -> bool {

@@ -21,6 +21,9 @@ pub struct Settings {
     pub service_cidrs: Vec<IpNet>,
     /// NodePorts answer on the addresses in a set instead of on every local one.
     pub listed_node_ports: bool,
+    /// NodePorts answer on 127.0.0.1. Here that takes no rules, but connections that another mode translated there go on by
+    /// `route_localnet`, and neighbours have to be kept out for as long as it is on (CVE-2020-8558).
+    pub guards_loopback: bool,
 }
 
 /// The sets and maps by role.
@@ -53,7 +56,12 @@ const CHECK_SOURCE: &str = "check-source";
 const UNTRANSLATED: &str = "untranslated";
 const UNTRANSLATED_HERE: &str = "untranslated-here";
 const NOBODY: &str = "nobody";
+pub const GUARD: &str = "guard-loopback";
 
+/// `raw`: answers that will be translated to a loopback address have the node's own still.
+const RAW: i32 = -300;
+/// Linux's LOOPBACK_IFINDEX.
+const LOOPBACK_LINK: u32 = 1;
 /// `dstnat`.
 const DSTNAT: i32 = -100;
 /// Before a host's own filter drops what should be answered.
@@ -161,6 +169,7 @@ impl Settings {
         filter.push(only_untranslated().goto(UNTRANSLATED));
         let base = |name: &str, hook| Chain::base(name, ChainType::Filter, hook, BEFORE_FILTER);
         vec![
+            (Chain::base(GUARD, ChainType::Filter, Hook::Prerouting, RAW), self.guard()),
             (Chain::base("prerouting", ChainType::Nat, Hook::Prerouting, DSTNAT), prerouting),
             (Chain::base("output", ChainType::Nat, Hook::Output, DSTNAT), vec![Rule::new().goto(FROM_HERE)]),
             (base("input", Hook::Input), filter.clone()),
@@ -213,16 +222,26 @@ impl Settings {
         rules
     }
 
+    /// What has a loopback address on the way in from elsewhere is nobody's answer.
+    pub fn guard(&self) -> Vec<Rule> {
+        let elsewhere = Rule::new().is_not(Load::Iif, Value::mark(LOOPBACK_LINK));
+        let guard = elsewhere.within(Load::Daddr(self.l3()), self.loopback()).drop_packet();
+        if self.guards_loopback { vec![guard] } else { Vec::new() }
+    }
+
     fn to_node_port_address(&self) -> Rule {
         let daddr = Load::Daddr(self.l3());
         if self.listed_node_ports {
             return Rule::new().in_set(&[daddr], SetName::NodePortAddresses.name());
         }
-        let loopback = match self.family {
+        Rule::new().daddr_type(AddrType::Local).outside(daddr, self.loopback())
+    }
+
+    fn loopback(&self) -> IpNet {
+        match self.family {
             IpFamily::V4 => IpNet::V4(Ipv4Net::new_assert(std::net::Ipv4Addr::new(127, 0, 0, 0), 8)),
             IpFamily::V6 => IpNet::V6(Ipv6Net::new_assert(std::net::Ipv6Addr::LOCALHOST, 128)),
-        };
-        Rule::new().daddr_type(AddrType::Local).outside(daddr, loopback)
+        }
     }
 
     /// A reset for TCP: ICMP errors are limited to one a second for each client (icmp(7), icmp_ratelimit), and a socket of

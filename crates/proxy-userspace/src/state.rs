@@ -142,7 +142,13 @@ pub fn listener(content: &Content, family: IpFamily) -> Option<SocketAddr> {
 
 /// All sets with our definitions, all chains with our names and hooks, and nothing else.
 fn has_our_shape(ruleset: &Ruleset, family: IpFamily) -> bool {
-    let settings = Settings { family, local_pods: Vec::new(), service_cidrs: Vec::new(), listed_node_ports: false };
+    let settings = Settings {
+        family,
+        local_pods: Vec::new(),
+        service_cidrs: Vec::new(),
+        listed_node_ports: false,
+        guards_loopback: false,
+    };
     let chains = settings.chains();
     let sets =
         SetName::ALL.iter().all(|set| ruleset.sets.get(set.name()).is_some_and(|found| found.set == set.set(family)));

@@ -303,7 +303,8 @@ impl<B: Backend> Syncer<B> {
             self.loopback(loopback::close());
         }
         let now = self.backend.apply(&plan, observed).await?;
-        if answers && self.backend.guards_loopback(&now) {
+        // Who listens there itself needs no way in from other links.
+        if answers && !self.backend.serves_loopback() && self.backend.guards_loopback(&now) {
             self.loopback(loopback::open());
         }
         let latency = pass.since.elapsed();

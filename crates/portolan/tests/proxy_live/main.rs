@@ -181,29 +181,24 @@ fn the_nodes_loopback_stays_shut() {
             if open.trim() == "0" { Ok(()) } else { Err(stand.log()) }
         });
         stand.until_answered(&stand.outside, "192.0.2.2:30080");
-        // A mode that guards nothing closes it too, whether it takes over from a living process or a dead one.
+        // Userspace mode leaves open what it finds open, for connections that were translated, and guards it as well, whether
+        // it takes over from a living process or a dead one.
+        let open = || netns::sysctl::get(&stand.node, "net.ipv4.conf.all.route_localnet").unwrap();
         for killed in [false, true] {
             stand.configure(&format!("mode: {mode}\n{EVERYWHERE}"));
-            eventually("the way is open", || {
-                let open = netns::sysctl::get(&stand.node, "net.ipv4.conf.all.route_localnet").unwrap();
-                if open.trim() == "1" { Ok(()) } else { Err(stand.log()) }
-            });
-            let successor = killed.then(|| {
-                drop(proxy.take());
-                stand.configure(&format!("mode: userspace\n{EVERYWHERE}"));
-                stand.start(&["--config", stand.config().to_str().unwrap()])
-            });
-            if !killed {
-                stand.configure(&format!("mode: userspace\n{EVERYWHERE}"));
+            eventually("the way is open", || if open().trim() == "1" { Ok(()) } else { Err(stand.log()) });
+            proxy = proxy.filter(|_| !killed);
+            stand.configure(&format!("mode: userspace\n{EVERYWHERE}"));
+            if killed {
+                proxy = Some(stand.start(&["--config", stand.config().to_str().unwrap()]));
             }
-            eventually("the way is closed", || {
-                let open = netns::sysctl::get(&stand.node, "net.ipv4.conf.all.route_localnet").unwrap();
-                if open.trim() == "0" { Ok(()) } else { Err(format!("{mode}, {killed}: {}", stand.log())) }
-            });
-            assert!(!knock(7777), "{mode}: neighbours are kept from the node's loopback");
-            drop(successor);
+            self::mode(&stand, "userspace", "userspace");
+            assert!(!knock(7777), "{mode}, {killed}: neighbours are kept from the node's loopback");
+            stand.until_answered(&stand.node, "127.0.0.1:30080");
         }
+        drop(proxy);
         stand.run(&["--cleanup"]);
+        assert_eq!(open().trim(), "0", "{mode}");
     }
 }
 
@@ -407,7 +402,10 @@ fn what_should_be_is_shown_beside_what_is() {
     assert!(String::from_utf8_lossy(&planned.stdout).contains("add table ip portolan"));
     assert!(!stand.tool("nft list tables").contains("portolan"), "nothing is made by looking");
     let proxy = stand.start(&flags);
-    stand.until_answered(&stand.outside, "192.0.2.2:30080");
+    eventually("both families are in force", || match dump(&["n/web"]) {
+        (Some(0), ..) => Ok(()),
+        (_, text, _) => Err(text),
+    });
     drop(proxy);
     let (code, after, output) = dump(&["n/web"]);
     assert_eq!(code, Some(0), "{after}{}", String::from_utf8_lossy(&output.stderr));
