@@ -1,6 +1,5 @@
 //! The proxy's modes: a crate each, and a line each in `MODES`. Not responsible for what they do.
 
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -8,6 +7,7 @@ use iptables::{Flavour, Iptables, Table};
 use proxy::config::settings::Mode;
 use proxy::{Backends, Rules};
 use proxy_iptables::{FullLook, HINTS, IptablesBackend, Options, Tuning};
+use proxy_ipvs::{IpvsBackend, WhyNot};
 use proxy_nftables::Nftables;
 use proxy_userspace::Userspace;
 
@@ -44,7 +44,7 @@ pub const MODES: &[Entry] = &[
         mode: Mode::Ipvs,
         about: "The kernel's own balancer; iptables where it has none",
         open: ipvs,
-        left_behind: Vec::new,
+        left_behind: left_ipvs,
     },
 ];
 
@@ -54,6 +54,7 @@ pub struct ModeOptions {
     pub masquerade_mark: u32,
     pub drop_invalid: bool,
     pub sync_period: Duration,
+    pub ipvs: proxy_ipvs::Options,
 }
 
 /// A mode ready to run.
@@ -74,8 +75,8 @@ pub enum OpenError {
     Flavour(#[source] iptables::Error),
     #[error("cannot use iptables")]
     Iptables(#[source] iptables::Error),
-    #[error("this kernel has no IPVS (module ip_vs)")]
-    NoIpvs,
+    #[error("this kernel has no IPVS (modules ip_vs and ip_vs_rr, or that of another scheduler), or no dummy devices")]
+    NoIpvs(#[source] WhyNot),
     #[error("mode: {} is not among this program's modes", .0.name())]
     NotHere(Mode),
 }
@@ -83,7 +84,7 @@ pub enum OpenError {
 impl Default for ModeOptions {
     fn default() -> Self {
         let (Tuning { masquerade_mark, drop_invalid }, FullLook(sync_period)) = Default::default();
-        ModeOptions { masquerade_mark, drop_invalid, sync_period }
+        ModeOptions { masquerade_mark, drop_invalid, sync_period, ipvs: Default::default() }
     }
 }
 
@@ -92,7 +93,7 @@ pub fn open(mode: Mode, options: &ModeOptions) -> Result<Opened, OpenError> {
     let entry = MODES.iter().find(|entry| entry.mode == mode).ok_or(OpenError::NotHere(mode))?;
     match (entry.open)(options) {
         Ok(opened) => Ok(Opened { mode: opened, asked: mode, instead: None }),
-        Err(error @ OpenError::NoIpvs) => Ok(Opened { mode: iptables(options)?, asked: mode, instead: Some(error) }),
+        Err(error @ OpenError::NoIpvs(_)) => Ok(Opened { mode: iptables(options)?, asked: mode, instead: Some(error) }),
         Err(error) => Err(error),
     }
 }
@@ -176,8 +177,15 @@ fn left_table(name: &str, rules: impl FnOnce(nft::Kernel) -> Arc<dyn Rules>) -> 
     }
 }
 
-fn ipvs(_: &ModeOptions) -> Result<Arc<dyn proxy::Mode>, OpenError> {
-    // With the module there is this file, in every network namespace.
-    let known = Path::new("/proc/thread-self/net/ip_vs").exists();
-    Err(if known { OpenError::NotHere(Mode::Ipvs) } else { OpenError::NoIpvs })
+fn ipvs(options: &ModeOptions) -> Result<Arc<dyn proxy::Mode>, OpenError> {
+    let backends = IpvsBackend::open_pair(options.ipvs.clone()).map_err(OpenError::NoIpvs)?;
+    Ok(Arc::new(Backends::new(backends)))
+}
+
+fn left_ipvs() -> Vec<Arc<dyn Rules>> {
+    let ours = |table: &nft::Table| table.name == proxy_ipvs::TABLE_NAME;
+    if !nft::Kernel::open().and_then(|mut kernel| kernel.tables()).is_ok_and(|tables| tables.iter().any(ours)) {
+        return Vec::new();
+    }
+    ipvs(&ModeOptions::default()).map(|mode| mode as Arc<dyn Rules>).into_iter().collect()
 }

@@ -139,7 +139,7 @@ async fn cleanup(former: bool) -> Result<ExitCode> {
         match rules {
             Ok(rules) => rules.cleanup(true).await.map_err(Into::into).unwrap_or_else(&mut fail),
             // What the kernel lacks has left nothing in it.
-            Err(modes::OpenError::NoIpvs) => {}
+            Err(modes::OpenError::NoIpvs(_)) => {}
             Err(error) => fail(error.into()),
         }
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use service_model::{InterfaceMatch, LocalTraffic};
 
-use super::file::{KubeProxyConfiguration, Winkernel};
+use super::file::{Ipvs, KubeProxyConfiguration, Winkernel};
 use super::reach::Reach;
 use crate::tuning::TuningPlan;
 
@@ -44,6 +44,8 @@ pub struct Settings {
     /// iptables mode drops what connection tracking can't place, unless that is told to be liberal.
     pub drop_invalid: bool,
     pub sync_period: Duration,
+    /// ipvs mode's own, as they were written.
+    pub ipvs: Ipvs,
     pub oom_score: Option<i32>,
     pub logging: LogSettings,
     pub tuning: TuningPlan,
@@ -121,6 +123,7 @@ pub fn settings(config: &KubeProxyConfiguration, processors: u64) -> Result<Sett
         masquerade_mark: 1_u32.checked_shl(bit).unwrap_or(1 << 14),
         drop_invalid: !config.conntrack.tcp_be_liberal,
         sync_period: config.sync_period().elapsing(),
+        ipvs: config.ipvs.clone(),
         oom_score: config.oom_score_adj,
         logging: log_settings(config),
         tuning: TuningPlan::of_conntrack(&config.conntrack, processors),

@@ -57,6 +57,7 @@ impl Maker {
             masquerade_mark: settings.masquerade_mark,
             drop_invalid: settings.drop_invalid,
             sync_period: settings.sync_period,
+            ipvs: ipvs_options(&settings)?,
         };
         let (client, server) = match &self.before {
             Some(before) if before.settings.kubeconfig == settings.kubeconfig => {
@@ -143,6 +144,29 @@ pub fn oom_score(settings: &Settings) {
     {
         tracing::warn!(%error, score, "oomScoreAdj cannot be set");
     }
+}
+
+/// What ipvs mode is told; a scheduler that none could be is an error in every mode.
+fn ipvs_options(settings: &Settings) -> Result<proxy_ipvs::Options> {
+    let ipvs = &settings.ipvs;
+    let seconds = |timeout: proxy::config::duration::GoDuration| u32::try_from(timeout.whole_seconds()).unwrap_or(0);
+    let scheduler = match ipvs.scheduler.as_str() {
+        "" => ipvs::Scheduler::round_robin(),
+        name => ipvs::Scheduler::new(name).context("ipvs.scheduler")?,
+    };
+    Ok(proxy_ipvs::Options {
+        scheduler,
+        exclude_cidrs: ipvs.exclude_cidrs.iter().flatten().filter_map(|cidr| cidr.parse().ok()).collect(),
+        strict_arp: ipvs.strict_arp,
+        timeouts: ipvs::Timeouts {
+            tcp: seconds(ipvs.tcp_timeout),
+            tcp_fin: seconds(ipvs.tcp_fin_timeout),
+            udp: seconds(ipvs.udp_timeout),
+        },
+        masquerade_bit: settings.masquerade_mark,
+        full_look: settings.sync_period,
+        ..proxy_ipvs::Options::default()
+    })
 }
 
 fn open(mode: Mode, options: &ModeOptions) -> Result<(Arc<dyn proxy::Mode>, &'static str, Vec<Notice>)> {
