@@ -2,6 +2,7 @@
 //! is about, and stops them. Not responsible for reading configurations.
 
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -412,14 +413,23 @@ async fn end(serving: Option<Serving>) {
 /// Services are forwarded to pods on other links, so the namespace has to forward. (Not `route_localnet`: it would open
 /// the node's loopback to its neighbours, CVE-2020-8558.)
 fn enable_forwarding(family: IpFamily) {
-    let path = match family {
-        IpFamily::V4 => "/proc/sys/net/ipv4/ip_forward",
-        IpFamily::V6 => "/proc/sys/net/ipv6/conf/all/forwarding",
+    let (whole, links) = match family {
+        IpFamily::V4 => ("/proc/sys/net/ipv4/ip_forward", "/proc/sys/net/ipv4/conf"),
+        IpFamily::V6 => ("/proc/sys/net/ipv6/conf/all/forwarding", "/proc/sys/net/ipv6/conf"),
     };
-    if std::fs::read_to_string(path).is_ok_and(|value| value.trim() == "1") {
+    // Two who write the first at once can leave it at 1 and every link, also those to come, at 0: a write takes itself back
+    // and begins anew when the kernel's lock is taken (`devinet_sysctl_forward`), and the other takes that for its own.
+    let is_on = |path: &Path| std::fs::read_to_string(path).is_ok_and(|value| value.trim() == "1");
+    if is_on(Path::new(whole)) && is_on(&Path::new(links).join("default/forwarding")) {
         return;
     }
-    if let Err(error) = std::fs::write(path, "1") {
-        tracing::warn!(path, %error, "forwarding is off and cannot be switched on");
+    let each = std::fs::read_dir(links).into_iter().flatten().flatten().map(|link| link.path().join("forwarding"));
+    for path in std::iter::once(PathBuf::from(whole)).chain(each) {
+        if is_on(&path) {
+            continue;
+        }
+        if let Err(error) = std::fs::write(&path, "1") {
+            tracing::warn!(path = %path.display(), %error, "forwarding is off and cannot be switched on");
+        }
     }
 }
