@@ -47,8 +47,8 @@ impl Relay {
         for link in ["all", LINK] {
             sysctl::set(fabric, &format!("net.ipv4.conf.{link}.rp_filter"), "0")?;
         }
-        for forwarding in ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"] {
-            sysctl::set(fabric, forwarding, "1")?;
+        for v6 in [false, true] {
+            sysctl::forward(fabric, v6)?;
         }
         links.up(&name).await?;
         for everything in [IpNet::V4(ipnet::Ipv4Net::default()), IpNet::V6(ipnet::Ipv6Net::default())] {

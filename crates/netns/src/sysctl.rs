@@ -20,6 +20,30 @@ pub fn get(namespace: &NetNs, name: &str) -> Result<String, Error> {
     Ok(text.trim_end().to_owned())
 }
 
+/// Lets a namespace pass packets on between its links, those to come included.
+///
+/// The one parameter for all is not enough when two write it at once: a write that finds the kernel's lock taken takes
+/// itself back and begins anew, what the other reads meanwhile is for it no change, and in the end it can say 1 and every
+/// link 0 (`devinet_sysctl_forward`, seen on Linux 6.18). So each link is looked at after it.
+pub fn forward(namespace: &NetNs, v6: bool) -> Result<(), Error> {
+    let version = if v6 { "ipv6" } else { "ipv4" };
+    let all = format!("/proc/sys/net/{version}/conf");
+    let failed = |source| Error::Io { step: "set sysctl", subject: format!("{version} forwarding"), source };
+    let write = || {
+        std::fs::write(format!("{all}/all/forwarding"), "1")?;
+        for link in std::fs::read_dir(&all)? {
+            let path = link?.path().join("forwarding");
+            match std::fs::read_to_string(&path) {
+                Ok(value) if value.trim() == "0" => std::fs::write(&path, "1")?,
+                // It may have gone.
+                _ => {}
+            }
+        }
+        Ok(())
+    };
+    namespace.run(write)?.map_err(failed)
+}
+
 fn path(name: &str) -> PathBuf {
     let relative = if name.contains('/') { name.to_owned() } else { name.replace('.', "/") };
     PathBuf::from("/proc/sys").join(relative)
@@ -27,6 +51,10 @@ fn path(name: &str) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+    use std::sync::Barrier;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
 
     #[test]
@@ -38,5 +66,36 @@ mod tests {
         set(&namespace, "net.ipv4.ip_forward", other).unwrap();
         assert_eq!(get(&namespace, "net.ipv4.ip_forward").unwrap(), other);
         assert_eq!(get(&here, "net.ipv4.ip_forward").unwrap(), before);
+    }
+
+    #[test]
+    fn two_who_let_a_namespace_forward_at_once_leave_no_link_out() {
+        let (namespace, elsewhere) = (NetNs::new().unwrap(), NetNs::new().unwrap());
+        let (namespace, start, done) = (&namespace, Barrier::new(2), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            // That takes the kernel's lock for long enough.
+            scope.spawn(|| {
+                let come_and_go = "ip link add here type veth peer name there && ip link del here";
+                while !done.load(Ordering::Relaxed) {
+                    let status = elsewhere.run(|| Command::new("sh").args(["-c", come_and_go]).status().unwrap());
+                    assert!(status.unwrap().success());
+                }
+            });
+            let turn = || {
+                set(namespace, "net.ipv4.ip_forward", "0").unwrap();
+                let other = scope.spawn(|| {
+                    start.wait();
+                    forward(namespace, false).unwrap();
+                });
+                start.wait();
+                forward(namespace, false).unwrap();
+                other.join().unwrap();
+                ["all", "default", "lo"]
+                    .map(|link| get(namespace, &format!("net.ipv4.conf.{link}.forwarding")).unwrap())
+            };
+            let turned_out: Vec<_> = (0..3_000).map(|_| turn()).filter(|values| *values != ["1", "1", "1"]).collect();
+            done.store(true, Ordering::Relaxed);
+            assert_eq!(turned_out, [[""; 3]; 0], "all, default, lo");
+        });
     }
 }

@@ -57,7 +57,6 @@ const PARAMETERS: &[(&str, &str)] = &[
     ("net.ipv4.vs.conntrack", "1"),
     ("net.ipv4.vs.expire_nodest_conn", "1"),
     ("net.ipv4.vs.expire_quiescent_template", "1"),
-    ("net.ipv4.ip_forward", "1"),
 ];
 const REUSE: &str = "net.ipv4.vs.conn_reuse_mode";
 /// With connections tracked, reusing a port took a second (4.1 is the first with the parameter, 5.9 the first that doesn't).
@@ -89,6 +88,8 @@ pub fn supported(scheduler: &Scheduler) -> Result<(), WhyNot> {
 pub fn prepare(namespace: &NetNs, kernel: &mut Kernel, options: &Options) -> Result<(), PrepareError> {
     let set = |(name, value): &(&str, &str)| sysctl::set(namespace, name, value).map_err(PrepareError::Parameter);
     PARAMETERS.iter().try_for_each(set)?;
+    // As kube-proxy in this mode; what comes from elsewhere would otherwise be dropped before IPVS has it back.
+    sysctl::forward(namespace, false).map_err(PrepareError::Parameter)?;
     if options.strict_arp {
         STRICT_ARP.iter().try_for_each(set)?;
     }

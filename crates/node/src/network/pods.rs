@@ -51,18 +51,18 @@ impl NodeNetwork {
     /// Makes a router of the node, and lets pods be attached.
     pub fn set_cidrs(&self, cidrs: Vec<IpNet>) -> Result<(), NetworkError> {
         // Loose or strict reverse-path checks would drop what comes back from a translated connection by another link.
-        let mut settings = vec![
-            ("net.ipv4.ip_forward", "1"),
+        let settings = [
             ("net.ipv4.conf.all.rp_filter", "0"),
             ("net.ipv4.conf.default.rp_filter", "0"),
             ("net.ipv4.conf.all.send_redirects", "0"),
             ("net.ipv4.conf.default.send_redirects", "0"),
         ];
-        if cidrs.iter().any(|cidr| matches!(cidr, IpNet::V6(_))) {
-            settings.push(("net.ipv6.conf.all.forwarding", "1"));
-        }
         for (name, value) in settings {
             sysctl::set(&self.node, name, value)?;
+        }
+        sysctl::forward(&self.node, false)?;
+        if cidrs.iter().any(|cidr| matches!(cidr, IpNet::V6(_))) {
+            sysctl::forward(&self.node, true)?;
         }
         self.cidrs.send_replace(cidrs);
         Ok(())
