@@ -22,13 +22,15 @@ pub(crate) fn reconcile(
         IpFamily::V6 => Family::Ipv6,
     };
     let filter = Filter { family: Some(family), proto: Some(Protocol::Udp.number()), ..Filter::default() };
-    let mut deleted = 0;
-    for flow in conntrack.list(&filter)? {
-        if is_stale(table, before, &answers_here, &flow) && conntrack.delete(&flow)? {
-            deleted += 1;
+    let (mut deleted, mut failed) = (0, None);
+    for flow in conntrack.list(&filter)?.iter().filter(|flow| is_stale(table, before, &answers_here, flow)) {
+        match conntrack.delete(flow) {
+            Ok(gone) => deleted += usize::from(gone),
+            // The others go all the same.
+            Err(error) => failed = failed.or(Some(error)),
         }
     }
-    Ok(deleted)
+    failed.map_or(Ok(deleted), Err)
 }
 
 /// All UDP frontends of a table.

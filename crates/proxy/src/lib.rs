@@ -8,6 +8,7 @@ pub mod config;
 mod counted;
 mod dump;
 mod flows;
+mod forwarding;
 mod health;
 mod health_check_ports;
 mod intake;

@@ -2,7 +2,6 @@
 //! is about, and stops them. Not responsible for reading configurations.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -206,9 +205,6 @@ impl Proxy {
         let metrics = listen(&bench, metrics_address, bind_hard_fail, metrics).await?;
         let mut tasks = JoinSet::new();
         tasks.spawn(publisher.on_host(&setup.config.node_name).run(token.clone()));
-        if setup.mode.programs_the_kernel() {
-            IpFamily::BOTH.into_iter().for_each(enable_forwarding);
-        }
         let engine = Engine::start(&bench, setup.mode.clone())?;
         let (news, incoming) = mpsc::channel(NEWS);
         let watching = token.child_token();
@@ -365,7 +361,11 @@ impl Proxy {
     async fn clear_leftovers(&mut self) {
         for old in std::mem::take(&mut self.leftovers) {
             match clear(&self.bench, &*self.engine.mode, &*old).await {
-                Ok(()) => tracing::info!(mode = old.name(), "its rules are removed"),
+                Ok(()) => {
+                    tracing::info!(mode = old.name(), "its rules are removed");
+                    // Until now they could lead datagrams to where nobody is any more.
+                    self.bench.shared.doubt_flows();
+                }
                 Err(error) => {
                     tracing::warn!(error = %runtime::driver::chain(&error), "will try again");
                     let metrics = self.bench.status.metrics();
@@ -407,29 +407,5 @@ async fn end(serving: Option<Serving>) {
         stop.cancel();
         // A server that panicked has ended too.
         let _ = task.await;
-    }
-}
-
-/// Services are forwarded to pods on other links, so the namespace has to forward. (Not `route_localnet`: it would open
-/// the node's loopback to its neighbours, CVE-2020-8558.)
-fn enable_forwarding(family: IpFamily) {
-    let (whole, links) = match family {
-        IpFamily::V4 => ("/proc/sys/net/ipv4/ip_forward", "/proc/sys/net/ipv4/conf"),
-        IpFamily::V6 => ("/proc/sys/net/ipv6/conf/all/forwarding", "/proc/sys/net/ipv6/conf"),
-    };
-    // Two who write the first at once can leave it at 1 and every link, also those to come, at 0: a write takes itself back
-    // and begins anew when the kernel's lock is taken (`devinet_sysctl_forward`), and the other takes that for its own.
-    let is_on = |path: &Path| std::fs::read_to_string(path).is_ok_and(|value| value.trim() == "1");
-    if is_on(Path::new(whole)) && is_on(&Path::new(links).join("default/forwarding")) {
-        return;
-    }
-    let each = std::fs::read_dir(links).into_iter().flatten().flatten().map(|link| link.path().join("forwarding"));
-    for path in std::iter::once(PathBuf::from(whole)).chain(each) {
-        if is_on(&path) {
-            continue;
-        }
-        if let Err(error) = std::fs::write(&path, "1") {
-            tracing::warn!(path = %path.display(), %error, "forwarding is off and cannot be switched on");
-        }
     }
 }

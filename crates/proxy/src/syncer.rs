@@ -25,6 +25,8 @@ use crate::tally::Tally;
 /// How often to ask whether somebody else has interfered. Cheap: one number from the kernel.
 const LOOK_AROUND: Duration = Duration::from_secs(5);
 
+/// How long to wait before stale flows are looked for once more, where it failed.
+const FLOWS_AGAIN: Duration = Duration::from_secs(1);
 /// Packets are counted with every third of those looks: it may take running a tool.
 const COUNT_EVERY: u32 = 3;
 const IPTABLES: &str = "iptables";
@@ -48,6 +50,8 @@ pub struct State {
     pub latest: Instant,
     /// When what each family has not brought into force yet happened to the pods, as far as it is said.
     pub triggers: BTreeMap<IpFamily, Vec<SystemTime>>,
+    /// Goes up when flows may have begun by rules of somebody else: all have to be looked at once more.
+    pub flows_doubted: u64,
 }
 
 /// Something about a Service that its owner should know.
@@ -72,6 +76,10 @@ pub struct Syncer<B: Backend> {
     udp: BTreeSet<FrontendKey>,
     /// All flows have to be looked at, whatever changed: at first, and after a pass that failed.
     flows_unknown: bool,
+    flows_doubted: u64,
+    /// The news that the last pass that succeeded took up, and when this syncer was made.
+    taken_up: Option<Instant>,
+    made: Instant,
     tally: Tally,
 }
 
@@ -79,13 +87,16 @@ pub struct Syncer<B: Backend> {
 struct Pass {
     table: ForwardingTable,
     since: Instant,
+    /// There is something new: it isn't only looked after.
+    news: bool,
     triggers: Vec<SystemTime>,
 }
 
 impl Shared {
     pub fn new(node: NodeView) -> Shared {
         let (model, triggers) = (ServiceModel::new(), BTreeMap::new());
-        let state = State { model, node, node_known: false, cidrs_known: false, latest: Instant::now(), triggers };
+        let (latest, flows_doubted) = (Instant::now(), 0);
+        let state = State { model, node, node_known: false, cidrs_known: false, latest, triggers, flows_doubted };
         Shared { state: Arc::new(Mutex::new(state)), changed: Arc::new(watch::Sender::new(0)) }
     }
 
@@ -97,6 +108,14 @@ impl Shared {
             drop(state);
             self.changed.send_modify(|count| *count += 1);
         }
+    }
+
+    /// Has all flows looked at once more.
+    pub(crate) fn doubt_flows(&self) {
+        self.change(Instant::now(), |state| {
+            state.flows_doubted += 1;
+            true
+        });
     }
 
     pub(crate) fn node_ports(&self) -> NodePortAddresses {
@@ -179,8 +198,21 @@ impl<B: Backend> Syncer<B> {
     ) -> Syncer<B> {
         let complain = Box::new(complain);
         let (complaints, udp, metrics) = (BTreeSet::new(), BTreeSet::new(), reporter.metrics());
-        let tally = Tally::default();
-        Syncer { backend, shared, reporter, metrics, conntrack, complain, complaints, udp, flows_unknown: true, tally }
+        Syncer {
+            backend,
+            shared,
+            reporter,
+            metrics,
+            conntrack,
+            complain,
+            complaints,
+            udp,
+            flows_unknown: true,
+            flows_doubted: 0,
+            taken_up: None,
+            made: Instant::now(),
+            tally: Tally::default(),
+        }
     }
 
     /// Runs until cancelled. What is in force stays in force then.
@@ -206,11 +238,19 @@ impl<B: Backend> Syncer<B> {
                 tokio::select! {
                     () = token.cancelled() => return,
                     Ok(()) = changed.changed() => {}
+                    () = tokio::time::sleep(FLOWS_AGAIN), if self.flows_unknown && table.is_some() => {
+                        table.iter().for_each(|table| self.drop_stale_flows(table));
+                        continue;
+                    }
                     _ = look_around.tick() => {
                         if looks % COUNT_EVERY == 0 {
                             self.count_packets(observed.as_ref(), &mut packets).await;
                         }
                         looks = looks.wrapping_add(1);
+                        // By then whoever attaches pods has begun, too.
+                        if looks == 2 {
+                            self.look_at_forwarding(table.as_ref());
+                        }
                         if !self.interfered(observed.as_ref()).await {
                             continue;
                         }
@@ -232,6 +272,7 @@ impl<B: Backend> Syncer<B> {
                     failures = failures.saturating_add(1);
                     // The next pass doesn't know what this one would have changed.
                     self.flows_unknown = true;
+                    self.taken_up = None;
                     self.count_failure(partial);
                     let error = runtime::driver::chain(&error);
                     self.reporter.report(|status| status.failed(self.backend.family(), error.to_string()));
@@ -260,6 +301,16 @@ impl<B: Backend> Syncer<B> {
         *before = now;
     }
 
+    fn look_at_forwarding(&self, table: Option<&ForwardingTable>) {
+        let needed = self.backend.programs_the_kernel() && table.is_some_and(|table| !table.ports.is_empty());
+        let Some(name) = crate::forwarding::switched_off(self.backend.family()).filter(|_| needed) else { return };
+        tracing::warn!(
+            family = %self.backend.family(),
+            "{name} is 0: Services answer this node alone, no pod and nobody outside; what attaches pods should set it, or \
+             `sysctl -w {name}=1`",
+        );
+    }
+
     async fn interfered(&self, observed: Option<&B::Observed>) -> bool {
         let Some(observed) = observed else { return false };
         match self.backend.is_stale(observed).await {
@@ -272,7 +323,7 @@ impl<B: Backend> Syncer<B> {
     }
 
     /// The table as it should be now; `None` before everything has been listed once.
-    fn next_table(&self, last: Option<ForwardingTable>, node: &mut Option<NodeView>) -> Option<Pass> {
+    fn next_table(&mut self, last: Option<ForwardingTable>, node: &mut Option<NodeView>) -> Option<Pass> {
         let mut state = self.shared.lock();
         if !state.is_complete() {
             return None;
@@ -287,7 +338,11 @@ impl<B: Backend> Syncer<B> {
             _ => state.model.resolve(&now, self.backend.family()),
         };
         *node = Some(now);
-        Some(Pass { table, since: state.latest, triggers })
+        self.flows_unknown |= std::mem::replace(&mut self.flows_doubted, state.flows_doubted) != state.flows_doubted;
+        let news = self.taken_up.replace(state.latest) != Some(state.latest);
+        // What was in force by another mode, or before somebody interfered, isn't late.
+        let since = if news { state.latest.max(self.made) } else { Instant::now() };
+        Some(Pass { table, since, news, triggers })
     }
 
     async fn sync(&mut self, pass: &Pass, observed: Option<B::Observed>) -> Result<B::Observed, B::Error> {
@@ -328,7 +383,9 @@ impl<B: Backend> Syncer<B> {
         for duration in [&metrics::SYNC_DURATION, extent] {
             metrics.observe(duration, &family, started.elapsed());
         }
-        metrics.observe(&metrics::EVENT_TO_KERNEL, &family, pass.since.elapsed());
+        if pass.news {
+            metrics.observe(&metrics::EVENT_TO_KERNEL, &family, pass.since.elapsed());
+        }
         metrics.set(&metrics::SERVICE_PORTS, &family, count(pass.table.ports.len()));
         metrics.set(&metrics::REFUSED_PORTS, &family, count(plan.refused().len()));
         let now = SystemTime::now();

@@ -456,3 +456,34 @@ fn pods_are_told_by_the_link_their_packets_come_in_by() {
         assert!(dump.status.success(), "{mode}: {}", String::from_utf8_lossy(&dump.stdout));
     }
 }
+
+#[test]
+fn a_flow_through_a_relay_that_died_finds_its_way_again() {
+    let stand = Stand::new();
+    // The tool's chains were there first, so the kernel asks the relay's rules after them for as long as there are any.
+    for chain in ["PREROUTING", "OUTPUT"] {
+        stand.tool(&format!("iptables-nft -t nat -A {chain} -p tcp --dport 9 -j ACCEPT"));
+    }
+    for successor in ["iptables", "nftables"] {
+        stand.configure("mode: userspace\n");
+        let proxy = stand.start(&["--config", stand.config().to_str().unwrap()]);
+        stand.until_answered(&stand.node, "10.96.0.9:80");
+        let udp = stand.node.run(|| UdpSocket::bind("0.0.0.0:0").unwrap()).unwrap();
+        udp.connect("10.96.0.9:53".parse::<SocketAddr>().unwrap()).unwrap();
+        udp.set_read_timeout(Some(std::time::Duration::from_millis(5))).unwrap();
+        let ask = || {
+            // With nobody there it is refused.
+            let _ = udp.send(b"hello");
+            udp.recv(&mut [0; 9]).map(drop).map_err(|error| format!("{error}\n{}", stand.log()))
+        };
+        eventually("the relay answers", ask);
+        drop(proxy);
+        stand.configure(&format!("mode: {successor}\n"));
+        let proxy = stand.start(&["--config", stand.config().to_str().unwrap()]);
+        eventually("the flow is answered again", ask);
+        mode(&stand, successor, successor);
+        eventually("and goes on", ask);
+        drop(proxy);
+        stand.run(&["--cleanup"]);
+    }
+}

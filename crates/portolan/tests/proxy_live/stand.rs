@@ -63,6 +63,7 @@ impl Stand {
         ip(&pod, "route add default via 10.244.1.1");
         ip(&outside, "route add default via 192.0.2.2");
         ip(&node, "route add default via 192.0.2.1");
+        netns::sysctl::forward(&node, false).unwrap();
         let cluster = Cluster::start(&node);
         let stand = Stand { node, outside, pod, cluster, folder: tempfile::tempdir().unwrap() };
         stand.serve();

@@ -73,6 +73,7 @@ impl Place {
         ip(&far, "route add default via 192.0.2.2");
         ip(&far, "route add local 10.244.2.0/24 dev lo");
         ip(&node, "route add 10.244.2.0/24 via 192.0.2.3");
+        netns::sysctl::forward(&node, false).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let api = Api::start(&node, &folder.path().join("kubeconfig"));
         let servers = Servers::new(far);
