@@ -2,14 +2,16 @@
 //! cleaned up, and leaves nothing; it takes over from a kube-proxy.
 #![allow(clippy::unwrap_used)]
 
-mod cluster;
 mod page;
+#[path = "../proxy_node/mod.rs"]
+mod proxy_node;
 mod stand;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 
-use stand::{Prober, Stand, WHO, echo, ip};
+use proxy_node::ip;
+use stand::{Prober, Stand, WHO, echo};
 use testkit::{eventually, patience};
 
 const EVERYWHERE: &str = "nodePortAddresses: [all, localhost]\n";
@@ -73,7 +75,7 @@ fn modes_change_and_no_connection_notices() {
     }
     assert!(stand.get("127.0.0.1:10249/proxyMode").unwrap().ends_with("nftables"));
     eventually("it is told that there is no IPVS", || {
-        let told = stand.cluster.told();
+        let told = stand.api.told();
         if told.iter().any(|reason| reason == "ProxyModeUnavailable") { Ok(()) } else { Err(format!("{told:?}")) }
     });
 }
@@ -92,7 +94,7 @@ fn a_broken_file_is_refused_and_the_old_one_stays() {
         stand.until_answered(&stand.outside, "192.0.2.2:30080");
     }
     eventually("an Event says so", || {
-        let told = stand.cluster.told();
+        let told = stand.api.told();
         let refused = told.iter().filter(|reason| *reason == "ProxyConfigurationRefused").count();
         if refused >= 3 { Ok(()) } else { Err(format!("{told:?}")) }
     });
@@ -136,14 +138,13 @@ fn it_tells_balancers_how_many_endpoints_are_here() {
     // A port that is somebody else's is told of, and taken when it's free.
     let taken = stand.node.run(|| std::net::TcpListener::bind("192.0.2.2:32001").unwrap()).unwrap();
     let ports = serde_json::json!([{"name": "tcp", "port": 80, "nodePort": 30_095}]);
-    stand.cluster.put(
-        cluster::SERVICES,
-        serde_json::json!({"metadata": {"namespace": "n", "name": "other", "uid": "u3"},
-            "spec": {"type": "LoadBalancer", "clusterIPs": ["10.96.0.11"], "externalTrafficPolicy": "Local",
-                     "healthCheckNodePort": 32_001, "ports": ports}}),
+    stand.service(
+        "other",
+        &serde_json::json!({"type": "LoadBalancer", "clusterIP": "10.96.0.11", "externalTrafficPolicy": "Local",
+                            "healthCheckNodePort": 32_001, "ports": ports}),
     );
     eventually("an Event says so", || {
-        let told = stand.cluster.told();
+        let told = stand.api.told();
         let found = told.iter().any(|reason| reason == "FailedToStartServiceHealthcheck");
         if found { Ok(()) } else { Err(format!("{told:?}\n{}", stand.log())) }
     });
@@ -267,34 +268,32 @@ fn what_cannot_be_is_told_once_and_all_else_is_in_force() {
     let numbers = || 1..=64_u16;
     let ports =
         |number: u16| serde_json::json!({"name": format!("port-{number}"), "port": 1_000 + number, "targetPort": 8080});
-    stand.cluster.put(
-        cluster::SERVICES,
-        serde_json::json!({"metadata": {"namespace": "n", "name": name, "uid": "u4"},
-            "spec": {"type": "ClusterIP", "clusterIPs": ["10.96.0.12"], "ports": numbers().map(ports).collect::<Vec<_>>()}}),
-    );
-    let ports = |number: u16| serde_json::json!({"name": format!("port-{number}"), "port": 8080});
+    let all: Vec<_> = numbers().map(ports).collect();
+    stand.service(&name, &serde_json::json!({"clusterIP": "10.96.0.12", "ports": all}));
+    let ports = |number: u16| serde_json::json!({"name": format!("port-{number}"), "protocol": "TCP", "port": 8080});
     let ready = serde_json::json!({"ready": true});
-    stand.cluster.put(
-        cluster::SLICES,
-        serde_json::json!({"metadata": {"namespace": "n", "name": "long-1", "labels": {"kubernetes.io/service-name": name}},
+    stand.api.plant(
+        "/registry/discovery.k8s.io/endpointslices/n/long-1",
+        &serde_json::json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+            "metadata": {"namespace": "n", "name": "long-1", "uid": "u4", "labels": {"kubernetes.io/service-name": name}},
             "addressType": "IPv4", "ports": numbers().map(ports).collect::<Vec<_>>(),
             "endpoints": [{"addresses": ["no-address"], "nodeName": "here", "conditions": ready},
                           {"addresses": ["10.244.1.5"], "nodeName": "here", "conditions": ready}]}),
     );
     for mode in ["nftables", "iptables"] {
-        let told_before = stand.cluster.told().iter().filter(|reason| *reason == "InvalidEndpointAddress").count();
+        let told_before = stand.api.told().iter().filter(|reason| *reason == "InvalidEndpointAddress").count();
         stand.configure(&format!("mode: {mode}\n"));
         let proxy = stand.start(&["--config", stand.config().to_str().unwrap()]);
         for at in ["10.96.0.12:1001", "10.96.0.12:1064", "10.96.0.9:80"] {
             stand.until_answered(&stand.node, at);
         }
         let told =
-            || stand.cluster.told().iter().filter(|reason| *reason == "InvalidEndpointAddress").count() - told_before;
+            || stand.api.told().iter().filter(|reason| *reason == "InvalidEndpointAddress").count() - told_before;
         eventually("an Event says so", || if told() > 0 { Ok(()) } else { Err(stand.log()) });
         // Another change, and nothing is told again.
         stand.endpoints("web", &[("10.244.1.5", "here", true), ("10.244.1.6", "here", false)]);
         stand.until_answered(&stand.node, "10.96.0.12:1033");
-        assert_eq!(told(), 1, "{mode}: {:?}", stand.cluster.told());
+        assert_eq!(told(), 1, "{mode}: {:?}", stand.api.told());
         drop(proxy);
         stand.run(&["--cleanup"]);
         assert_eq!(stand.tool("nft -s -t list table ip strange"), before, "{mode}");
@@ -375,7 +374,7 @@ fn it_counts_what_kube_proxy_counts() {
         "kubeproxy_proxy_livez_total{code=\"200\"} ",
         "kubeproxy_sync_proxy_rules_endpoint_changes_total ",
         "kubeproxy_sync_proxy_rules_service_changes_total ",
-        "rest_client_requests_total{code=\"200\",host=\"127.0.0.1:8080\",method=\"GET\"} ",
+        "rest_client_requests_total{code=\"200\",host=\"127.0.0.1:6443\",method=\"GET\"} ",
         "portolan_proxy_objects{mode=\"iptables\",ip_family=\"IPv4\",table=\"nat\",kind=\"chains\"} ",
         "process_resident_memory_bytes ",
     ] {
@@ -414,7 +413,7 @@ fn what_should_be_is_shown_beside_what_is() {
         "{after}"
     );
     assert!(!after.contains("n/balanced"), "{after}");
-    let (_, json, _) = dump(&["-o", "json"]);
+    let (_, json, _) = dump(&["n/web", "-o", "json"]);
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!(json["families"][0]["stepsMissing"], 0);
     assert_eq!(json["families"][0]["ports"][0]["frontends"][0]["observed"], "forward to 10.244.1.5:8080");

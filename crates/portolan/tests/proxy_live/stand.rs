@@ -4,7 +4,7 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -14,11 +14,12 @@ use netns::NetNs;
 use serde_json::{Value, json};
 use testkit::{eventually, patience};
 
-use crate::cluster::{Cluster, NODES, SERVICES, SLICES};
+use crate::proxy_node::api::Api;
+use crate::proxy_node::{Proxy, config, configure, get, ip, join, kubeconfig, namespaces, portolan_proxy};
 
-const HEAD: &str = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nhostnameOverride: here\n\
-                    clusterCIDR: 10.244.0.0/16\nconntrack: {maxPerCore: 0, tcpEstablishedTimeout: 0s, \
-                    tcpCloseWaitTimeout: 0s}\n";
+const NODES: &str = "/api/v1/nodes";
+const SERVICES: &str = "/api/v1/namespaces/n/services";
+const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/n/endpointslices";
 
 /// Asks the pod's server whom it sees.
 pub const WHO: &[u8] = b"who";
@@ -27,12 +28,9 @@ pub struct Stand {
     pub node: NetNs,
     pub outside: NetNs,
     pod: NetNs,
-    pub cluster: Cluster,
+    pub api: Api,
     folder: tempfile::TempDir,
 }
-
-/// A proxy; killed when dropped.
-pub struct Proxy(Child);
 
 /// Opens a connection again and again, and counts those that fail.
 pub struct Prober {
@@ -43,29 +41,16 @@ pub struct Prober {
 
 impl Stand {
     pub fn new() -> Stand {
-        let namespace = || NetNs::new().expect("network namespaces need CAP_SYS_ADMIN: run the tests as root");
-        let (node, outside, pod) = (namespace(), namespace(), namespace());
-        for each in [&node, &outside, &pod] {
-            ip(each, "link set lo up");
-        }
-        for (device, other, here, there) in
-            [("eth0", &outside, "192.0.2.2/24", "192.0.2.1/24"), ("pod0", &pod, "10.244.1.1/24", "10.244.1.5/24")]
-        {
-            let pinned = other.run(|| std::fs::File::open("/proc/thread-self/ns/net").unwrap()).unwrap();
-            let number = std::os::fd::AsRawFd::as_raw_fd(&pinned);
-            let into = format!("/proc/{}/fd/{number}", std::process::id());
-            ip(&node, &format!("link add {device} type veth peer name eth0 netns {into}"));
-            for (end, link, address) in [(&node, device, here), (other, "eth0", there)] {
-                ip(end, &format!("addr add {address} dev {link}"));
-                ip(end, &format!("link set {link} up"));
-            }
-        }
+        let [node, outside, pod] = namespaces();
+        join(&node, "eth0", "192.0.2.2/24", &outside, "192.0.2.1/24");
+        join(&node, "pod0", "10.244.1.1/24", &pod, "10.244.1.5/24");
         ip(&pod, "route add default via 10.244.1.1");
         ip(&outside, "route add default via 192.0.2.2");
         ip(&node, "route add default via 192.0.2.1");
         netns::sysctl::forward(&node, false).unwrap();
-        let cluster = Cluster::start(&node);
-        let stand = Stand { node, outside, pod, cluster, folder: tempfile::tempdir().unwrap() };
+        let folder = tempfile::tempdir().unwrap();
+        let api = Api::start(&node, &kubeconfig(folder.path()));
+        let stand = Stand { node, outside, pod, api, folder };
         stand.serve();
         stand.fill();
         stand
@@ -101,25 +86,26 @@ impl Stand {
     }
 
     fn fill(&self) {
-        let addresses = json!([{"type": "InternalIP", "address": "192.0.2.2"}]);
-        self.cluster.put(NODES, json!({"metadata": {"name": "here"}, "status": {"addresses": addresses}}));
+        self.api.create(NODES, &json!({"metadata": {"name": "here"}}));
+        let addressed = json!({"status": {"addresses": [{"type": "InternalIP", "address": "192.0.2.2"}]}});
+        self.api.send("PATCH", "/api/v1/nodes/here/status", "application/merge-patch+json", &addressed);
+        self.api.create("/api/v1/namespaces", &json!({"metadata": {"name": "n"}}));
         let ports = |node_port| {
             json!([{"name": "tcp", "port": 80, "targetPort": 8080, "nodePort": node_port},
                    {"name": "udp", "port": 53, "protocol": "UDP", "targetPort": 8080, "nodePort": node_port + 1}])
         };
-        self.cluster.put(
-            SERVICES,
-            json!({"metadata": {"namespace": "n", "name": "web", "uid": "u1"},
-                   "spec": {"type": "NodePort", "clusterIPs": ["10.96.0.9"], "ports": ports(30_080)}}),
-        );
-        self.cluster.put(
-            SERVICES,
-            json!({"metadata": {"namespace": "n", "name": "balanced", "uid": "u2"},
-                   "spec": {"type": "LoadBalancer", "clusterIPs": ["10.96.0.10"], "externalTrafficPolicy": "Local",
-                            "healthCheckNodePort": 32_000, "ports": ports(30_090)}}),
+        self.service("web", &json!({"type": "NodePort", "clusterIP": "10.96.0.9", "ports": ports(30_080)}));
+        self.service(
+            "balanced",
+            &json!({"type": "LoadBalancer", "clusterIP": "10.96.0.10", "externalTrafficPolicy": "Local",
+                    "healthCheckNodePort": 32_000, "ports": ports(30_090)}),
         );
         self.endpoints("web", &[("10.244.1.5", "here", true)]);
         self.endpoints("balanced", &[("10.244.1.5", "here", true)]);
+    }
+
+    pub fn service(&self, name: &str, spec: &Value) {
+        self.api.create(SERVICES, &json!({"metadata": {"name": name}, "spec": spec}));
     }
 
     /// Addresses with their nodes, and whether each is ready.
@@ -131,9 +117,9 @@ impl Stand {
             })
             .collect();
         let now = k8s_openapi::jiff::Timestamp::now().to_string();
-        self.cluster.put(
+        self.api.put(
             SLICES,
-            json!({"metadata": {"namespace": "n", "name": format!("{service}-1"),
+            &json!({"metadata": {"name": format!("{service}-1"),
                                 "labels": {"kubernetes.io/service-name": service},
                                 "annotations": {"endpoints.kubernetes.io/last-change-trigger-time": now}},
                    "addressType": "IPv4", "endpoints": endpoints,
@@ -142,27 +128,18 @@ impl Stand {
     }
 
     pub fn config(&self) -> PathBuf {
-        self.folder.path().join("config.yaml")
+        config(self.folder.path())
     }
 
-    /// Writes the configuration as a ConfigMap's mount does: a new file takes the old one's place.
     pub fn configure(&self, text: &str) {
-        let kubeconfig = self.folder.path().join("kubeconfig");
-        let server = "apiVersion: v1\nkind: Config\ncurrent-context: c\nclusters: [{name: c, cluster: {server: \
-                      'http://127.0.0.1:8080'}}]\ncontexts: [{name: c, context: {cluster: c, user: u}}]\nusers: \
-                      [{name: u, user: {}}]\n";
-        std::fs::write(&kubeconfig, server).unwrap();
-        let new = self.folder.path().join("new");
-        let client = format!("clientConnection: {{kubeconfig: {}}}\n", kubeconfig.display());
-        std::fs::write(&new, format!("{HEAD}{client}{text}")).unwrap();
-        std::fs::rename(new, self.config()).unwrap();
+        configure(self.folder.path(), text);
     }
 
     pub fn start(&self, flags: &[&str]) -> Proxy {
-        let log = std::fs::File::create(self.folder.path().join("log")).unwrap();
-        let mut command = self.portolan(flags);
-        let child = self.node.run(move || command.stderr(log).stdout(Stdio::null()).spawn().unwrap()).unwrap();
-        Proxy(child)
+        let log = self.folder.path().join("log");
+        // What an earlier one said is of no interest.
+        let _ = std::fs::remove_file(&log);
+        Proxy::start(&self.node, flags, &log)
     }
 
     pub fn log(&self) -> String {
@@ -171,14 +148,8 @@ impl Stand {
 
     /// Runs `portolan proxy` to its end.
     pub fn run(&self, flags: &[&str]) -> Output {
-        let mut command = self.portolan(flags);
+        let mut command = portolan_proxy(flags);
         self.node.run(move || command.output().unwrap()).unwrap()
-    }
-
-    fn portolan(&self, flags: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_portolan"));
-        command.arg("proxy").args(flags).env_remove("PORTOLAN_LOG");
-        command
     }
 
     /// What a tool on the node prints.
@@ -202,16 +173,7 @@ impl Stand {
 
     pub fn get(&self, at: &str) -> Result<String, String> {
         let (host, path) = at.split_once('/').unwrap();
-        let address: SocketAddr = host.parse().unwrap();
-        let text = self.node.run(|| -> std::io::Result<String> {
-            let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2))?;
-            stream.set_read_timeout(Some(patience()))?;
-            write!(stream, "GET /{path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
-            let mut text = String::new();
-            stream.read_to_string(&mut text)?;
-            Ok(text)
-        });
-        text.unwrap().map_err(|error| error.to_string())
+        get(&self.node, host, &format!("/{path}"))
     }
 
     /// Waits until the metrics have a line.
@@ -241,14 +203,6 @@ impl Stand {
         let stream = from.run(|| TcpStream::connect_timeout(&address, patience()).unwrap()).unwrap();
         stream.set_read_timeout(Some(patience())).unwrap();
         stream
-    }
-}
-
-impl Drop for Proxy {
-    fn drop(&mut self) {
-        // It may have ended.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 
@@ -303,11 +257,4 @@ pub fn echo(stream: &mut TcpStream) -> std::io::Result<()> {
     let mut bytes = [0; 5];
     stream.read_exact(&mut bytes)?;
     if &bytes == b"hello" { Ok(()) } else { Err(ErrorKind::InvalidData.into()) }
-}
-
-pub fn ip(namespace: &NetNs, arguments: &str) {
-    let mut command = Command::new("ip");
-    command.args(arguments.split(' '));
-    let output = namespace.run(move || command.output().unwrap()).unwrap();
-    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
 }

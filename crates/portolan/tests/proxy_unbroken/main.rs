@@ -6,8 +6,9 @@
 //! `PORTOLAN_TEST_OUTAGE` for how many seconds the API is gone (2).
 #![allow(clippy::unwrap_used)]
 
-mod api;
 mod place;
+#[path = "../proxy_node/mod.rs"]
+mod proxy_node;
 mod stream;
 
 use std::time::{Duration, Instant};

@@ -3,21 +3,18 @@
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::AsRawFd;
-use std::process::{Child, Command, Stdio};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use netns::NetNs;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde_json::{Value, json};
-use testkit::{eventually, patience};
+use testkit::eventually;
 
-use crate::api::Api;
+use crate::proxy_node::api::Api;
+use crate::proxy_node::{Proxy, config, configure, get, ip, join, kubeconfig, namespaces, portolan_proxy};
 
 /// As many endpoints have addresses and may listen.
 pub const ENDPOINTS: usize = 8;
@@ -33,10 +30,6 @@ pub const TCP: [([u8; 4], u16); 2] = [([10, 96, 0, 9], 80), ([192, 0, 2, 2], 30_
 pub const UDP: [([u8; 4], u16); 2] = [([10, 96, 0, 9], 53), ([192, 0, 2, 2], 30_053)];
 const SERVICES: &str = "/api/v1/namespaces/default/services";
 const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
-const HEAD: &str = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nhostnameOverride: here\n\
-                    clusterCIDR: 10.244.0.0/16\nconntrack: {maxPerCore: 0, tcpEstablishedTimeout: 0s, \
-                    tcpCloseWaitTimeout: 0s}\n";
-
 pub struct Place {
     pub clients: NetNs,
     pub node: NetNs,
@@ -46,26 +39,11 @@ pub struct Place {
     folder: tempfile::TempDir,
 }
 
-pub struct Proxy(Child);
-
 impl Place {
     pub fn new() -> Place {
-        let namespace = || NetNs::new().expect("network namespaces need CAP_SYS_ADMIN: run the tests as root");
-        let (clients, node, far) = (namespace(), namespace(), namespace());
-        for each in [&clients, &node, &far] {
-            ip(each, "link set lo up");
-        }
-        for (device, other, here, there) in
-            [("pods", &clients, "10.244.1.1/24", "10.244.1.2/24"), ("far", &far, "192.0.2.2/24", "192.0.2.3/24")]
-        {
-            let pinned = other.run(|| std::fs::File::open("/proc/thread-self/ns/net").unwrap()).unwrap();
-            let into = format!("/proc/{}/fd/{}", std::process::id(), pinned.as_raw_fd());
-            ip(&node, &format!("link add {device} type veth peer name eth0 netns {into}"));
-            for (end, link, address) in [(&node, device, here), (other, "eth0", there)] {
-                ip(end, &format!("addr add {address} dev {link}"));
-                ip(end, &format!("link set {link} up"));
-            }
-        }
+        let [clients, node, far] = namespaces();
+        join(&node, "pods", "10.244.1.1/24", &clients, "10.244.1.2/24");
+        join(&node, "far", "192.0.2.2/24", &far, "192.0.2.3/24");
         for client in CLIENTS {
             ip(&clients, &format!("addr add {client}/24 dev eth0"));
         }
@@ -75,7 +53,7 @@ impl Place {
         ip(&node, "route add 10.244.2.0/24 via 192.0.2.3");
         netns::sysctl::forward(&node, false).unwrap();
         let folder = tempfile::tempdir().unwrap();
-        let api = Api::start(&node, &folder.path().join("kubeconfig"));
+        let api = Api::start(&node, &kubeconfig(folder.path()));
         let servers = Servers::new(far);
         let place = Place { clients, node, servers, api, now: Mutex::default(), folder };
         place.fill();
@@ -92,12 +70,12 @@ impl Place {
                 {"name": "tcp", "port": 80, "nodePort": 30_080},
                 {"name": "udp", "port": 53, "nodePort": 30_053, "protocol": "UDP"}]}}),
         );
-        self.api.create(SLICES, &slice(&[]));
+        self.api.put(SLICES, &slice(&[]));
     }
 
     /// The Service's endpoints, each with whether it is ready; one that isn't is ending and still serves.
     pub fn endpoints(&self, now: &[(usize, bool)]) {
-        self.api.send("PUT", &format!("{SLICES}/s-1"), "application/json", &slice(now));
+        self.api.put(SLICES, &slice(now));
         *self.now.lock().unwrap() = now.to_vec();
     }
 
@@ -106,10 +84,7 @@ impl Place {
     }
 
     pub fn configure(&self, text: &str) {
-        let client = format!("clientConnection: {{kubeconfig: {}}}\n", self.folder.path().join("kubeconfig").display());
-        let new = self.folder.path().join("new.yaml");
-        std::fs::write(&new, format!("{HEAD}{client}{text}")).unwrap();
-        std::fs::rename(new, self.folder.path().join("config.yaml")).unwrap();
+        configure(self.folder.path(), text);
     }
 
     /// Another configuration, and the proxy has taken it.
@@ -135,12 +110,8 @@ impl Place {
 
     /// Starts it and waits until it has looked after the Services of both families and follows the API.
     pub fn start_proxy(&self) -> Proxy {
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.folder.path().join("log")).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_portolan"));
-        command.args(["proxy", "--config"]).arg(self.folder.path().join("config.yaml"));
-        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-        let child = self.node.run(move || command.spawn().unwrap()).unwrap();
-        let proxy = Proxy(child);
+        let config = config(self.folder.path());
+        let proxy = Proxy::start(&self.node, &["--config", config.to_str().unwrap()], &self.folder.path().join("log"));
         for family in ["IPv4", "IPv6"] {
             let metric = format!("kubeproxy_sync_proxy_rules_last_timestamp_seconds{{ip_family=\"{family}\"}}");
             eventually("the first sync", || {
@@ -154,8 +125,7 @@ impl Place {
 
     /// Takes everything of a proxy that has ended from the node.
     pub fn clean_up(&self) {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_portolan"));
-        command.args(["proxy", "--cleanup"]).stdin(Stdio::null());
+        let mut command = portolan_proxy(&["--cleanup"]);
         let output = self.node.run(move || command.output().unwrap()).unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
@@ -181,43 +151,9 @@ impl Place {
     }
 
     fn counted(&self, metric: &str) -> Result<f64, String> {
-        let page = self.get("127.0.0.1:10249", "/metrics")?;
+        let page = get(&self.node, "127.0.0.1:10249", "/metrics")?;
         let line = page.lines().find_map(|line| line.strip_prefix(metric)).ok_or_else(|| format!("no {metric}"))?;
         line.trim().parse().map_err(|_| format!("{metric}{line}"))
-    }
-
-    fn get(&self, at: &str, path: &str) -> Result<String, String> {
-        let address: SocketAddr = at.parse().unwrap();
-        let text = self.node.run(|| -> std::io::Result<String> {
-            let mut stream = TcpStream::connect_timeout(&address, patience())?;
-            stream.set_read_timeout(Some(patience()))?;
-            write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
-            let mut text = String::new();
-            stream.read_to_string(&mut text)?;
-            Ok(text)
-        });
-        text.unwrap().map_err(|error| error.to_string())
-    }
-}
-
-impl Proxy {
-    /// Asks it to end and waits.
-    pub fn end(&mut self) {
-        kill(Pid::from_raw(i32::try_from(self.0.id()).unwrap()), Signal::SIGTERM).unwrap();
-        assert!(self.0.wait().unwrap().success());
-    }
-
-    pub fn kill(&mut self) {
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
-    }
-}
-
-impl Drop for Proxy {
-    fn drop(&mut self) {
-        // It may have ended.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 
@@ -319,11 +255,4 @@ fn serve_datagrams(socket: &UdpSocket, name: u8, closing: &AtomicBool, reached: 
         // Who asked may have gone.
         let _ = socket.send_to(&[name], from);
     }
-}
-
-pub fn ip(namespace: &NetNs, arguments: &str) {
-    let mut command = Command::new("ip");
-    command.args(arguments.split(' '));
-    let output = namespace.run(move || command.output().unwrap()).unwrap();
-    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
 }

@@ -10,6 +10,7 @@ use kube::Client;
 use netns::NetNs;
 use serde_json::Value;
 use store::embedded::{Embedded, Options};
+use store::{Op, Store, Txn};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
@@ -17,6 +18,7 @@ const ADDRESS: ([u8; 4], u16) = ([127, 0, 0, 1], 6443);
 
 pub struct Api {
     server: ApiServer,
+    store: Arc<Embedded>,
     tls: Arc<rustls::ServerConfig>,
     client: Client,
     threads: Runtime,
@@ -51,14 +53,14 @@ impl Api {
             advertise: SocketAddr::from(([192, 0, 2, 1], 6443)),
             cluster_domain: "cluster.local".to_owned(),
         };
-        let (server, client) = threads.block_on(async {
-            let store = Embedded::in_memory(Options::default()).unwrap();
-            let server = ApiServer::new(Arc::new(store), config, Arc::new(NoNodes)).unwrap();
+        let (store, server, client) = threads.block_on(async {
+            let store = Arc::new(Embedded::in_memory(Options::default()).unwrap());
+            let server = ApiServer::new(store.clone(), config, Arc::new(NoNodes)).unwrap();
             server.bootstrap().await.unwrap();
             let client = Client::new(server.service(), "default");
-            (server, client)
+            (store, server, client)
         });
-        let api = Api { server, tls, client, threads, serving: Mutex::default() };
+        let api = Api { server, store, tls, client, threads, serving: Mutex::default() };
         api.serve(namespace);
         api
     }
@@ -82,13 +84,39 @@ impl Api {
     }
 
     pub fn send(&self, method: &str, path: &str, kind: &str, object: &Value) -> Value {
+        self.try_send(method, path, kind, object).unwrap()
+    }
+
+    fn try_send(&self, method: &str, path: &str, kind: &str, object: &Value) -> Result<Value, kube::Error> {
         let request = http::Request::builder().method(method).uri(path).header("content-type", kind);
         let request = request.body(object.to_string().into_bytes()).unwrap();
-        self.threads.block_on(self.client.request(request)).unwrap()
+        self.threads.block_on(self.client.request(request))
     }
 
     pub fn create(&self, path: &str, object: &Value) {
         self.send("POST", path, "application/json", object);
+    }
+
+    /// Makes an object of a collection, or makes it what it should be.
+    pub fn put(&self, collection: &str, object: &Value) {
+        let name = object["metadata"]["name"].as_str().unwrap();
+        match self.try_send("PUT", &format!("{collection}/{name}"), "application/json", object) {
+            Err(kube::Error::Api(status)) if status.code == 404 => self.create(collection, object),
+            answer => drop(answer.unwrap()),
+        }
+    }
+
+    /// Puts into the store what the API would refuse, as one that knew less may have left it.
+    pub fn plant(&self, key: &str, object: &Value) {
+        let ops = vec![Op::put(key, object.to_string())];
+        self.threads.block_on(self.store.txn(Txn { compares: Vec::new(), ops })).unwrap();
+    }
+
+    /// The reasons of all Events.
+    pub fn told(&self) -> Vec<String> {
+        let events = self.send("GET", "/api/v1/events", "application/json", &Value::Null);
+        let reasons = events["items"].as_array().unwrap().iter().map(|event| event["reason"].as_str().unwrap());
+        reasons.map(str::to_owned).collect()
     }
 }
 
