@@ -1,0 +1,8 @@
+//! The backend from outside, all in one program, which is linked once.
+#![allow(clippy::unwrap_used)]
+
+mod affinity;
+mod fake;
+mod kernel;
+mod packet_table;
+mod syncer;

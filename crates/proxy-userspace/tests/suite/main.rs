@@ -1,0 +1,9 @@
+//! The backend from outside, all in one program, which is linked once.
+#![allow(clippy::unwrap_used)]
+
+mod fake;
+mod kernel;
+mod loopback;
+mod packet_table;
+mod place;
+mod relayed;
