@@ -14,6 +14,7 @@ mod text;
 pub mod tracer;
 pub mod transaction;
 pub mod value;
+pub mod watched;
 mod wire;
 
 pub use error::{NftError, Reason};
@@ -30,6 +31,7 @@ pub use ruleset::{ChainState, Ruleset, SetState};
 pub use tracer::{Connection, Entry, Fate, Link, Packet, SourceTranslation, Trace, TraceError, World};
 pub use transaction::{Add, Generation, Op, Place, Transaction};
 pub use value::{Concat, DataType, Field, Types, Value};
+pub use watched::{Epoch, Watched};
 pub use wire::foreign::{again, understand};
 
 use std::collections::BTreeMap;

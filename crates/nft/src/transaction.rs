@@ -136,6 +136,32 @@ impl Transaction {
         self.push(Op::AddRule { chain: chain.into(), place: Place::Last, rule })
     }
 
+    /// Puts rules in the place of all that a chain has.
+    pub fn replace_rules<'r>(&mut self, chain: &str, rules: impl IntoIterator<Item = &'r Rule>) -> &mut Self {
+        self.flush_chain(chain);
+        for rule in rules {
+            self.add_rule(chain, rule.clone());
+        }
+        self
+    }
+
+    /// Makes the table anew of sets and chains, callees first, and nothing else.
+    pub fn rebuild(&mut self, sets: impl IntoIterator<Item = Set>, chains: Vec<(Chain, Vec<Rule>)>) -> &mut Self {
+        self.destroy_table().add_table();
+        for set in sets {
+            self.add_set(set);
+        }
+        for (chain, _) in &chains {
+            self.add_chain(chain.clone());
+        }
+        for (chain, rules) in chains {
+            for rule in rules {
+                self.add_rule(chain.name.clone(), rule);
+            }
+        }
+        self
+    }
+
     pub fn delete_rule(&mut self, chain: impl Into<String>, handle: Handle) -> &mut Self {
         self.push(Op::DeleteRule { chain: chain.into(), handle })
     }

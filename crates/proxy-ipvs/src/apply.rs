@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use ipvs::{Ipvs, IpvsError, Kernel, Op, Reason};
 use netns::NetNs;
-use nft::{Generation, Nft, NftError, Transaction};
+use nft::{Nft, NftError, Watched};
 use proxy::{Backend, backend::Size};
 use service_model::{ForwardingTable, IpFamily, Protocol};
 
@@ -65,12 +65,8 @@ pub enum BackendError {
 }
 
 struct Shared<N, I> {
-    nft: N,
+    nft: Watched<N>,
     ipvs: I,
-    /// After the last commit or dump of ours.
-    generation: Option<Generation>,
-    /// Counts the times somebody else was seen to have written.
-    epoch: u64,
     /// Since when destinations have been waiting for the end of their connections. A new life begins anew.
     draining: HashMap<Place, Instant>,
     unusable: Unusable,
@@ -99,7 +95,7 @@ impl<N: Nft + Send + 'static, I: Ipvs + Send + 'static> IpvsBackend<N, I> {
     /// The backends for IPv4 and IPv6.
     pub fn pair(nft: N, ipvs: I, options: Options) -> [IpvsBackend<N, I>; 2] {
         let (draining, unusable) = (HashMap::new(), Unusable::default());
-        let shared = Shared { nft, ipvs, generation: None, epoch: 0, draining, unusable, prepare: None };
+        let shared = Shared { nft: Watched::new(nft), ipvs, draining, unusable, prepare: None };
         let (shared, options) = (Arc::new(Mutex::new(shared)), Arc::new(options));
         IpFamily::BOTH.map(|family| IpvsBackend {
             family,
@@ -113,20 +109,14 @@ impl<N: Nft + Send + 'static, I: Ipvs + Send + 'static> IpvsBackend<N, I> {
     pub fn with_handles<T>(&self, look: impl FnOnce(&mut N, &mut I) -> T) -> T {
         let mut shared = lock(&self.shared);
         let Shared { nft, ipvs, .. } = &mut *shared;
-        look(nft, ipvs)
+        look(nft.handle(), ipvs)
     }
 
     fn read(&self) -> Result<Observed, BackendError> {
         let mut shared = lock(&self.shared);
-        shared.notice_strangers().map_err(BackendError::Generation)?;
+        shared.nft.notice_strangers().map_err(BackendError::Generation)?;
         let ruleset = shared.nft.dump(&table(self.family)).map_err(BackendError::ReadTable)?;
-        if let Some(ruleset) = &ruleset
-            && shared.generation != Some(ruleset.generation)
-        {
-            shared.epoch += 1;
-            shared.generation = Some(ruleset.generation);
-        }
-        let mut observed = Observed { epoch: shared.epoch, ..Observed::default() };
+        let mut observed = Observed { epoch: shared.nft.epoch(), ..Observed::default() };
         observed.read_table(ruleset.as_ref(), self.family);
         shared.read_servers(&mut observed, family(self.family), &self.options).map_err(BackendError::ReadServers)?;
         drop(shared);
@@ -147,40 +137,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl<N: Nft, I: Ipvs> Shared<N, I> {
-    /// Whether somebody else has written since we last looked; then everything known is out of date.
-    fn notice_strangers(&mut self) -> Result<(), NftError> {
-        let now = self.nft.generation()?;
-        if self.generation != Some(now) {
-            self.epoch += 1;
-            self.generation = Some(now);
-        }
-        Ok(())
-    }
-
     fn prepared(&mut self) -> Result<(), PrepareError> {
         if let Some(prepare) = &mut self.prepare {
             prepare(&mut self.ipvs)?;
             self.prepare = None;
         }
         Ok(())
-    }
-
-    fn commit(&mut self, mut transaction: Transaction) -> Result<(), NftError> {
-        if transaction.is_empty() {
-            return Ok(());
-        }
-        transaction.base = self.generation;
-        match self.nft.apply(&transaction) {
-            Ok(applied) => {
-                self.generation = Some(applied.generation);
-                Ok(())
-            }
-            Err(error) => {
-                self.epoch += 1;
-                self.generation = None;
-                Err(error)
-            }
-        }
     }
 
     fn read_servers(
@@ -312,10 +274,10 @@ impl<N: Nft + Send + 'static, I: Ipvs + Send + 'static> Backend for IpvsBackend<
                 let servers = |source| BackendError::Servers { step: number, source };
                 match step {
                     Step::Table(edits) => {
-                        if shared.epoch != observed.epoch {
+                        if shared.nft.epoch() != observed.epoch {
                             return Err(BackendError::Stale);
                         }
-                        let committed = shared.commit(transaction(&plan.settings, edits));
+                        let committed = shared.nft.commit(transaction(&plan.settings, edits));
                         committed.map_err(|source| BackendError::Table { step: number, source })?;
                     }
                     Step::Servers(ops) => shared.change(ops).map_err(servers)?,
@@ -347,8 +309,8 @@ impl<N: Nft + Send + 'static, I: Ipvs + Send + 'static> Backend for IpvsBackend<
     async fn is_stale(&self, observed: &Observed) -> Result<bool, BackendError> {
         {
             let mut shared = lock(&self.shared);
-            shared.notice_strangers().map_err(BackendError::Generation)?;
-            if shared.epoch != observed.epoch {
+            shared.nft.notice_strangers().map_err(BackendError::Generation)?;
+            if shared.nft.epoch() != observed.epoch {
                 return Ok(true);
             }
         }
@@ -373,10 +335,6 @@ impl<N: Nft + Send + 'static, I: Ipvs + Send + 'static> Backend for IpvsBackend<
         if shared.ipvs.addresses(other).map_err(failed)?.bound.is_empty() {
             shared.ipvs.remove_device().map_err(failed)?;
         }
-        let mut transaction = Transaction::new(table(self.family));
-        transaction.destroy_table();
-        shared.nft.apply(&transaction).map_err(BackendError::CleanupTable)?;
-        shared.generation = None;
-        Ok(())
+        shared.nft.destroy(table(self.family)).map_err(BackendError::CleanupTable)
     }
 }

@@ -44,7 +44,7 @@ pub struct Observed {
     /// Of the table that was written last; none right after reading the kernel.
     pub revision: Option<Revision>,
     /// Counts the foreign writes seen when this was read.
-    pub epoch: u64,
+    pub epoch: nft::Epoch,
 }
 
 impl Observed {

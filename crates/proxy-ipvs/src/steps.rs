@@ -169,13 +169,10 @@ pub fn transaction(settings: &Settings, edits: &[NftEdit]) -> Transaction {
     let mut added: BTreeMap<SetName, Vec<Element>> = BTreeMap::new();
     for edit in edits {
         match edit {
-            NftEdit::Rebuild { .. } => rebuild(&mut transaction, settings),
-            NftEdit::ReplaceRules { chain, rules } => {
-                transaction.flush_chain(chain);
-                for rule in rules {
-                    transaction.add_rule(chain, rule.clone());
-                }
+            NftEdit::Rebuild { .. } => {
+                transaction.rebuild(SetName::ALL.map(|set| set.set(settings.family)), settings.chains());
             }
+            NftEdit::ReplaceRules { chain, rules } => drop(transaction.replace_rules(chain, rules)),
             NftEdit::Put { set, key, data, replaces } => {
                 if *replaces {
                     deleted.entry(*set).or_default().push(Element::new(key.clone()));
@@ -194,22 +191,6 @@ pub fn transaction(settings: &Settings, edits: &[NftEdit]) -> Transaction {
         transaction.add_elements(&set.set(family), elements);
     }
     transaction
-}
-
-fn rebuild(transaction: &mut Transaction, settings: &Settings) {
-    transaction.destroy_table().add_table();
-    for set in SetName::ALL {
-        transaction.add_set(set.set(settings.family));
-    }
-    let chains = settings.chains();
-    for (chain, _) in &chains {
-        transaction.add_chain(chain.clone());
-    }
-    for (chain, rules) in chains {
-        for rule in rules {
-            transaction.add_rule(chain.name.clone(), rule);
-        }
-    }
 }
 
 /// What retiring begins with.

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use nft::{Data, Element, Generation, Nft, NftError, Transaction, Value};
+use nft::{Data, Element, Nft, NftError, Transaction, Value, Watched};
 use proxy::{Backend, Seen, Size};
 use service_model::{ForwardingTable, FrontendKey, IpFamily, NodePortAddresses};
 
@@ -21,7 +21,7 @@ const FORGET_CHUNK: usize = 1_000;
 /// The backend for one IP family.
 pub struct Nftables<N> {
     family: IpFamily,
-    shared: Arc<Mutex<Shared<N>>>,
+    nft: Arc<Mutex<Watched<N>>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -44,109 +44,21 @@ pub enum BackendError {
     Cleanup(#[source] NftError),
 }
 
-struct Shared<N> {
-    nft: N,
-    /// After the last commit or dump of ours.
-    generation: Option<Generation>,
-    /// Counts the times somebody else was seen to have written.
-    epoch: u64,
-}
-
 impl<N: Nft + Send + 'static> Nftables<N> {
     /// The backends for IPv4 and IPv6.
     pub fn pair(nft: N) -> [Nftables<N>; 2] {
-        let shared = Arc::new(Mutex::new(Shared { nft, generation: None, epoch: 0 }));
-        IpFamily::BOTH.map(|family| Nftables { family, shared: shared.clone() })
+        let nft = Arc::new(Mutex::new(Watched::new(nft)));
+        IpFamily::BOTH.map(|family| Nftables { family, nft: nft.clone() })
     }
 
     /// Gives access to the handle, for tests and instruments.
     pub fn with_nft<T>(&self, look: impl FnOnce(&mut N) -> T) -> T {
-        look(&mut self.lock().nft)
+        look(self.lock().handle())
     }
 
-    fn lock(&self) -> MutexGuard<'_, Shared<N>> {
+    fn lock(&self) -> MutexGuard<'_, Watched<N>> {
         // A panic elsewhere leaves nothing half-written here: the kernel's own state is what counts.
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl<N: Nft> Shared<N> {
-    /// Whether somebody else has written since we last looked; then everything known is out of date.
-    fn notice_strangers(&mut self) -> Result<(), NftError> {
-        let now = self.nft.generation()?;
-        if self.generation != Some(now) {
-            self.epoch += 1;
-            self.generation = Some(now);
-        }
-        Ok(())
-    }
-
-    fn commit(&mut self, mut transaction: Transaction) -> Result<(), NftError> {
-        if transaction.is_empty() {
-            return Ok(());
-        }
-        transaction.base = self.generation;
-        match self.nft.apply(&transaction) {
-            Ok(applied) => {
-                self.generation = Some(applied.generation);
-                Ok(())
-            }
-            Err(error) => {
-                self.epoch += 1;
-                self.generation = None;
-                Err(error)
-            }
-        }
-    }
-
-    fn forget(&mut self, plan: &NftPlan, edits: &[Edit]) -> Result<(), NftError> {
-        let family = plan.settings.family;
-        let set = SetName::Affinity.set(family);
-        let mut doomed: Vec<Element> = Vec::new();
-        for (key, content) in self.nft.elements(&table(family), &set)? {
-            let dies = edits.iter().any(|edit| match edit {
-                Edit::Forget { list, gone } => {
-                    key.start.as_bytes().starts_with(Value::mark(list.number()).as_bytes())
-                        && gone.iter().any(|endpoint| {
-                            let target = Value::concat().addr(endpoint.address).port(endpoint.port).value();
-                            content.data == Some(Data::Value(target))
-                        })
-                }
-                _ => false,
-            });
-            if dies {
-                doomed.push(Element::new(key));
-            }
-        }
-        for chunk in doomed.chunks(FORGET_CHUNK) {
-            self.forget_chunk(chunk, family)?;
-        }
-        Ok(())
-    }
-
-    /// An element may time out between the look and the deletion; then they are deleted one by one.
-    fn forget_chunk(&mut self, chunk: &[Element], family: IpFamily) -> Result<(), NftError> {
-        let set = SetName::Affinity.set(family);
-        let mut together = Transaction::new(table(family));
-        together.delete_elements(&set, chunk.to_vec());
-        let base = self.generation;
-        together.base = base;
-        match self.nft.apply(&together) {
-            Ok(applied) => self.generation = Some(applied.generation),
-            Err(NftError::Refused { reason: nft::Reason::Missing, .. }) => {
-                for element in chunk {
-                    let mut one = Transaction::new(table(family));
-                    one.delete_elements(&set, vec![element.clone()]).base = self.generation;
-                    match self.nft.apply(&one) {
-                        Ok(applied) => self.generation = Some(applied.generation),
-                        Err(NftError::Refused { reason: nft::Reason::Missing, .. }) => {}
-                        Err(error) => return Err(error),
-                    }
-                }
-            }
-            Err(error) => return Err(error),
-        }
-        Ok(())
+        self.nft.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -191,31 +103,23 @@ impl<N: Nft + Send + 'static> Backend for Nftables<N> {
     }
 
     async fn observe(&self) -> Result<Observed, BackendError> {
-        let mut shared = self.lock();
-        shared.notice_strangers().map_err(BackendError::Generation)?;
-        let ruleset = shared.nft.dump(&table(self.family)).map_err(BackendError::Read)?;
-        if let Some(ruleset) = &ruleset
-            && shared.generation != Some(ruleset.generation)
-        {
-            shared.epoch += 1;
-            shared.generation = Some(ruleset.generation);
-        }
-        let epoch = shared.epoch;
+        let mut nft = self.lock();
+        nft.notice_strangers().map_err(BackendError::Generation)?;
+        let ruleset = nft.dump(&table(self.family)).map_err(BackendError::Read)?;
+        let epoch = nft.epoch();
         Ok(ruleset.map_or(Observed::absent(epoch), |ruleset| Observed::read(&ruleset, self.family, epoch)))
     }
 
     async fn apply(&self, plan: &NftPlan, mut observed: Observed) -> Result<Observed, BackendError> {
         for (step, edits) in plan.steps.iter().enumerate() {
             {
-                let mut shared = self.lock();
-                if shared.epoch != observed.epoch {
+                let mut nft = self.lock();
+                if nft.epoch() != observed.epoch {
                     return Err(BackendError::Stale);
                 }
-                shared
-                    .commit(transaction(&plan.settings, edits))
-                    .map_err(|source| BackendError::Step { step, source })?;
+                nft.commit(transaction(&plan.settings, edits)).map_err(|source| BackendError::Step { step, source })?;
                 if edits.iter().any(|edit| matches!(edit, Edit::Forget { .. })) {
-                    shared.forget(plan, edits).map_err(BackendError::Forget)?;
+                    forget(&mut nft, plan, edits).map_err(BackendError::Forget)?;
                 }
             }
             edits.iter().for_each(|edit| observed.take(edit, &plan.settings));
@@ -226,9 +130,9 @@ impl<N: Nft + Send + 'static> Backend for Nftables<N> {
     }
 
     async fn is_stale(&self, observed: &Observed) -> Result<bool, BackendError> {
-        let mut shared = self.lock();
-        shared.notice_strangers().map_err(BackendError::Generation)?;
-        Ok(shared.epoch != observed.epoch)
+        let mut nft = self.lock();
+        nft.notice_strangers().map_err(BackendError::Generation)?;
+        Ok(nft.epoch() != observed.epoch)
     }
 
     fn can_guard_loopback(&self) -> bool {
@@ -264,11 +168,53 @@ impl<N: Nft + Send + 'static> Backend for Nftables<N> {
     }
 
     async fn cleanup(&self) -> Result<(), BackendError> {
-        let mut shared = self.lock();
-        let mut transaction = Transaction::new(table(self.family));
-        transaction.destroy_table();
-        shared.nft.apply(&transaction).map_err(BackendError::Cleanup)?;
-        shared.generation = None;
-        Ok(())
+        self.lock().destroy(table(self.family)).map_err(BackendError::Cleanup)
+    }
+}
+
+/// Forgets the clients of the endpoints that a step removes.
+fn forget<N: Nft>(nft: &mut Watched<N>, plan: &NftPlan, edits: &[Edit]) -> Result<(), NftError> {
+    let family = plan.settings.family;
+    let set = SetName::Affinity.set(family);
+    let mut doomed: Vec<Element> = Vec::new();
+    for (key, content) in nft.handle().elements(&table(family), &set)? {
+        let dies = edits.iter().any(|edit| match edit {
+            Edit::Forget { list, gone } => {
+                key.start.as_bytes().starts_with(Value::mark(list.number()).as_bytes())
+                    && gone.iter().any(|endpoint| {
+                        let target = Value::concat().addr(endpoint.address).port(endpoint.port).value();
+                        content.data == Some(Data::Value(target))
+                    })
+            }
+            _ => false,
+        });
+        if dies {
+            doomed.push(Element::new(key));
+        }
+    }
+    for chunk in doomed.chunks(FORGET_CHUNK) {
+        forget_chunk(nft, chunk, family)?;
+    }
+    Ok(())
+}
+
+/// An element may time out between the look and the deletion; then they are deleted one by one.
+fn forget_chunk<N: Nft>(nft: &mut Watched<N>, chunk: &[Element], family: IpFamily) -> Result<(), NftError> {
+    let set = SetName::Affinity.set(family);
+    let mut together = Transaction::new(table(family));
+    together.delete_elements(&set, chunk.to_vec());
+    match nft.try_commit(together) {
+        Err(NftError::Refused { reason: nft::Reason::Missing, .. }) => {
+            for element in chunk {
+                let mut one = Transaction::new(table(family));
+                one.delete_elements(&set, vec![element.clone()]);
+                match nft.try_commit(one) {
+                    Ok(()) | Err(NftError::Refused { reason: nft::Reason::Missing, .. }) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(())
+        }
+        done => done,
     }
 }

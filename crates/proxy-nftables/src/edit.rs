@@ -85,7 +85,7 @@ pub fn transaction(settings: &Settings, edits: &[Edit]) -> Transaction {
     for edit in edits {
         match edit {
             Edit::Rebuild => rebuild(&mut transaction, settings),
-            Edit::ReplaceRules { chain, rules } => replace_rules(&mut transaction, chain, rules),
+            Edit::ReplaceRules { chain, rules } => drop(transaction.replace_rules(chain, rules)),
             Edit::AddClass { id, class } => add_class(&mut transaction, family, *class, *id, &mut added),
             Edit::Fill { list, endpoints, first, end } => {
                 let elements = added.entry(SetName::Endpoints).or_default();
@@ -134,29 +134,10 @@ pub fn transaction(settings: &Settings, edits: &[Edit]) -> Transaction {
 }
 
 fn rebuild(transaction: &mut Transaction, settings: &Settings) {
-    transaction.destroy_table().add_table();
-    for set in SetName::ALL {
-        transaction.add_set(set.set(settings.family));
-    }
-    let chains = settings.chains();
-    for (chain, _) in &chains {
-        transaction.add_chain(chain.clone());
-    }
-    for (chain, rules) in chains {
-        for rule in rules {
-            transaction.add_rule(chain.name.clone(), rule);
-        }
-    }
+    transaction.rebuild(SetName::ALL.map(|set| set.set(settings.family)), settings.chains());
     let constant = |id: ClassId, chain: &str| class_element(id, Verdict::Goto(chain.to_owned()));
     let classes = vec![constant(ClassId::REJECT, REJECT), constant(ClassId::DROP, DROP)];
     transaction.add_elements(&SetName::Classes.set(settings.family), classes);
-}
-
-fn replace_rules(transaction: &mut Transaction, chain: &str, rules: &[Rule]) {
-    transaction.flush_chain(chain);
-    for rule in rules {
-        transaction.add_rule(chain, rule.clone());
-    }
 }
 
 /// The chains may be there already, left by a class that is no more or shared with one that has the same timeout.
@@ -168,8 +149,7 @@ fn add_class(
     added: &mut BTreeMap<SetName, Vec<Element>>,
 ) {
     let mut chain = |name: &str, rules: &[Rule]| {
-        transaction.add_chain(Chain::regular(name));
-        replace_rules(transaction, name, rules);
+        transaction.add_chain(Chain::regular(name)).replace_rules(name, rules);
     };
     chain(&class.chain(), &class.rules(family));
     added.entry(SetName::Classes).or_default().push(class_element(id, Verdict::Goto(class.chain())));

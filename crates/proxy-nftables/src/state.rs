@@ -82,18 +82,18 @@ pub struct Observed {
     /// Of the table that was programmed last; none right after reading the kernel.
     pub revision: Option<Revision>,
     /// Counts the foreign writes seen when this was read.
-    pub epoch: u64,
+    pub epoch: nft::Epoch,
     /// Where to look for an unused list number next, so that one is not used again at once.
     pub next_list: u32,
 }
 
 impl Observed {
     /// No table, or one that has to be replaced.
-    pub fn absent(epoch: u64) -> Observed {
+    pub fn absent(epoch: nft::Epoch) -> Observed {
         Observed { epoch, next_list: 1, ..Observed::default() }
     }
 
-    pub fn read(ruleset: &Ruleset, family: IpFamily, epoch: u64) -> Observed {
+    pub fn read(ruleset: &Ruleset, family: IpFamily, epoch: nft::Epoch) -> Observed {
         if !has_our_shape(ruleset, family) {
             return Observed::absent(epoch);
         }

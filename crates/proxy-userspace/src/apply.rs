@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use conntrack::ConntrackError;
-use nft::{Generation, Kernel, Nft, NftError, Transaction};
+use nft::{Epoch, Kernel, Nft, NftError, Watched};
 use proxy::{Backend, Size};
 use service_model::{ForwardingTable, IpFamily, NodePortAddresses};
 
@@ -20,7 +20,7 @@ use crate::state::{Observed, Rules};
 pub struct Userspace<N> {
     family: IpFamily,
     /// None without the privilege to write rules.
-    rules: Option<Arc<Mutex<Shared<N>>>>,
+    rules: Option<Arc<Mutex<Watched<N>>>>,
     doors: Mutex<Doors>,
 }
 
@@ -48,14 +48,6 @@ pub enum BackendError {
     Flows(#[source] ConntrackError),
 }
 
-struct Shared<N> {
-    nft: N,
-    /// After the last commit or dump of ours.
-    generation: Option<Generation>,
-    /// Counts the times somebody else was seen to have written.
-    epoch: u64,
-}
-
 impl Userspace<Kernel> {
     /// The backends for IPv4 and IPv6 in the current network namespace: with rules if the privilege is there, or else for
     /// loopback addresses alone.
@@ -75,7 +67,7 @@ impl Userspace<Kernel> {
 impl<N: Nft + Send + 'static> Userspace<N> {
     /// The backends for IPv4 and IPv6.
     pub fn pair(nft: N) -> [Userspace<N>; 2] {
-        let shared = Arc::new(Mutex::new(Shared { nft, generation: None, epoch: 0 }));
+        let shared = Arc::new(Mutex::new(Watched::new(nft)));
         IpFamily::BOTH.map(|family| Userspace::new(family, Some(shared.clone())))
     }
 
@@ -84,16 +76,16 @@ impl<N: Nft + Send + 'static> Userspace<N> {
         IpFamily::BOTH.map(|family| Userspace::new(family, None))
     }
 
-    fn new(family: IpFamily, rules: Option<Arc<Mutex<Shared<N>>>>) -> Userspace<N> {
+    fn new(family: IpFamily, rules: Option<Arc<Mutex<Watched<N>>>>) -> Userspace<N> {
         Userspace { family, rules, doors: Mutex::new(Doors::new(family)) }
     }
 
     /// Gives access to the handle, for tests and instruments.
     pub fn with_nft<T>(&self, look: impl FnOnce(&mut N) -> T) -> Option<T> {
-        self.shared().map(|mut shared| look(&mut shared.nft))
+        self.shared().map(|mut shared| look(shared.handle()))
     }
 
-    fn shared(&self) -> Option<MutexGuard<'_, Shared<N>>> {
+    fn shared(&self) -> Option<MutexGuard<'_, Watched<N>>> {
         // A panic elsewhere leaves nothing half-written here: the kernel's own state is what counts.
         self.rules.as_ref().map(|shared| shared.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -110,7 +102,7 @@ impl<N: Nft + Send + 'static> Userspace<N> {
         observed: &Observed,
     ) -> Result<(), BackendError> {
         let Some(mut shared) = self.shared() else { return Ok(()) };
-        if shared.epoch != observed.epoch {
+        if shared.epoch() != observed.epoch {
             return Err(BackendError::Stale);
         }
         shared.commit(transaction(&plan.settings, edits)).map_err(|source| BackendError::Step { step, source })
@@ -140,48 +132,6 @@ impl<N: Nft + Send + 'static> Userspace<N> {
             Step::Close { places, lists } => doors.close(places, lists),
         }
         Ok(())
-    }
-}
-
-impl<N: Nft> Shared<N> {
-    /// Whether somebody else has written since we last looked; then everything known is out of date.
-    fn notice_strangers(&mut self) -> Result<(), NftError> {
-        let now = self.nft.generation()?;
-        if self.generation != Some(now) {
-            self.epoch += 1;
-            self.generation = Some(now);
-        }
-        Ok(())
-    }
-
-    fn read(&mut self, family: IpFamily) -> Result<Rules, BackendError> {
-        self.notice_strangers().map_err(BackendError::Generation)?;
-        let ruleset = self.nft.dump(&table(family)).map_err(BackendError::Read)?;
-        if let Some(ruleset) = &ruleset
-            && self.generation != Some(ruleset.generation)
-        {
-            self.epoch += 1;
-            self.generation = Some(ruleset.generation);
-        }
-        Ok(ruleset.map_or(Rules::default(), |ruleset| Rules::read(&ruleset, family)))
-    }
-
-    fn commit(&mut self, mut transaction: Transaction) -> Result<(), NftError> {
-        if transaction.is_empty() {
-            return Ok(());
-        }
-        transaction.base = self.generation;
-        match self.nft.apply(&transaction) {
-            Ok(applied) => {
-                self.generation = Some(applied.generation);
-                Ok(())
-            }
-            Err(error) => {
-                self.epoch += 1;
-                self.generation = None;
-                Err(error)
-            }
-        }
     }
 }
 
@@ -221,8 +171,8 @@ impl<N: Nft + Send + 'static> Backend for Userspace<N> {
 
     async fn observe(&self) -> Result<Observed, BackendError> {
         let (rules, epoch) = match self.shared() {
-            Some(mut shared) => (shared.read(self.family)?, shared.epoch),
-            None => (Rules::default(), 0),
+            Some(mut shared) => (read(&mut shared, self.family)?, shared.epoch()),
+            None => (Rules::default(), Epoch::default()),
         };
         let mut doors = self.doors();
         let ground = doors.ground(Instant::now()).map_err(BackendError::Addresses)?;
@@ -249,7 +199,7 @@ impl<N: Nft + Send + 'static> Backend for Userspace<N> {
     async fn is_stale(&self, observed: &Observed) -> Result<bool, BackendError> {
         if let Some(mut shared) = self.shared() {
             shared.notice_strangers().map_err(BackendError::Generation)?;
-            if shared.epoch != observed.epoch {
+            if shared.epoch() != observed.epoch {
                 return Ok(true);
             }
         }
@@ -258,10 +208,7 @@ impl<N: Nft + Send + 'static> Backend for Userspace<N> {
 
     async fn cleanup(&self) -> Result<(), BackendError> {
         if let Some(mut shared) = self.shared() {
-            let mut transaction = Transaction::new(table(self.family));
-            transaction.destroy_table();
-            shared.nft.apply(&transaction).map_err(BackendError::Cleanup)?;
-            shared.generation = None;
+            shared.destroy(table(self.family)).map_err(BackendError::Cleanup)?;
             self.doors().forget_flows().map_err(BackendError::Flows)?;
         }
         self.doors().close_all();
@@ -298,6 +245,12 @@ impl<N: Nft + Send + 'static> Backend for Userspace<N> {
     fn programs_the_kernel(&self) -> bool {
         self.rules.is_some()
     }
+}
+
+fn read<N: Nft>(nft: &mut Watched<N>, family: IpFamily) -> Result<Rules, BackendError> {
+    nft.notice_strangers().map_err(BackendError::Generation)?;
+    let ruleset = nft.dump(&table(family)).map_err(BackendError::Read)?;
+    Ok(ruleset.map_or(Rules::default(), |ruleset| Rules::read(&ruleset, family)))
 }
 
 impl Observed {

@@ -253,13 +253,10 @@ pub fn transaction(settings: &Settings, edits: &[Edit]) -> Transaction {
     let mut added: BTreeMap<SetName, Vec<Element>> = BTreeMap::new();
     for edit in edits {
         match edit {
-            Edit::Rebuild => rebuild(&mut transaction, settings),
-            Edit::ReplaceRules { chain, rules } => {
-                transaction.flush_chain(chain);
-                for rule in rules {
-                    transaction.add_rule(chain, rule.clone());
-                }
+            Edit::Rebuild => {
+                transaction.rebuild(SetName::ALL.map(|set| set.set(settings.family)), settings.chains());
             }
+            Edit::ReplaceRules { chain, rules } => drop(transaction.replace_rules(chain, rules)),
             Edit::Put { set, key, content, replaces } => {
                 let element = |content: &Content| Element { key: key.clone(), content: content.clone() };
                 deleted.entry(*set).or_default().extend(replaces.as_ref().map(element));
@@ -275,22 +272,6 @@ pub fn transaction(settings: &Settings, edits: &[Edit]) -> Transaction {
         transaction.add_elements(&set.set(settings.family), elements);
     }
     transaction
-}
-
-fn rebuild(transaction: &mut Transaction, settings: &Settings) {
-    transaction.destroy_table().add_table();
-    for set in SetName::ALL {
-        transaction.add_set(set.set(settings.family));
-    }
-    let chains = settings.chains();
-    for (chain, _) in &chains {
-        transaction.add_chain(chain.clone());
-    }
-    for (chain, rules) in chains {
-        for rule in rules {
-            transaction.add_rule(chain.name.clone(), rule);
-        }
-    }
 }
 
 impl proxy::Plan for UserspacePlan {

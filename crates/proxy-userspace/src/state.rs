@@ -23,7 +23,7 @@ pub struct Observed {
     pub process: Process,
     pub ground: Ground,
     /// Counts the foreign writes seen when this was read.
-    pub epoch: u64,
+    pub epoch: nft::Epoch,
 }
 
 /// Our table.
