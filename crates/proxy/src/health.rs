@@ -145,12 +145,10 @@ impl Health {
     fn of(progress: &Progress, with_node: bool, now: Instant, time: SystemTime) -> Health {
         let works = |since: &Instant| now.duration_since(*since) < STUCK;
         let families = progress.last_updated.keys().chain(progress.pending_since.keys());
-        // With nothing pending, everything is up to date as of now.
-        let updated = |family| match progress.pending_since.get(family) {
-            Some(_) => progress.last_updated.get(family).copied().unwrap_or(SystemTime::UNIX_EPOCH),
-            None => time,
-        };
-        let latest = families.clone().map(updated).max().unwrap_or(time);
+        let updated = |family| progress.last_updated.get(family).copied().unwrap_or(SystemTime::UNIX_EPOCH);
+        // With nothing pending, everything is up to date as of now; each family's own says when it was written, as kube-proxy's.
+        let as_of = |family| if progress.pending_since.contains_key(family) { updated(family) } else { time };
+        let latest = families.clone().map(as_of).max().unwrap_or(time);
         let status = families.map(|family| {
             let healthy = progress.pending_since.get(family).is_none_or(works);
             (family.address_type(), FamilyHealth { last_updated: shown(updated(family)), healthy })
@@ -196,7 +194,7 @@ mod tests {
             json(&progress, true),
             r#"{"lastUpdated":"1970-01-12T13:46:40Z","currentTime":"1970-01-12T13:46:40Z","nodeEligible":true,"#
                 .to_owned()
-                + r#""healthy":true,"status":{"IPv4":{"lastUpdated":"1970-01-12T13:46:40Z","healthy":true},"#
+                + r#""healthy":true,"status":{"IPv4":{"lastUpdated":"1970-01-12T13:45:10Z","healthy":true},"#
                 + r#""IPv6":{"lastUpdated":"1970-01-12T13:45:10Z","healthy":true}}}"#
         );
         progress.pending_since.insert(IpFamily::V6, since(61));
