@@ -21,9 +21,9 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("cc", "gcc"),
 ];
 
-/// Finds or installs every program the tests run, and holds that they may do what they do.
-pub fn prepare() -> Result<()> {
-    prepare_for("the tests", PROGRAMS)?;
+/// Finds or installs every program the tests run, and more; holds that they may do what they do.
+pub fn prepare(more: &[&[(&str, &str)]]) -> Result<()> {
+    prepare_for("the tests", &[&[PROGRAMS], more].concat().concat())?;
     capabilities()
 }
 

@@ -7,14 +7,22 @@ use anyhow::{Context, Result, bail};
 
 /// Runs a command with its output shown; an exit status other than 0 is an error.
 pub fn run(title: &str, command: &mut Command) -> Result<()> {
+    timed(title, || {
+        let status = command.status().with_context(|| format!("cannot start {:?}", command.get_program()))?;
+        if !status.success() {
+            bail!("{title}: {:?} ended with {status}", command.get_program());
+        }
+        Ok(())
+    })
+}
+
+/// Says what is done, and how long it took when it is done.
+pub fn timed<T>(title: &str, step: impl FnOnce() -> Result<T>) -> Result<T> {
     eprintln!("── {title}");
     let begun = Instant::now();
-    let status = command.status().with_context(|| format!("cannot start {:?}", command.get_program()))?;
-    if !status.success() {
-        bail!("{title}: {:?} ended with {status}", command.get_program());
-    }
+    let done = step()?;
     eprintln!("── {title}: {:.1} s", begun.elapsed().as_secs_f64());
-    Ok(())
+    Ok(done)
 }
 
 /// Runs a command and returns what it printed.

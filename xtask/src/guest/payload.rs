@@ -16,6 +16,8 @@ pub struct Test {
     pub package: String,
     pub name: String,
     pub path: PathBuf,
+    /// Those of its tests whose names contain this are left out.
+    pub skip: Option<&'static str>,
 }
 
 /// What cargo built.
@@ -25,11 +27,23 @@ pub struct Binaries {
     programs: Vec<PathBuf>,
 }
 
-/// Builds the tests of these packages; `only` keeps those of some names.
+/// Builds the tests of these packages; `only` keeps the binaries of some names.
 pub fn build(packages: &[&str], only: &[String]) -> Result<Binaries> {
     let mut cargo = step::cargo();
-    cargo.args(["test", "--release", "--no-run", "--message-format=json-render-diagnostics"]);
-    cargo.args(packages.iter().flat_map(|package| ["--package", package]));
+    cargo.args(["test", "--release", "--tests"]).args(packages.iter().flat_map(|package| ["--package", package]));
+    let mut binaries = built(cargo)?;
+    if !only.is_empty() {
+        binaries.tests.retain(|test| only.contains(&test.name));
+    }
+    if binaries.tests.is_empty() {
+        bail!("no test binary of these names: {}", only.join(", "));
+    }
+    Ok(binaries)
+}
+
+/// What a `cargo test` runs: it is built and not run.
+pub fn built(mut cargo: Command) -> Result<Binaries> {
+    cargo.args(["--no-run", "--message-format=json-render-diagnostics"]);
     let output = cargo.stderr(Stdio::inherit()).output().context("cannot start cargo")?;
     if !output.status.success() {
         bail!("building the tests ended with {}", output.status);
@@ -40,19 +54,12 @@ pub fn build(packages: &[&str], only: &[String]) -> Result<Binaries> {
         let Some(executable) = message["executable"].as_str() else { continue };
         let (name, is_test) = (message["target"]["name"].as_str(), message["profile"]["test"] == true);
         let name = name.context("a target's name")?.to_owned();
-        let is_example = message["target"]["kind"][0] == "example";
-        match is_test {
-            _ if is_example => {}
-            false => binaries.programs.push(executable.into()),
-            true if only.is_empty() || only.contains(&name) => {
-                let package = package(&message).context("a target's package")?.to_owned();
-                binaries.tests.push(Test { package, name, path: executable.into() });
-            }
-            true => {}
+        if is_test {
+            let package = package(&message).context("a target's package")?.to_owned();
+            binaries.tests.push(Test { package, name, path: executable.into(), skip: None });
+        } else {
+            binaries.programs.push(executable.into());
         }
-    }
-    if binaries.tests.is_empty() {
-        bail!("no test binary of these names: {}", only.join(", "));
     }
     Ok(binaries)
 }
@@ -109,9 +116,10 @@ fn script(binaries: &Binaries, kubectls: &[PathBuf], filter: Option<&str>, slown
     script.push_str("export PROPTEST_RNG_SEED=20 PROPTEST_CASES=8\n");
     writeln!(script, "export PORTOLAN_TEST_PATIENCE={slowness}")?;
     script.push_str("uname -r\necho \"cgroups: $(stat -fc %T /sys/fs/cgroup)\"\n");
-    for Test { name, path, .. } in &binaries.tests {
+    for Test { name, path, skip, .. } in &binaries.tests {
         let filter = filter.map(|filter| format!("'{filter}'")).unwrap_or_default();
-        writeln!(script, "begun=$(date +%s)\n'{}' --color=never {filter}", path.display())?;
+        let skip = skip.map(|skip| format!("--skip '{skip}'")).unwrap_or_default();
+        writeln!(script, "begun=$(date +%s)\n'{}' --color=never {skip} {filter}", path.display())?;
         writeln!(script, "echo \"RESULT {name} $? $(($(date +%s) - begun))\"")?;
     }
     Ok(script)

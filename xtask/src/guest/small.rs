@@ -10,12 +10,13 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use tempfile::TempDir;
 
 use super::cpio::Archive;
-use super::{Machine, init, payload};
+use super::{Machine, Outcome, init, payload};
 use crate::{machine, peers, step};
 
-/// Whose tests are for this guest; those that any kernel passes are left out there.
+/// Whose tests are for this guest: those that are ignored anywhere else.
 const PACKAGES: &[&str] = &["ipvs", "proxy-ipvs"];
 /// The metapackage that leads to the current kernel of the machine's own Debian release.
 const KERNEL: &str = "linux-image-cloud-amd64";
@@ -46,7 +47,7 @@ const LOADED: &[&str] = &[
     "ip_vs_ovf",
 ];
 /// What the host needs for it, and what the tests run inside.
-const PROGRAMS: &[(&str, &str)] = &[
+pub const PROGRAMS: &[(&str, &str)] = &[
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("dpkg-deb", "dpkg"),
     ("depmod", "kmod"),
@@ -55,9 +56,13 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("nft", "nftables"),
 ];
 const INSIDE: &[(&str, &str)] = &[("ip", "/sbin/ip"), ("nft", "/sbin/nft"), ("modprobe", "/sbin/modprobe")];
+const INITRD: &str = "initrd.img";
 const COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1 no_timer_check";
 const MEMORY: u32 = 1024;
-const PATIENCE: Duration = Duration::from_secs(20 * 60);
+/// It takes two or three minutes if it has a processor for itself.
+const PATIENCE: Duration = Duration::from_secs(10 * 60);
+/// The guest is as nice as can be to tests that run beside it.
+const NICE: u8 = 19;
 /// Grows with what is kept of the kernel's package.
 const REVISION: u32 = 1;
 
@@ -72,28 +77,88 @@ pub struct Choice {
     pub filter: Option<String>,
 }
 
+/// A guest that is made and may boot.
+pub struct Guest {
+    kernel: PathBuf,
+    /// With the file system in memory.
+    folder: TempDir,
+    /// How many test binaries it runs.
+    binaries: usize,
+}
+
+/// What a guest that had nobody's attention said, and how it ended.
+pub struct Said {
+    lines: Vec<String>,
+    outcomes: Result<Vec<Outcome>>,
+    binaries: usize,
+}
+
 /// Gets the kernel unless it is there, builds the tests, and boots.
 pub fn run(choice: &Choice) -> Result<()> {
     machine::prepare_for("the small guest", PROGRAMS)?;
-    let kernel = kernel()?;
     let packages: Vec<&str> = match choice.package.as_slice() {
         [] => PACKAGES.to_vec(),
         some => some.iter().map(String::as_str).collect(),
     };
-    let binaries = payload::build(&packages, &choice.test)?;
-    let work = tempfile::Builder::new().prefix("portolan-guest-").tempdir().context("a temporary folder")?;
-    let initrd = work.path().join("initrd.img");
-    fs::write(&initrd, archive(&kernel, &binaries, choice.filter.as_deref())?.finish())?;
-    eprintln!("── the small guest: {} test binaries", binaries.tests.len());
-    let machine = Machine {
-        kernel: &kernel.join("vmlinuz"),
-        initrd: &initrd,
-        command_line: COMMAND_LINE,
-        drives: &[],
-        memory: MEMORY,
-        patience: PATIENCE,
-    };
-    super::report(&machine.boot()?, binaries.tests.len())
+    let guest = Guest::new(payload::build(&packages, &choice.test)?.tests, choice.filter.as_deref())?;
+    eprintln!("── the small guest: {} test binaries", guest.binaries);
+    super::report(&guest.boot(0, |line| eprintln!("{line}"))?, guest.binaries)
+}
+
+/// The guest for all that needs it of what was built for everything.
+pub fn whole(mut binaries: payload::Binaries) -> Result<Guest> {
+    binaries.tests.retain(|test| PACKAGES.contains(&test.package.as_str()));
+    Guest::new(binaries.tests, None)
+}
+
+impl Guest {
+    fn new(mut tests: Vec<payload::Test>, filter: Option<&str>) -> Result<Guest> {
+        let counts = tests.iter().map(|test| ignored(test, filter)).collect::<Result<Vec<usize>>>()?;
+        let mut counts = counts.into_iter();
+        tests.retain(|_| counts.next().is_some_and(|count| count > 0));
+        if tests.is_empty() {
+            bail!("no test of these names waits for this guest");
+        }
+        let kernel = kernel()?;
+        let folder = tempfile::Builder::new().prefix("portolan-guest-").tempdir().context("a temporary folder")?;
+        fs::write(folder.path().join(INITRD), archive(&kernel, &tests, filter)?.finish())?;
+        Ok(Guest { kernel, folder, binaries: tests.len() })
+    }
+
+    fn boot(&self, nice: u8, show: impl FnMut(&str) + Send) -> Result<Vec<Outcome>> {
+        let machine = Machine {
+            kernel: &self.kernel.join("vmlinuz"),
+            initrd: &self.folder.path().join(INITRD),
+            command_line: COMMAND_LINE,
+            drives: &[],
+            memory: MEMORY,
+            patience: PATIENCE,
+        };
+        machine.boot(nice, show)
+    }
+
+    /// Boots beside something else, which comes first, and keeps what the guest says.
+    pub fn boot_behind(&self) -> Said {
+        let mut lines = Vec::new();
+        let outcomes = self.boot(NICE, |line| lines.push(line.to_owned()));
+        Said { lines, outcomes, binaries: self.binaries }
+    }
+}
+
+impl Said {
+    /// Repeats all of it; fails if something failed there.
+    pub fn show(self) -> Result<()> {
+        eprintln!("── the small guest, beside the tests: {} test binaries", self.binaries);
+        self.lines.iter().for_each(|line| eprintln!("{line}"));
+        super::report(&self.outcomes?, self.binaries)
+    }
+}
+
+/// How many tests of a binary are ignored here.
+fn ignored(test: &payload::Test, filter: Option<&str>) -> Result<usize> {
+    let mut list = Command::new(&test.path);
+    list.args(["--list", "--ignored", "--format=terse"]).args(filter);
+    Ok(step::output(&mut list)?.lines().filter(|line| line.ends_with(": test")).count())
 }
 
 /// The folder with the kernel and its modules, from Debian's package if it isn't there.
@@ -146,7 +211,7 @@ fn kernel_package() -> Result<String> {
     }
 }
 
-fn archive(kernel: &Path, binaries: &payload::Binaries, filter: Option<&str>) -> Result<Archive> {
+fn archive(kernel: &Path, tests: &[payload::Test], filter: Option<&str>) -> Result<Archive> {
     let mut archive = Archive::default();
     archive.program("/init", &fs::read(std::env::current_exe()?)?);
     for folder in ["/proc", "/sys", "/dev", "/tmp", "/run"] {
@@ -164,12 +229,12 @@ fn archive(kernel: &Path, binaries: &payload::Binaries, filter: Option<&str>) ->
         archive.program(&path, &fs::read(&library).with_context(|| format!("cannot read {path}"))?);
     }
     let mut plan = format!("modules {}\n", LOADED.join(" "));
-    for (number, test) in binaries.tests.iter().enumerate() {
+    for (number, test) in tests.iter().enumerate() {
         let at = format!("/tests/{number}-{}", test.name);
         archive.program(&at, &fs::read(&test.path)?);
         let filter = filter.map(|filter| format!(" {filter}")).unwrap_or_default();
         plan.push_str(&format!(
-            "test {}/{} {at} --include-ignored --test-threads=1 --color=never{filter}\n",
+            "test {}/{} {at} --ignored --test-threads=1 --color=never{filter}\n",
             test.package, test.name
         ));
     }
