@@ -83,7 +83,7 @@ impl Settings {
             local_pods: Pods::of(table),
             service_cidrs: table.service_cidrs.clone(),
             node_ports: table.node_ports.clone(),
-            node_addresses: table.node_addresses.clone(),
+            node_addresses: table.node_addresses.iter().copied().collect(),
             commented: true,
         }
     }

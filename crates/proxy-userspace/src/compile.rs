@@ -58,27 +58,16 @@ impl Wanted {
         if port.protocol == Protocol::Sctp {
             return self.refuse(name, RefusalReason::NotRelayed);
         }
-        let mut places: BTreeMap<Way, SocketAddr> = BTreeMap::new();
-        for frontend in &port.frontends {
-            for way in [Way::of_others(frontend), Way::of_here(frontend, port)] {
-                let list = List { port: port.clone(), way };
-                if list.endpoints().is_empty() || places.contains_key(&way) {
-                    continue;
-                }
-                let id = ListId { port: name.clone(), way };
-                match homes.place(&id, port) {
-                    Ok(place) => {
-                        places.insert(way, place.address);
-                        self.doors.insert(place, id.clone());
-                        self.lists.insert(id, list);
-                    }
-                    Err(reason) => return self.refuse(name, reason),
-                }
-            }
-        }
-        for address in places.values() {
-            let place = Place { protocol: port.protocol, address: *address };
+        // All or nothing: no rules lead to a listener, nor guard it, whose port can't be served whole.
+        let places = match homes.places(name, port) {
+            Ok(places) => places,
+            Err(reason) => return self.refuse(name, reason),
+        };
+        for (way, place) in &places {
+            let id = ListId { port: name.clone(), way: *way };
             self.element(SetName::Listeners, place.key(), Content::default());
+            self.doors.insert(*place, id.clone());
+            self.lists.insert(id, List { port: port.clone(), way: *way });
         }
         for frontend in &port.frontends {
             self.lead(frontend, port, &places);
@@ -88,7 +77,7 @@ impl Wanted {
 
     /// Who is here is never given less than strangers are (`service-model` sees to it), so what denies those here alone
     /// need not win over a listener for others.
-    fn lead(&mut self, frontend: &Frontend, port: &ServicePort, places: &BTreeMap<Way, SocketAddr>) {
+    fn lead(&mut self, frontend: &Frontend, port: &ServicePort, places: &BTreeMap<Way, Place>) {
         let key = frontend_key(frontend.key(port.protocol));
         let others = Way::of_others(frontend);
         let here = Way::of_here(frontend, port);
@@ -100,7 +89,7 @@ impl Wanted {
                 Verdict::Reject => (denied(frontend, local), to(Target::Goto(REJECT.to_owned()))),
                 Verdict::Drop => (denied(frontend, local), to(Target::Drop)),
                 Verdict::Forward(_) => match places.get(way) {
-                    Some(place) => (leading(frontend, local), to_listener(*place)),
+                    Some(place) => (leading(frontend, local), to_listener(place.address)),
                     None => continue,
                 },
             };
@@ -186,6 +175,30 @@ impl<'a> Homes<'a> {
 
     pub fn next_port(&self) -> u16 {
         self.next
+    }
+
+    /// Where each of a port's lists is listened for. If one can't be, none keeps a new place.
+    fn places(
+        &mut self,
+        name: &ServicePortName,
+        port: &Arc<ServicePort>,
+    ) -> Result<BTreeMap<Way, Place>, RefusalReason> {
+        let mut places = BTreeMap::new();
+        for way in port.frontends.iter().flat_map(|frontend| [Way::of_others(frontend), Way::of_here(frontend, port)]) {
+            if places.contains_key(&way) || (List { port: port.clone(), way }).endpoints().is_empty() {
+                continue;
+            }
+            match self.place(&ListId { port: name.clone(), way }, port) {
+                Ok(place) => drop(places.insert(way, place)),
+                Err(reason) => {
+                    for place in places.values().filter(|place| !self.doors.values().any(|open| open == *place)) {
+                        self.given.remove(&place.address.port());
+                    }
+                    return Err(reason);
+                }
+            }
+        }
+        Ok(places)
     }
 
     /// Where a list is listened for: where it is already, where its frontends lead already, or at a new place.

@@ -1,7 +1,7 @@
 //! From what is in force to what a table asks for, in steps that may end anywhere: listeners are open before rules lead to
 //! them, and closed after. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -25,8 +25,8 @@ pub struct Desired {
     pub settings: Settings,
     pub ports: Arc<BTreeMap<ServicePortName, Arc<ServicePort>>>,
     pub node_ports: NodePortAddresses,
-    /// Where the node may be reached, if the kernel agrees.
-    pub node_addresses: BTreeSet<IpAddr>,
+    /// Where the node may be reached, if the kernel agrees; the first one by choice.
+    pub node_addresses: Vec<IpAddr>,
     /// Whether packets can be led by rules. If not, only what can be listened on itself is served.
     pub by_rules: bool,
 }

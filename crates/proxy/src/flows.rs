@@ -80,7 +80,7 @@ mod tests {
         model.apply(Event::Service(Change::Upsert(serde_json::from_str(service).unwrap())));
         model.apply(Event::EndpointSlice(Change::Upsert(serde_json::from_str(&slice).unwrap())));
         let mut node = NodeView::named("here");
-        node.addresses.insert("172.30.0.11".parse().unwrap());
+        node.addresses.push("172.30.0.11".parse().unwrap());
         model.resolve(&node, IpFamily::V4)
     }
 

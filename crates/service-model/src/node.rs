@@ -40,8 +40,9 @@ pub enum InterfaceMatch {
 pub struct NodeView {
     pub name: String,
     pub zone: Option<String>,
-    /// The addresses the node is known by. Backends that ask the kernel what is local do not need them.
-    pub addresses: BTreeSet<IpAddr>,
+    /// The addresses the node is known by, internal ones first and otherwise as its Node lists them. Backends that ask the
+    /// kernel what is local do not need them.
+    pub addresses: Vec<IpAddr>,
     /// Where the node's own pods have their addresses. Without one for a family, pods cannot be told from strangers.
     pub pod_cidrs: Vec<IpNet>,
     pub local_traffic: LocalTraffic,
@@ -58,7 +59,7 @@ impl NodeView {
         NodeView {
             name: name.into(),
             zone: None,
-            addresses: BTreeSet::new(),
+            addresses: Vec::new(),
             pod_cidrs: Vec::new(),
             local_traffic: LocalTraffic::NodeCidrs,
             node_ports: NodePortAddresses::AllLocal,
@@ -80,13 +81,11 @@ impl NodeView {
             LocalTraffic::Cidrs(cidrs) => cidrs.clone(),
             LocalTraffic::Interface(_) => Vec::new(),
         };
-        self.addresses = node
-            .status
-            .addresses
-            .iter()
-            .filter(|address| address.type_ == "InternalIP" || address.type_ == "ExternalIP")
-            .filter_map(|address| address.address.parse().ok())
-            .collect();
+        let listed = |kind: &'static str| {
+            let of_kind = node.status.addresses.iter().filter(move |address| &*address.type_ == kind);
+            of_kind.filter_map(|address| address.address.parse().ok())
+        };
+        self.addresses = listed("InternalIP").chain(listed("ExternalIP")).collect();
     }
 
     /// The links that the node's own pods are told by, if it is not by their addresses.
@@ -100,5 +99,22 @@ impl NodeView {
     /// The pod networks of one family.
     pub fn pod_cidrs_of(&self, family: IpFamily) -> Vec<IpNet> {
         self.pod_cidrs.iter().filter(|cidr| IpFamily::of(cidr.addr()) == family).map(IpNet::trunc).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn internal_addresses_come_first_in_the_order_they_are_listed() {
+        let node: Node =
+            serde_json::from_value(serde_json::json!({"metadata": {"name": "n"}, "status": {"addresses": [
+            {"type": "ExternalIP", "address": "10.0.0.1"}, {"type": "Hostname", "address": "n"},
+            {"type": "InternalIP", "address": "192.0.2.9"}, {"type": "InternalIP", "address": "192.0.2.1"}]}}))
+            .unwrap();
+        let mut view = NodeView::named("n");
+        view.observe(&node);
+        assert_eq!(view.addresses, ["192.0.2.9", "192.0.2.1", "10.0.0.1"].map(|text| text.parse::<IpAddr>().unwrap()));
     }
 }

@@ -24,8 +24,8 @@ pub struct ForwardingTable {
     /// The links that their packets come in by, if that is how they are told.
     pub local_interface: Option<InterfaceMatch>,
     pub node_ports: NodePortAddresses,
-    /// Known addresses of the node, for `lookup`.
-    pub node_addresses: BTreeSet<IpAddr>,
+    /// Known addresses of the node, in the order in which it prefers them.
+    pub node_addresses: Vec<IpAddr>,
     /// Packets to an address in here that no Service has are dropped.
     pub service_cidrs: Vec<IpNet>,
     /// A hint: what the last update touched. A plan has to be right without it.

@@ -1,11 +1,13 @@
 //! The backend on the strict fake of nf_tables, with real listeners on a node without links: the battery, at length.
 
+use std::net::IpAddr;
+
 use crate::place::{inside, node};
 use nft::{Fake, Nft, Transaction};
-use proxy::Backend;
 use proxy::battery::{self, Random, World};
+use proxy::{Backend, Plan, RefusalReason};
 use proxy_userspace::{Userspace, table};
-use service_model::IpFamily;
+use service_model::{Change, Event, ForwardingTable, IpFamily, NodeView, ServiceModel};
 
 fn backend(family: IpFamily) -> Userspace<Fake> {
     let [v4, v6] = Userspace::pair(Fake::new());
@@ -57,4 +59,64 @@ fn converges_from_garbage() {
             }
         });
     }
+}
+
+/// A NodePort Service that takes two listeners, and a Service in the cluster that takes one.
+fn two_services(node: &NodeView) -> ForwardingTable {
+    let mut model = ServiceModel::new();
+    for (name, kind, node_port) in [("a", "NodePort", 30_080), ("b", "ClusterIP", 0)] {
+        let service = serde_json::json!({
+            "metadata": {"namespace": "ns", "name": name},
+            "spec": {"type": kind, "clusterIPs": [format!("10.96.0.{}", name.as_bytes()[0])],
+                     "ports": [{"port": 80, "nodePort": node_port}]}
+        });
+        model.apply(Event::Service(Change::Upsert(serde_json::from_value(service).unwrap())));
+        let slice = serde_json::json!({
+            "metadata": {"namespace": "ns", "name": name, "labels": {"kubernetes.io/service-name": name}},
+            "addressType": "IPv4", "endpoints": [{"addresses": ["10.244.1.5"]}], "ports": [{"port": 8080}]
+        });
+        model.apply(Event::EndpointSlice(Change::Upsert(serde_json::from_value(slice).unwrap())));
+    }
+    model.resolve(node, IpFamily::V4)
+}
+
+#[test]
+fn a_port_is_listened_for_whole_or_not_at_all() {
+    let world = World::new(IpFamily::V4);
+    inside(&node(&world), async || {
+        let backend = backend(IpFamily::V4);
+        let table = two_services(&world.node);
+        let mut observed = backend.observe().await.unwrap();
+        // Room for one listener: half of what the first Service takes.
+        observed.ground.ports = 40_000..=40_001;
+        let plan = backend.plan(&backend.desired(&table), &observed);
+        let refused: Vec<_> =
+            plan.refused().iter().map(|refusal| (refusal.port.service.name(), refusal.reason)).collect();
+        assert_eq!(refused, [("a", RefusalReason::TooManyListeners)]);
+        let text = plan.to_string();
+        let listening: Vec<&str> = text.lines().filter(|line| line.contains("listen")).collect();
+        assert!(!text.contains("ns/a") && text.contains("ns/b"), "{listening:?}\n{text}");
+        let observed = backend.apply(&plan, observed).await.unwrap();
+        assert_eq!(observed.process.doors.len(), 1);
+        backend.cleanup().await.unwrap();
+    });
+}
+
+#[test]
+fn listeners_are_at_the_address_that_the_node_lists_first() {
+    let mut world = World::new(IpFamily::V4);
+    let [smaller, larger] = [world.node_address, world.second_node_address];
+    inside(&node(&world), async || {
+        for first in [smaller, larger] {
+            let backend = backend(IpFamily::V4);
+            world.node.addresses = if first == smaller { vec![smaller, larger] } else { vec![larger, smaller] };
+            let table = two_services(&world.node);
+            let mut observed = backend.observe().await.unwrap();
+            observed.ground.addresses = [smaller, larger].into();
+            let plan = backend.plan(&backend.desired(&table), &observed);
+            let other: IpAddr = if first == smaller { larger } else { smaller };
+            let text = plan.to_string();
+            assert!(text.contains(&format!("{first}")) && !text.contains(&format!("{other}")), "{first}\n{text}");
+        }
+    });
 }
