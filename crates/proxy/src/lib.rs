@@ -17,6 +17,7 @@ pub mod metrics;
 mod mode;
 mod notices;
 mod run;
+mod servers;
 mod status;
 mod switch;
 mod syncer;

@@ -1,23 +1,22 @@
 //! A whole proxy: watches, model, a mode, health probes, Events. Starts the parts, exchanges those that a new configuration
 //! is about, and stops them. Not responsible for reading configurations.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use conntrack::ConntrackError;
 use kube::Client;
-use runtime::events::{Recorder, recorder};
+use runtime::events::{Recorder, Speaker, recorder_by};
 use service_model::{IpFamily, ServiceModel, ServiceName};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::backend::Backend;
 use crate::config::Config;
 use crate::counted::counted;
 use crate::dump::Dump;
-use crate::health::{ListenError, Server};
+use crate::health::ListenError;
 use crate::health_check_ports::{Failure, HealthCheckPorts};
 use crate::intake::{Intake, NEWS, node_view, watch_all};
 use crate::metrics::{
@@ -25,6 +24,7 @@ use crate::metrics::{
 };
 use crate::mode::{Backends, Difference, Mode, ModeError, Rules};
 use crate::notices::{self, Notice, REFUSED};
+use crate::servers::Servers;
 use crate::status::Status;
 use crate::switch::{Bench, Engine, SwitchError, clear};
 use crate::syncer::{Complaint, Shared};
@@ -166,9 +166,9 @@ struct Proxy {
     bench: Bench,
     engine: Engine,
     config: watch::Sender<Config>,
-    health: Option<Serving>,
-    metrics: Option<Serving>,
+    servers: Servers,
     recorder: Recorder,
+    speaker: watch::Sender<Speaker>,
     news: mpsc::Sender<News>,
     watches: (CancellationToken, JoinSet<()>),
     /// Those that live as long as the proxy.
@@ -179,18 +179,12 @@ struct Proxy {
     clear_at: tokio::time::Instant,
 }
 
-/// A server that can be exchanged.
-struct Serving {
-    address: SocketAddr,
-    stop: CancellationToken,
-    task: JoinHandle<()>,
-}
-
 impl Proxy {
     async fn start(setup: Setup, status: Status, token: &CancellationToken) -> Result<Proxy, RunError> {
         let (name, _) = watch::channel("");
         let client = counted(&setup.client, &setup.server, status.metrics());
-        let (recorder, publisher) = recorder(client.clone(), "portolan-proxy");
+        let (speaker, speakers) = watch::channel(speaker(&client, &setup.config));
+        let (recorder, publisher) = recorder_by(speakers, "portolan-proxy");
         let complain = {
             let recorder = recorder.clone();
             Arc::new(move |complaint: &Complaint, model: &ServiceModel| {
@@ -199,12 +193,9 @@ impl Proxy {
         };
         let shared = Shared::new(node_view(&setup.config));
         let bench = Bench { shared, status, complain, token: token.clone(), name: Arc::new(name) };
-        let Config { health_address, metrics_address, bind_hard_fail, .. } = setup.config;
-        let health = listen(&bench, health_address, bind_hard_fail, Server::Health(bench.status.clone())).await?;
-        let metrics = Server::Metrics(bench.status.clone(), bench.name.subscribe());
-        let metrics = listen(&bench, metrics_address, bind_hard_fail, metrics).await?;
+        let servers = Servers::start(&bench, &setup.config).await?;
         let mut tasks = JoinSet::new();
-        tasks.spawn(publisher.on_host(&setup.config.node_name).run(token.clone()));
+        tasks.spawn(publisher.run(token.clone()));
         let engine = Engine::start(&bench, setup.mode.clone())?;
         let (news, incoming) = mpsc::channel(NEWS);
         let watching = token.child_token();
@@ -219,9 +210,9 @@ impl Proxy {
             bench,
             engine,
             config,
-            health,
-            metrics,
+            servers,
             recorder,
+            speaker,
             news,
             watches,
             tasks,
@@ -285,39 +276,19 @@ impl Proxy {
 
     /// What can fail comes first; afterwards there is no way back, and none is needed.
     async fn become_other(&mut self, setup: Setup) -> Result<(), RunError> {
-        let Config { health_address, metrics_address, bind_hard_fail, .. } = setup.config;
-        let differs = |now: &Option<Serving>, then: Option<SocketAddr>| now.as_ref().map(|now| now.address) != then;
-        let (other_health, other_metrics) =
-            (differs(&self.health, health_address), differs(&self.metrics, metrics_address));
-        let health = health_address.filter(|_| other_health);
-        let health = listen(&self.bench, health, bind_hard_fail, Server::Health(self.bench.status.clone())).await?;
-        let metrics = Server::Metrics(self.bench.status.clone(), self.bench.name.subscribe());
-        let metrics_address = metrics_address.filter(|_| other_metrics);
-        let metrics = match listen(&self.bench, metrics_address, bind_hard_fail, metrics).await {
-            Ok(metrics) => metrics,
-            Err(error) => {
-                end(health).await;
-                return Err(error.into());
-            }
-        };
+        let former = self.servers.move_to(&self.bench, &setup.config).await?;
         let before = self.config.send_replace(setup.config.clone());
         if !Arc::ptr_eq(&self.engine.mode, &setup.mode) {
             match self.engine.switch(&self.bench, setup.mode.clone()).await {
                 Ok(old) => self.replace(old),
                 Err(error) => {
                     self.config.send_replace(before);
-                    end(health).await;
-                    end(metrics).await;
+                    self.servers.go_back(&self.bench, former).await;
                     return Err(error.into());
                 }
             }
         }
-        if other_health {
-            end(std::mem::replace(&mut self.health, health)).await;
-        }
-        if other_metrics {
-            end(std::mem::replace(&mut self.metrics, metrics)).await;
-        }
+        former.end().await;
         let other_client = !Arc::ptr_eq(&self.setup.client, &setup.client);
         if other_client || before.node_name != setup.config.node_name {
             self.watch_again(&setup).await;
@@ -346,6 +317,7 @@ impl Proxy {
         while self.watches.1.join_next().await.is_some() {}
         self.watches.0 = self.bench.token.child_token();
         let client = counted(&setup.client, &setup.server, self.bench.status.metrics());
+        self.speaker.send_replace(speaker(&client, &setup.config));
         watch_all(&mut self.watches.1, &client, &setup.config.node_name, &self.news, &self.watches.0);
     }
 
@@ -363,6 +335,7 @@ impl Proxy {
             match clear(&self.bench, &*self.engine.mode, &*old).await {
                 Ok(()) => {
                     tracing::info!(mode = old.name(), "its rules are removed");
+                    self.bench.status.forget_packets(old.name());
                     // Until now they could lead datagrams to where nobody is any more.
                     self.bench.shared.doubt_flows();
                 }
@@ -385,27 +358,11 @@ impl Proxy {
         self.engine.end().await;
         while self.watches.1.join_next().await.is_some() {}
         while self.tasks.join_next().await.is_some() {}
-        end(self.health).await;
-        end(self.metrics).await;
+        self.servers.end().await;
     }
 }
 
-async fn listen(
-    bench: &Bench,
-    address: Option<SocketAddr>,
-    hard_fail: bool,
-    server: Server,
-) -> Result<Option<Serving>, ListenError> {
-    let Some(address) = address else { return Ok(None) };
-    let stop = bench.token.child_token();
-    let task = tokio::spawn(server.start(address, !hard_fail, stop.clone()).await?);
-    Ok(Some(Serving { address, stop, task }))
-}
-
-async fn end(serving: Option<Serving>) {
-    if let Some(Serving { stop, task, .. }) = serving {
-        stop.cancel();
-        // A server that panicked has ended too.
-        let _ = task.await;
-    }
+/// Events are told by this node's proxy to the API server it watches.
+fn speaker(client: &Client, config: &Config) -> Speaker {
+    Speaker { client: client.clone(), host: Some(config.node_name.clone()) }
 }

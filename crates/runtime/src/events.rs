@@ -12,7 +12,7 @@ use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client, Resource};
 use rand::RngExt;
 use serde_json::json;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -48,12 +48,18 @@ pub struct Recorder {
     notes: mpsc::Sender<(Note, Timestamp)>,
 }
 
+/// By whom notes are posted, and for which node.
+#[derive(Clone)]
+pub struct Speaker {
+    pub client: Client,
+    /// The node that all notes are from; controllers have none.
+    pub host: Option<String>,
+}
+
 /// Posts what a recorder takes.
 pub struct Publisher {
-    client: Client,
+    speaker: watch::Receiver<Speaker>,
     component: &'static str,
-    /// The node it speaks of; controllers have none.
-    host: Option<String>,
     notes: mpsc::Receiver<(Note, Timestamp)>,
     known: HashMap<Identity, Known>,
     allowances: HashMap<(String, String), Allowance>,
@@ -102,9 +108,14 @@ const CLUSTER_NAMESPACE: &str = "default";
 
 /// A recorder and the task that posts its notes in the name of `component`.
 pub fn recorder(client: Client, component: &'static str) -> (Recorder, Publisher) {
+    recorder_by(watch::channel(Speaker { client, host: None }).1, component)
+}
+
+/// The same by whoever the speaker is at the time a note is posted.
+pub fn recorder_by(speaker: watch::Receiver<Speaker>, component: &'static str) -> (Recorder, Publisher) {
     let (sender, receiver) = mpsc::channel(QUEUE);
     let (known, allowances) = (HashMap::new(), HashMap::new());
-    (Recorder { notes: sender }, Publisher { client, component, host: None, notes: receiver, known, allowances })
+    (Recorder { notes: sender }, Publisher { speaker, component, notes: receiver, known, allowances })
 }
 
 impl Recorder {
@@ -118,7 +129,8 @@ impl Recorder {
 impl Publisher {
     /// Names the node that all notes are from.
     pub fn on_host(mut self, host: &str) -> Self {
-        self.host = Some(host.to_owned());
+        let client = self.speaker.borrow().client.clone();
+        self.speaker = watch::channel(Speaker { client, host: Some(host.to_owned()) }).1;
         self
     }
 
@@ -144,13 +156,13 @@ impl Publisher {
         if !self.allows(&identity, at) {
             return;
         }
-        let api = Api::<Event>::namespaced(self.client.clone(), &identity.namespace);
         if let Some(known) = self.known.get_mut(&identity) {
             known.count += 1;
             if at.duration_since(known.written) < REPEAT {
                 return;
             }
             let patch = json!({ "count": known.count, "lastTimestamp": Time(time) });
+            let api = api(&self.speaker, &identity.namespace);
             match api.patch(&known.name, &PatchParams::default(), &Patch::Merge(&patch)).await {
                 Ok(_) => {
                     known.written = at;
@@ -160,7 +172,7 @@ impl Publisher {
             }
         }
         let event = self.event(&note, &identity, time);
-        match persist(&api, &event).await {
+        match persist(&self.speaker, &identity.namespace, &event).await {
             Ok(created) => self.remember(identity, created.metadata.name.unwrap_or_default(), at),
             Err(error) => tracing::warn!(%error, reason = note.reason, "an event cannot be posted"),
         }
@@ -191,6 +203,7 @@ impl Publisher {
     fn event(&self, note: &Note, identity: &Identity, time: Timestamp) -> Event {
         let suffix: u64 = rand::rng().random();
         let now = Time(time);
+        let host = self.speaker.borrow().host.clone();
         Event {
             metadata: ObjectMeta {
                 namespace: Some(identity.namespace.clone()),
@@ -204,20 +217,24 @@ impl Publisher {
             count: Some(1),
             first_timestamp: Some(now.clone()),
             last_timestamp: Some(now),
-            source: Some(EventSource { component: Some(self.component.to_owned()), host: self.host.clone() }),
+            source: Some(EventSource { component: Some(self.component.to_owned()), host: host.clone() }),
             reporting_component: Some(self.component.to_owned()),
-            reporting_instance: Some(self.host.clone().unwrap_or_default()),
+            reporting_instance: Some(host.unwrap_or_default()),
             ..Event::default()
         }
     }
 }
 
+fn api(speaker: &watch::Receiver<Speaker>, namespace: &str) -> Api<Event> {
+    Api::namespaced(speaker.borrow().client.clone(), namespace)
+}
+
 /// Posts an Event again while the API server can't take it: what is worth telling often happens when it is in trouble (a
 /// full disk). The notes behind it wait in the queue.
-async fn persist(api: &Api<Event>, event: &Event) -> kube::Result<Event> {
+async fn persist(speaker: &watch::Receiver<Speaker>, namespace: &str, event: &Event) -> kube::Result<Event> {
     let mut tries = 1;
     loop {
-        let posted = api.create(&PostParams::default(), event).await;
+        let posted = api(speaker, namespace).create(&PostParams::default(), event).await;
         let trouble = match &posted {
             Err(kube::Error::Api(status)) => status.code >= 500,
             other => other.is_err(),
@@ -323,6 +340,23 @@ mod tests {
         publisher.post(note, Timestamp::now(), Instant::now()).await;
         assert_eq!(*calls.lock().unwrap(), 2);
         assert_eq!(publisher.known.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn notes_are_the_present_speakers() {
+        let (first, second) = (Calls::default(), Calls::default());
+        let speaker = |calls: &Calls, host: &str| Speaker { client: echo(calls.clone()), host: Some(host.to_owned()) };
+        let (turn, speakers) = watch::channel(speaker(&first, "one"));
+        let (_, mut publisher) = recorder_by(speakers, "test");
+        let note = Note::normal(&Pod::default(), "Said", "once");
+        publisher.post(note.clone(), Timestamp::now(), Instant::now()).await;
+        turn.send_replace(speaker(&second, "two"));
+        publisher.post(Note { message: "again".into(), ..note }, Timestamp::now(), Instant::now()).await;
+        for (calls, host) in [(first, "one"), (second, "two")] {
+            let calls = calls.lock().unwrap();
+            let hosts: Vec<_> = calls.iter().map(|(.., event)| &event["source"]["host"]).collect();
+            assert_eq!(hosts, [host]);
+        }
     }
 
     #[tokio::test]

@@ -8,16 +8,19 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::{Request, Response};
 use kube::client::Body;
-use proxy::{Backend, Config, Plan, Refusal, Status};
+use proxy::{Backend, Backends, Config, ModeError, ModeStep, Order, Plan, Refusal, Rules, Setup, Status};
 use service_model::{ForwardingTable, IpFamily};
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 /// A backend whose kernel is a list of names.
-struct Names;
+#[derive(Default)]
+struct Names(Arc<Mutex<Vec<String>>>);
 
 #[derive(Debug, PartialEq, Eq)]
 struct NamesPlan(Vec<String>);
@@ -70,7 +73,7 @@ impl Backend for Names {
     }
 
     async fn apply(&self, plan: &NamesPlan, _: Vec<String>) -> Result<Vec<String>, Infallible> {
-        PROGRAMMED.lock().unwrap().clone_from(&plan.0);
+        self.0.lock().unwrap().clone_from(&plan.0);
         Ok(plan.0.clone())
     }
 
@@ -82,8 +85,6 @@ impl Backend for Names {
         Ok(())
     }
 }
-
-static PROGRAMMED: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// Lists once, then watches in silence; takes Events.
 fn answer(request: &Request<Body>) -> Option<String> {
@@ -115,11 +116,18 @@ fn answer(request: &Request<Body>) -> Option<String> {
     })
 }
 
+/// Who asks it, and for what; of Events, from which node to which node.
 fn canned(asked: Arc<Mutex<Vec<String>>>) -> kube::Client {
     let service = tower::service_fn(move |request: Request<Body>| {
         asked.lock().unwrap().push(format!("{} {}", request.method(), request.uri()));
-        let answer = answer(&request);
+        let (answer, asked) = (answer(&request), asked.clone());
         async move {
+            let body = request.into_body().collect_bytes().await.unwrap();
+            if let Ok(event) = serde_json::from_slice::<serde_json::Value>(&body) {
+                let text = |at: &str| event.pointer(at).and_then(|value| value.as_str()).unwrap_or("?").to_owned();
+                let from = text("/source/host");
+                asked.lock().unwrap().push(format!("{from}: {} of {}", text("/reason"), text("/involvedObject/name")));
+            }
             match answer {
                 Some(text) => Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(text)))),
                 None => std::future::pending().await,
@@ -137,17 +145,29 @@ fn get(at: SocketAddr, path: &str) -> String {
     text
 }
 
+async fn until_asked(asked: &Mutex<Vec<String>>, wanted: &str) {
+    let heard = async {
+        while !asked.lock().unwrap().iter().any(|line| line == wanted) {
+            tokio::task::yield_now().await;
+        }
+    };
+    let heard = tokio::time::timeout(Duration::from_secs(30), heard).await;
+    heard.unwrap_or_else(|_| panic!("{wanted}: {:?}", asked.lock().unwrap()));
+}
+
 async fn whole_proxy() {
     let asked = Arc::new(Mutex::new(Vec::new()));
     let (status, token) = (Status::default(), CancellationToken::new());
     let health: SocketAddr = ([127, 0, 0, 1], 10_256).into();
     let metrics: SocketAddr = ([127, 0, 0, 1], 10_249).into();
     let config = Config { health_address: Some(health), metrics_address: Some(metrics), ..Config::for_node("here") };
-    let running = tokio::spawn(proxy::run(canned(asked.clone()), config, [Names], status.clone(), token.clone()));
+    let programmed = Arc::default();
+    let names = [Names(Arc::clone(&programmed))];
+    let running = tokio::spawn(proxy::run(canned(asked.clone()), config, names, status.clone(), token.clone()));
     let mut applied = status.applied(IpFamily::V4).unwrap();
     let reached = applied.wait_for(Option::is_some);
     tokio::time::timeout(Duration::from_secs(30), reached).await.expect("in force in time").unwrap();
-    assert_eq!(*PROGRAMMED.lock().unwrap(), ["n/good TCP forward to 10.244.1.5:8080", "10.244.1.0/24"]);
+    assert_eq!(*programmed.lock().unwrap(), ["n/good TCP forward to 10.244.1.5:8080", "10.244.1.0/24"]);
     let ask = |at, path| async move { tokio::task::spawn_blocking(move || get(at, path)).await.unwrap() };
     for (path, with_node) in [("/healthz", true), ("/livez", false)] {
         let text = ask(health, path).await;
@@ -165,12 +185,7 @@ async fn whole_proxy() {
     ] {
         assert!(counted.contains(line), "{line}: {counted}");
     }
-    let told = async {
-        while !asked.lock().unwrap().iter().any(|line| line == "POST /api/v1/namespaces/n/events?") {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), told).await.expect("an Event about the bad Service");
+    until_asked(&asked, "POST /api/v1/namespaces/n/events?").await;
     token.cancel();
     running.await.unwrap().unwrap();
     let asked = asked.lock().unwrap();
@@ -180,6 +195,71 @@ async fn whole_proxy() {
         assert!(of_kind.all(|line| format!("{line}&").contains(&selector)), "{asked:?}");
     }
     assert!(asked.iter().any(|line| line.contains("/nodes?") && line.contains("metadata.name%3Dhere")), "{asked:?}");
+}
+
+/// Rules that nobody can remove.
+struct Stuck(&'static str);
+
+impl Rules for Stuck {
+    fn name(&self) -> &'static str {
+        self.0
+    }
+
+    fn cleanup(&self, _: bool) -> BoxFuture<'_, Result<(), ModeError>> {
+        let source = "it is stuck".into();
+        let error = ModeError { mode: self.0, family: IpFamily::V6, step: ModeStep::Remove, source };
+        Box::pin(std::future::ready(Err(error)))
+    }
+}
+
+async fn orders_are_followed() {
+    let [first, second] = [(), ()].map(|()| Arc::new(Mutex::new(Vec::new())));
+    let config = |name: &str| Config { health_address: None, ..Config::for_node(name) };
+    let (mode, token, status) =
+        (Arc::new(Backends::new([Names::default()])), CancellationToken::new(), Status::default());
+    let mut setup = Setup::new(canned(first.clone()), config("here"), mode.clone());
+    setup.replaces = vec![Arc::new(Stuck("nftables")), Arc::new(Stuck("kube-proxy"))];
+    let (orders, taken) = mpsc::channel(1);
+    let running = tokio::spawn(proxy::serve(setup, taken, status.clone(), token.clone()));
+    orders.send(Order::Refuse("nobody can".to_owned())).await.unwrap();
+    until_asked(&first, "here: ProxyConfigurationRefused of here").await;
+    // Another cluster, where the node is called otherwise.
+    let setup = Setup::new(canned(second.clone()), config("there"), mode);
+    let (done, answer) = oneshot::channel();
+    orders.send(Order::Become(Box::new(setup), done)).await.unwrap();
+    assert!(answer.await.unwrap());
+    orders.send(Order::Refuse("still nobody can".to_owned())).await.unwrap();
+    until_asked(&second, "there: ProxyConfigurationRefused of there").await;
+    assert!(first.lock().unwrap().iter().all(|line: &String| !line.contains("there: ")));
+    for line in [
+        "kubeproxy_sync_proxy_rules_nftables_cleanup_failures_total{ip_family=\"IPv6\"} ",
+        "portolan_proxy_cleanup_failures_total{mode=\"nftables\"} ",
+        "portolan_proxy_cleanup_failures_total{mode=\"kube-proxy\"} ",
+        "portolan_proxy_config_reloads_total{result=\"refused\"} 2",
+        "portolan_proxy_config_reloads_total{result=\"applied\"} 1",
+        "portolan_proxy_config_last_reload_successful 0",
+    ] {
+        let counted = async {
+            let shown = |text: String| text.lines().any(|shown| shown.starts_with(line) && !shown.ends_with("} 0"));
+            while !shown(status.metrics().text()) {
+                tokio::task::yield_now().await;
+            }
+        };
+        let counted = tokio::time::timeout(Duration::from_secs(30), counted).await;
+        counted.unwrap_or_else(|_| panic!("{line}\n{}", status.metrics().text()));
+    }
+    token.cancel();
+    running.await.unwrap().unwrap();
+}
+
+#[test]
+fn it_tells_in_the_name_that_it_has_now_and_where_it_watches_now() {
+    let namespace = netns::NetNs::new().expect("network namespaces need CAP_SYS_ADMIN: run the tests as root");
+    let run = || {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        runtime.block_on(orders_are_followed());
+    };
+    namespace.run(run).unwrap();
 }
 
 #[test]
