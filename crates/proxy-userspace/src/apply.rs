@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use conntrack::ConntrackError;
 use nft::{Epoch, Kernel, Nft, NftError, Watched};
-use proxy::{Backend, Size};
+use proxy::{Backend, Packets, Size};
 use service_model::{ForwardingTable, IpFamily, NodePortAddresses};
 
 use crate::doors::Doors;
@@ -52,7 +52,6 @@ impl Userspace<Kernel> {
     /// The backends for IPv4 and IPv6 in the current network namespace: with rules if the privilege is there, or else for
     /// loopback addresses alone.
     pub fn open_pair() -> Result<[Userspace<Kernel>; 2], NftError> {
-        allow_descriptors();
         match Kernel::open().and_then(|mut kernel| kernel.tables().map(|_| kernel)) {
             Ok(kernel) => Ok(Userspace::pair(kernel)),
             Err(error) if lacks_privilege(&error) => {
@@ -229,6 +228,10 @@ impl<N: Nft + Send + 'static> Backend for Userspace<N> {
         numbers.into_iter().map(|(kind, number)| Size { table: crate::TABLE_NAME, kind, number }).collect()
     }
 
+    async fn packets(&self, _observed: &Observed) -> Result<Packets, BackendError> {
+        Ok(Packets { connections_turned_away: self.doors().turned_away(), ..Packets::default() })
+    }
+
     fn serves_loopback(&self) -> bool {
         true
     }
@@ -294,13 +297,3 @@ fn lacks_privilege(error: &NftError) -> bool {
 
 /// asm-generic/errno-base.h
 const EPERM: i32 = 1;
-
-/// Each listener and connection takes a descriptor, and the usual limit is for programs that use select(2).
-fn allow_descriptors() {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        tracing::warn!(%error, "cannot raise the limit of open files");
-    }
-}

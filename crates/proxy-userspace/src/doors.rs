@@ -168,6 +168,11 @@ impl Doors {
         self.memories.clear();
     }
 
+    /// How many connections were turned away so far.
+    pub fn turned_away(&self) -> u64 {
+        self.relay.turned_away()
+    }
+
     /// Whether a UDP flow that is translated to this address is served here.
     pub fn answers_at(&self, address: SocketAddr) -> bool {
         self.open.contains_key(&Place { protocol: Protocol::Udp, address })

@@ -16,6 +16,8 @@ use tokio_util::sync::CancellationToken;
 const CONNECTIONS: usize = 64;
 /// A question that takes longer is cut off.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Who is not accepted for want of descriptors stays in the queue, so the next attempt would fail at once.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Answers one question a connection, until cancelled.
 pub async fn serve<A>(listener: TcpListener, stop: CancellationToken, answer: A)
@@ -36,7 +38,16 @@ where
             Some(_) = asked.join_next(), if !asked.is_empty() => continue,
             accepted = listener.accept(), if asked.len() < CONNECTIONS => accepted,
         };
-        let Ok((stream, _)) = accepted else { continue };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) if is_the_askers(&error) => continue,
+            Err(_) => {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep(PAUSE) => continue,
+                }
+            }
+        };
         let answer = answer.clone();
         asked.spawn(async move {
             let service = hyper::service::service_fn(move |request| {
@@ -50,6 +61,12 @@ where
             let _ = tokio::time::timeout(patience, connection).await;
         });
     }
+}
+
+/// Came and went before they were accepted.
+fn is_the_askers(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
 }
 
 #[cfg(test)]

@@ -3,13 +3,15 @@
 //! threads. Not responsible for how clients come to a listener, nor for binding it.
 
 mod pool;
+mod room;
 mod spare;
 mod splice;
 mod tcp;
 mod udp;
 
 use std::net::{SocketAddr, TcpListener, UdpSocket};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
@@ -17,13 +19,10 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 pub use pool::{Aim, Memory, Pool};
+use room::{Limits, Room, Seldom};
 use spare::Spares;
 use splice::Pipe;
 
-/// UDP sessions at a time, and which part of the descriptors they may take: each has one, and who sends one datagram from
-/// each port there is must not take all.
-const UDP_SESSIONS: usize = 16_384;
-const OF_DESCRIPTORS: u64 = 2;
 /// Pipes kept for the next burst. More may be in use.
 const SPARE_PIPES: usize = 256;
 const SPARE_BUFFERS: usize = 64;
@@ -35,15 +34,22 @@ pub struct Relay {
     /// Owns the tasks of connections and doors.
     tasks: TaskTracker,
     stop: CancellationToken,
+    turned_away: Arc<AtomicU64>,
 }
 
-/// What all tasks use.
+/// What all tasks use. One for the whole process, whose descriptors they are.
 struct Shared {
     pipes: Spares<Pipe>,
     buffers: Spares<Vec<u8>>,
+    room: Arc<Room>,
     sessions: Arc<Semaphore>,
     most_sessions: usize,
+    /// Said of connections that are turned away, and of those that can't be accepted.
+    full: Seldom,
+    failed: Seldom,
 }
+
+static OF_PROCESS: LazyLock<Arc<Shared>> = LazyLock::new(|| Arc::new(Shared::within(Limits::of_process())));
 
 /// An open listener. Dropping it closes it and ends its UDP sessions; TCP connections that came by it go on.
 pub struct Door {
@@ -55,28 +61,24 @@ pub struct Door {
 impl Relay {
     /// `stop` ends everything.
     pub fn new(stop: CancellationToken) -> Relay {
-        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-        let room = limit.and_then(|limit| usize::try_from(limit / OF_DESCRIPTORS).ok());
-        Relay::with_room(stop, room.map_or(UDP_SESSIONS, |room| room.min(UDP_SESSIONS)))
+        Relay::on(OF_PROCESS.clone(), stop)
     }
 
-    /// With room for so many UDP sessions.
-    fn with_room(stop: CancellationToken, most_sessions: usize) -> Relay {
-        let shared = Shared {
-            pipes: Spares::new(SPARE_PIPES, Pipe::new),
-            buffers: Spares::new(SPARE_BUFFERS, || Ok(vec![0; DATAGRAM_MAX])),
-            sessions: Arc::new(Semaphore::new(most_sessions)),
-            most_sessions,
-        };
-        Relay { shared: Arc::new(shared), tasks: TaskTracker::new(), stop }
+    fn on(shared: Arc<Shared>, stop: CancellationToken) -> Relay {
+        Relay { shared, tasks: TaskTracker::new(), stop, turned_away: Arc::default() }
+    }
+
+    /// How many connections there was no room for, so far.
+    pub fn turned_away(&self) -> u64 {
+        self.turned_away.load(Ordering::Relaxed)
     }
 
     /// Serves a listener that doesn't block. Needs a runtime around it.
     pub fn tcp(&self, listener: TcpListener, pool: Arc<Pool>) -> std::io::Result<Door> {
         let listener = tokio::net::TcpListener::from_std(listener)?;
         let (address, open) = (listener.local_addr()?, self.stop.child_token());
-        let serving =
-            tcp::Serving { shared: self.shared.clone(), tasks: self.tasks.clone(), stop: self.stop.clone(), pool };
+        let (shared, tasks, stop) = (self.shared.clone(), self.tasks.clone(), self.stop.clone());
+        let serving = tcp::Serving { shared, tasks, stop, pool, turned_away: self.turned_away.clone() };
         let task = self.tasks.spawn(serving.run(listener, open.clone()));
         Ok(Door { address, open: open.drop_guard(), task })
     }
@@ -87,6 +89,20 @@ impl Relay {
         let (address, open) = (socket.local_addr()?, self.stop.child_token());
         let task = self.tasks.spawn(udp::Serving::new(socket, pool, self.shared.clone()).run(open.clone()));
         Ok(Door { address, open: open.drop_guard(), task })
+    }
+}
+
+impl Shared {
+    fn within(limits: Limits) -> Shared {
+        Shared {
+            pipes: Spares::new(SPARE_PIPES, Pipe::new),
+            buffers: Spares::new(SPARE_BUFFERS, || Ok(vec![0; DATAGRAM_MAX])),
+            room: Room::new(limits.connections),
+            sessions: Arc::new(Semaphore::new(limits.sessions)),
+            most_sessions: limits.sessions,
+            full: Seldom::default(),
+            failed: Seldom::default(),
+        }
     }
 }
 

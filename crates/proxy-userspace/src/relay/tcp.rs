@@ -4,6 +4,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use socket2::{SockRef, TcpKeepalive};
@@ -30,6 +31,7 @@ pub(super) struct Serving {
     pub tasks: TaskTracker,
     pub stop: CancellationToken,
     pub pool: Arc<Pool>,
+    pub turned_away: Arc<AtomicU64>,
 }
 
 impl Serving {
@@ -42,6 +44,10 @@ impl Serving {
             };
             match accepted {
                 Ok((client, from)) => {
+                    let Some(seat) = self.shared.room.admit(from.ip()) else {
+                        self.turn_away(&client, from);
+                        continue;
+                    };
                     let (shared, pool) = (self.shared.clone(), self.pool.clone());
                     let stop = self.stop.clone();
                     self.tasks.spawn(async move {
@@ -49,17 +55,34 @@ impl Serving {
                             () = stop.cancelled() => {}
                             () = serve(client, from, &pool, &shared) => {}
                         }
+                        drop(seat);
                     });
                 }
                 Err(error) if is_the_client_s(&error) => {}
                 Err(error) => {
-                    tracing::warn!(%error, "cannot accept a connection");
+                    if self.shared.failed.is_due() {
+                        tracing::warn!(%error, "connections cannot be accepted; said once a minute at most");
+                    }
                     tokio::select! {
                         () = open.cancelled() => return,
                         () = tokio::time::sleep(PAUSE) => {}
                     }
                 }
             }
+        }
+    }
+}
+
+impl Serving {
+    fn turn_away(&self, client: &TcpStream, from: SocketAddr) {
+        reset(client);
+        self.turned_away.fetch_add(1, Ordering::Relaxed);
+        if self.shared.full.is_due() {
+            tracing::warn!(
+                client = %from.ip(),
+                "connections are turned away: their share of the process's descriptors (ulimit -n) is used up; said once a \
+                 minute at most",
+            );
         }
     }
 }
@@ -119,4 +142,72 @@ fn is_the_client_s(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use super::super::pool::{Aim, Memory};
+    use super::super::{Limits, Relay};
+    use super::*;
+
+    type Client = std::net::TcpStream;
+
+    /// Whether bytes come back: nobody who was turned away gets any.
+    fn ask(client: &mut Client) -> io::Result<()> {
+        client.set_read_timeout(Some(Duration::from_secs(60)))?;
+        client.write_all(b"x")?;
+        client.read_exact(&mut [0])
+    }
+
+    /// A reset may come before it is known that there is a connection.
+    fn connect_from(last: u8, to: SocketAddr) -> io::Result<Client> {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+        socket.bind(&SocketAddr::from(([127, 0, 0, last], 0)).into())?;
+        socket.connect(&to.into())?;
+        Ok(socket.into())
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn one_client_takes_half_of_the_room_and_gives_it_back() {
+        let endpoint = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let at = endpoint.local_addr().unwrap();
+        std::thread::spawn(move || {
+            for stream in endpoint.incoming() {
+                let mut stream = stream.unwrap();
+                std::thread::spawn(move || std::io::copy(&mut stream.try_clone().unwrap(), &mut stream));
+            }
+        });
+        let shared = Shared::within(Limits { connections: 8, sessions: 1 });
+        let relay = Relay::on(Arc::new(shared), CancellationToken::new());
+        let door = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        door.set_nonblocking(true).unwrap();
+        let aim = Aim { endpoints: vec![at], ..Aim::default() };
+        let door = relay.tcp(door, Arc::new(Pool::new(aim, Arc::new(Memory::default())))).unwrap();
+        let to = door.address();
+        let clients = tokio::task::spawn_blocking(move || {
+            let greedy: Vec<Client> = (0..20).filter_map(|_| connect_from(2, to).ok()).collect();
+            let mut served: Vec<Client> = Vec::new();
+            for mut client in greedy {
+                if ask(&mut client).is_ok() {
+                    served.push(client);
+                }
+            }
+            assert_eq!(served.len(), 4);
+            let mut other = connect_from(3, to).unwrap();
+            ask(&mut other).expect("there is room for somebody else");
+            served.iter_mut().for_each(|client| ask(client).expect("who was served is served on"));
+            drop(served);
+            // When theirs have ended there is room again.
+            while connect_from(2, to).and_then(|mut client| ask(&mut client)).is_err() {
+                std::thread::yield_now();
+            }
+            other
+        });
+        let mut other = clients.await.unwrap();
+        assert!(relay.turned_away() >= 16);
+        tokio::task::spawn_blocking(move || ask(&mut other)).await.unwrap().unwrap();
+        door.close().await;
+    }
 }

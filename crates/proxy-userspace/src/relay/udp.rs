@@ -232,8 +232,8 @@ fn milliseconds(since: Instant) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Relay;
     use super::super::pool::{Aim, Memory};
+    use super::super::{Limits, Relay};
     use super::*;
 
     /// A thousand clients that each ask once, where there is room for a few dozen.
@@ -250,7 +250,8 @@ mod tests {
                 endpoint.send_to(&bytes[..length], from).unwrap();
             }
         });
-        let relay = Relay::with_room(CancellationToken::new(), 64);
+        let shared = Shared::within(Limits { connections: 0, sessions: 64 });
+        let relay = Relay::on(Arc::new(shared), CancellationToken::new());
         let aim = Aim { endpoints: vec![at], may_stay: [at].into(), sticky: None };
         let door = std::net::UdpSocket::bind(("127.0.0.1", 0)).unwrap();
         door.set_nonblocking(true).unwrap();
