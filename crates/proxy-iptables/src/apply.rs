@@ -325,7 +325,8 @@ impl<T: Iptables + Send + 'static> Backend for IptablesBackend<T> {
                 if yes { hands.tool.packets(table, chain, words).map_err(BackendError::Look) } else { Ok(0) }
             };
             let invalid_dropped = count(invalid, Table::Filter, FORWARD, "--ctstate INVALID")?;
-            Ok(Packets { invalid_dropped, to_localhost: count(localhost, Table::Nat, SERVICES, "-d 127.0.0.")? })
+            let to_localhost = count(localhost, Table::Nat, SERVICES, "-d 127.0.0.")?;
+            Ok(Packets { invalid_dropped, to_localhost, ..Packets::default() })
         })
         .await
     }

@@ -107,13 +107,27 @@ pub trait Plan: Eq + Debug + Display + Send + Sync {
     fn refused(&self) -> &[Refusal];
 }
 
-/// Packets that were counted by rules. A rule that is written anew begins at 0.
+/// What was counted by rules and by the process. A rule that is written anew begins at 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Packets {
     /// Dropped because connection tracking can't place them.
     pub invalid_dropped: u64,
     /// To NodePorts on the node's loopback; the first one of each connection.
     pub to_localhost: u64,
+    /// Connections that the process had no room for.
+    pub connections_turned_away: u64,
+}
+
+impl Packets {
+    /// Those since an earlier look.
+    pub fn since(self, before: Packets) -> Packets {
+        let more = |now: u64, before: u64| now.checked_sub(before).unwrap_or(now);
+        Packets {
+            invalid_dropped: more(self.invalid_dropped, before.invalid_dropped),
+            to_localhost: more(self.to_localhost, before.to_localhost),
+            connections_turned_away: more(self.connections_turned_away, before.connections_turned_away),
+        }
+    }
 }
 
 /// What a frontend's rules do.

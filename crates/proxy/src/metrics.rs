@@ -5,6 +5,7 @@ mod families;
 pub(crate) mod process;
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt::Write;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -47,6 +48,7 @@ pub struct Metrics {
 /// A family's name, and the values of its labels.
 type Key = (&'static str, Vec<String>);
 
+#[derive(Clone)]
 enum Value {
     Number(f64),
     Histogram { counts: Vec<u64>, sum: f64, count: u64 },
@@ -62,6 +64,23 @@ impl Buckets {
                 let long = (60..120).step_by(5).chain((120..=300).step_by(30)).map(f64::from);
                 short.chain(long).collect()
             }
+        }
+    }
+}
+
+impl Value {
+    fn add(&mut self, more: Value) {
+        match (self, more) {
+            (Value::Number(number), Value::Number(more)) => *number += more,
+            (
+                Value::Histogram { counts, sum, count },
+                Value::Histogram { counts: more, sum: more_sum, count: more_count },
+            ) => {
+                counts.iter_mut().zip(more).for_each(|(count, more)| *count += more);
+                *sum += more_sum;
+                *count += more_count;
+            }
+            _ => {}
         }
     }
 }
@@ -84,6 +103,44 @@ impl Metrics {
     /// Forgets what a family has with any labels.
     pub fn clear(&self, family: &Family) {
         self.lock().retain(|(name, _), _| *name != family.name);
+    }
+
+    /// Sets what a family has with labels that begin like this; whatever else it had with such is forgotten.
+    pub fn replace<'a>(&self, family: &Family, first: &[&str], values: impl IntoIterator<Item = (Vec<&'a str>, f64)>) {
+        let mut all = self.lock();
+        all.retain(|(name, labels), _| {
+            let begins = labels.iter().zip(first).all(|(label, first)| label == first);
+            *name != family.name || !begins
+        });
+        all.extend(
+            values.into_iter().map(|(rest, value)| (key(family, &[first, &rest].concat()), Value::Number(value))),
+        );
+    }
+
+    /// Adds another's counters and histograms.
+    pub(crate) fn add_counts(&self, other: &Metrics) {
+        let theirs = other.lock().iter().map(|(key, value)| (key.clone(), value.clone())).collect::<Vec<_>>();
+        let mut all = self.lock();
+        for (key, value) in theirs.into_iter().filter(|((name, _), _)| kind(name) != Some(Kind::Gauge)) {
+            match all.entry(key) {
+                Entry::Vacant(vacant) => drop(vacant.insert(value)),
+                Entry::Occupied(mut occupied) => occupied.get_mut().add(value),
+            }
+        }
+    }
+
+    /// Has another's gauges of these families, and no others.
+    pub(crate) fn replace_gauges(&self, families: &[&Family], other: &Metrics) {
+        let is_one = |name: &str| families.iter().any(|family| family.name == name);
+        let theirs = other
+            .lock()
+            .iter()
+            .filter(|((name, _), _)| is_one(name))
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect::<Vec<_>>();
+        let mut all = self.lock();
+        all.retain(|(name, _), _| !is_one(name));
+        all.extend(theirs);
     }
 
     /// Sets a gauge to the time it is.
@@ -150,6 +207,10 @@ impl Metrics {
     }
 }
 
+fn kind(name: &str) -> Option<Kind> {
+    ALL.iter().find(|family| family.name == name).map(|family| family.kind)
+}
+
 fn key(family: &Family, labels: &[&str]) -> Key {
     debug_assert_eq!(family.labels.len(), labels.len(), "{} has other labels", family.name);
     (family.name, labels.iter().map(|label| (*label).to_owned()).collect())
@@ -213,6 +274,39 @@ mod tests {
         }
         assert!(text.contains("kubeproxy_sync_proxy_rules_duration_seconds_count{ip_family=\"IPv4\"} 2\n"));
         assert!(text.contains("\nkubeproxy_sync_proxy_rules_service_changes_total 0\n"), "{text}");
+    }
+
+    #[test]
+    fn what_was_counted_apart_is_added_and_a_modes_gauges_give_way() {
+        let (all, apart) = (Metrics::default(), Metrics::default());
+        for (metrics, mode) in [(&all, "iptables"), (&apart, "nftables")] {
+            metrics.increment(&SYNC_FAILURES, &[mode, "IPv4"]);
+            metrics.increment(&HEALTHZ, &["200"]);
+            metrics.observe(&SYNC_DURATION, &["IPv4"], Duration::from_micros(1500));
+            metrics.set(&OBJECTS, &[mode, "IPv4", "t", "chains"], 2.0);
+        }
+        all.set(&IPTABLES_RULES, &["IPv4", "nat"], 7.0);
+        all.set(&RELOAD_OK, &[], 1.0);
+        all.add_counts(&apart);
+        all.replace_gauges(OF_A_MODE, &apart);
+        let text = all.text();
+        for line in [
+            "portolan_proxy_sync_failures_total{mode=\"iptables\",ip_family=\"IPv4\"} 1\n",
+            "portolan_proxy_sync_failures_total{mode=\"nftables\",ip_family=\"IPv4\"} 1\n",
+            "kubeproxy_proxy_healthz_total{code=\"200\"} 2\n",
+            "kubeproxy_sync_proxy_rules_duration_seconds_count{ip_family=\"IPv4\"} 2\n",
+            "kubeproxy_sync_proxy_rules_duration_seconds_bucket{ip_family=\"IPv4\",le=\"0.002\"} 2\n",
+            "portolan_proxy_config_last_reload_successful 1\n",
+            "portolan_proxy_objects{mode=\"nftables\",ip_family=\"IPv4\",table=\"t\",kind=\"chains\"} 2\n",
+        ] {
+            assert!(text.contains(line), "{line}{text}");
+        }
+        assert!(
+            !text.contains("portolan_proxy_objects{mode=\"iptables\"") && !text.contains("iptables_total{"),
+            "{text}"
+        );
+        all.replace(&OBJECTS, &["nftables", "IPv4"], [(vec!["t", "rules"], 3.0)]);
+        assert!(!all.text().contains("kind=\"chains\""), "{}", all.text());
     }
 
     #[test]

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use service_model::{IpFamily, Revision};
 use tokio::sync::watch;
 
-use crate::metrics::{LAST_QUEUED, LAST_SYNCED, Metrics};
+use crate::backend::Packets;
+use crate::metrics::{LAST_QUEUED, LAST_SYNCED, Metrics, OF_A_MODE};
 use crate::tally::Checks;
 
 /// What one family's syncer has last brought into force.
@@ -27,6 +28,8 @@ pub struct Status {
     checks: Arc<BTreeMap<IpFamily, watch::Sender<Checks>>>,
     progress: Arc<Mutex<Progress>>,
     metrics: Metrics,
+    /// What was counted at the last look, by mode and family: whoever looks next counts what came since.
+    packets: Arc<Mutex<BTreeMap<(&'static str, IpFamily), Packets>>>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -57,6 +60,7 @@ impl Default for Status {
             checks: Arc::new(checks.into()),
             progress: Arc::new(Mutex::new(progress)),
             metrics: Metrics::default(),
+            packets: Arc::default(),
         }
     }
 }
@@ -67,13 +71,20 @@ impl Status {
         self.applied.get(&family).map(watch::Sender::subscribe)
     }
 
-    /// Counts together with this one, and knows of nothing in force yet.
+    /// Knows of nothing in force yet. What it counts is this one's when it is taken in.
     pub(crate) fn apart(&self) -> Status {
-        Status { metrics: self.metrics.clone(), ..Status::default() }
+        Status { packets: self.packets.clone(), ..Status::default() }
+    }
+
+    /// Counts as its own what somebody apart has counted, who is nobody's successor.
+    pub(crate) fn take_counts(&self, other: &Status) {
+        self.metrics.add_counts(&other.metrics);
     }
 
     /// Says from now on what the other says.
     fn adopt(&self, other: &Status) {
+        self.metrics.add_counts(&other.metrics);
+        self.metrics.replace_gauges(OF_A_MODE, &other.metrics);
         let theirs = other.progress();
         let mut progress = self.lock();
         let node_eligible = progress.node_eligible;
@@ -101,6 +112,17 @@ impl Status {
 
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    /// What has been counted since the last time anybody looked.
+    pub(crate) fn packets_since(&self, mode: &'static str, family: IpFamily, now: Packets) -> Packets {
+        let mut packets = self.packets.lock().unwrap_or_else(PoisonError::into_inner);
+        now.since(packets.insert((mode, family), now).unwrap_or_default())
+    }
+
+    /// A mode's rules are gone, and what they have counted with them.
+    pub(crate) fn forget_packets(&self, mode: &str) {
+        self.packets.lock().unwrap_or_else(PoisonError::into_inner).retain(|(of, _), _| *of != mode);
     }
 
     pub(crate) fn pending(&self, family: IpFamily, since: Instant) {
@@ -149,8 +171,9 @@ impl Reporter {
         say(&self.to.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    pub(crate) fn metrics(&self) -> Metrics {
-        self.to.lock().unwrap_or_else(PoisonError::into_inner).metrics.clone()
+    /// Counts something with whoever is reported to now.
+    pub(crate) fn count(&self, count: impl FnOnce(&Metrics)) {
+        self.report(|status| count(&status.metrics));
     }
 
     /// Tells `status` what has been reported so far, and everything that comes.

@@ -87,6 +87,7 @@ impl Engine {
         let next = Engine::reporting_to(bench, mode, apart.clone())?;
         if let Err(error) = next.in_force(bench, &apart).await {
             let refused = next.end().await;
+            bench.status.take_counts(&apart);
             if !matches!(error, SwitchError::Ended)
                 && let Err(error) = refused.cleanup(!self.mode.can_guard_loopback()).await
             {

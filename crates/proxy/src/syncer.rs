@@ -15,7 +15,7 @@ use service_model::{
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::backend::{Backend, Packets, Plan, RULES};
+use crate::backend::{Backend, Plan, RULES, Size};
 use crate::flows;
 use crate::loopback;
 use crate::metrics::{self, Family, Metrics};
@@ -68,7 +68,6 @@ pub struct Syncer<B: Backend> {
     backend: Arc<B>,
     shared: Shared,
     reporter: Reporter,
-    metrics: Metrics,
     conntrack: Option<Conntrack>,
     complain: Complain,
     complaints: BTreeSet<Complaint>,
@@ -197,12 +196,11 @@ impl<B: Backend> Syncer<B> {
         complain: impl Fn(&Complaint, &ServiceModel) + Send + Sync + 'static,
     ) -> Syncer<B> {
         let complain = Box::new(complain);
-        let (complaints, udp, metrics) = (BTreeSet::new(), BTreeSet::new(), reporter.metrics());
+        let (complaints, udp) = (BTreeSet::new(), BTreeSet::new());
         Syncer {
             backend,
             shared,
             reporter,
-            metrics,
             conntrack,
             complain,
             complaints,
@@ -226,7 +224,7 @@ impl<B: Backend> Syncer<B> {
         let mut node = None;
         let mut table: Option<ForwardingTable> = None;
         let mut observed: Option<B::Observed> = None;
-        let (mut packets, mut looks) = (Packets::default(), 0_u32);
+        let mut looks = 0_u32;
         let mut failures = 0_u32;
         loop {
             // Under changes that never pause there is nothing below that would wait for it.
@@ -244,7 +242,7 @@ impl<B: Backend> Syncer<B> {
                     }
                     _ = look_around.tick() => {
                         if looks % COUNT_EVERY == 0 {
-                            self.count_packets(observed.as_ref(), &mut packets).await;
+                            self.count_packets(observed.as_ref()).await;
                         }
                         looks = looks.wrapping_add(1);
                         // By then whoever attaches pods has begun, too.
@@ -287,18 +285,20 @@ impl<B: Backend> Syncer<B> {
         }
     }
 
-    async fn count_packets(&self, observed: Option<&B::Observed>, before: &mut Packets) {
+    async fn count_packets(&self, observed: Option<&B::Observed>) {
         let Some(observed) = observed else { return };
         // What can't be counted now is counted the next time.
         let Ok(now) = self.backend.packets(observed).await else { return };
-        for (family, now, before) in [
-            (&metrics::INVALID_DROPPED, now.invalid_dropped, before.invalid_dropped),
-            (&metrics::LOCALHOST_ACCEPTED, now.to_localhost, before.to_localhost),
-        ] {
-            let more = now.checked_sub(before).unwrap_or(now);
-            self.metrics.add(family, &[], u32::try_from(more).map_or(f64::from(u32::MAX), f64::from));
-        }
-        *before = now;
+        let family = self.backend.family();
+        self.reporter.report(|status| {
+            let more = status.packets_since(self.backend.name(), family, now);
+            let add = |counter, labels: &[&str], more| {
+                status.metrics().add(counter, labels, u32::try_from(more).map_or(f64::from(u32::MAX), f64::from));
+            };
+            add(&metrics::INVALID_DROPPED, &[], more.invalid_dropped);
+            add(&metrics::LOCALHOST_ACCEPTED, &[], more.to_localhost);
+            add(&metrics::TURNED_AWAY, &[family.address_type()], more.connections_turned_away);
+        });
     }
 
     fn look_at_forwarding(&self, table: Option<&ForwardingTable>) {
@@ -368,8 +368,10 @@ impl<B: Backend> Syncer<B> {
             let took_us = latency.as_micros();
             tracing::debug!(family = %self.backend.family(), steps = plan.steps(), took_us, "rules are in force");
         }
-        self.count_sync(pass, &plan, started, full);
-        self.count_sizes(&plan, &now);
+        self.reporter.count(|metrics| {
+            self.count_sync(metrics, pass, &plan, started, full);
+            self.count_sizes(metrics, &plan, &now);
+        });
         self.drop_stale_flows(&pass.table);
         self.report(&pass.table, &plan);
         let applied = Applied { revision: pass.table.revision, latency };
@@ -377,8 +379,8 @@ impl<B: Backend> Syncer<B> {
         Ok(now)
     }
 
-    fn count_sync<P: Plan>(&self, pass: &Pass, plan: &P, started: Instant, full: bool) {
-        let (metrics, family) = (&self.metrics, [self.backend.family().address_type()]);
+    fn count_sync<P: Plan>(&self, metrics: &Metrics, pass: &Pass, plan: &P, started: Instant, full: bool) {
+        let family = [self.backend.family().address_type()];
         let extent = if full { &metrics::FULL_SYNC_DURATION } else { &metrics::PARTIAL_SYNC_DURATION };
         for duration in [&metrics::SYNC_DURATION, extent] {
             metrics.observe(duration, &family, started.elapsed());
@@ -400,20 +402,18 @@ impl<B: Backend> Syncer<B> {
         }
     }
 
-    fn count_sizes(&self, plan: &B::Plan, observed: &B::Observed) {
-        let family = self.backend.family().address_type();
-        let iptables = self.backend.name() == IPTABLES;
-        for size in self.backend.sizes(observed) {
-            let number = count(size.number);
-            self.metrics.set(&metrics::OBJECTS, &[self.backend.name(), family, size.table, size.kind], number);
-            if iptables && size.kind == RULES {
-                self.metrics.set(&metrics::IPTABLES_RULES, &[family, size.table], number);
-            }
-        }
-        if iptables {
-            for size in plan.written() {
-                self.metrics.set(&metrics::IPTABLES_RULES_LAST, &[family, size.table], count(size.number));
-            }
+    fn count_sizes(&self, metrics: &Metrics, plan: &B::Plan, observed: &B::Observed) {
+        let (mode, family) = (self.backend.name(), self.backend.family().address_type());
+        let sizes = self.backend.sizes(observed);
+        let objects = sizes.iter().map(|size| (vec![size.table, size.kind], count(size.number)));
+        metrics.replace(&metrics::OBJECTS, &[mode, family], objects);
+        if mode == IPTABLES {
+            let of_rules = |sizes: Vec<Size>| {
+                let rules = sizes.into_iter().filter(|size| size.kind == RULES);
+                rules.map(|size| (vec![size.table], count(size.number))).collect::<Vec<_>>()
+            };
+            metrics.replace(&metrics::IPTABLES_RULES, &[family], of_rules(sizes));
+            metrics.replace(&metrics::IPTABLES_RULES_LAST, &[family], of_rules(plan.written()));
         }
     }
 
@@ -425,8 +425,10 @@ impl<B: Backend> Syncer<B> {
             _ => &[],
         };
         let family = self.backend.family().address_type();
-        failures.iter().for_each(|failures| self.metrics.increment(failures, &[family]));
-        self.metrics.increment(&metrics::SYNC_FAILURES, &[self.backend.name(), family]);
+        self.reporter.count(|metrics| {
+            failures.iter().for_each(|failures| metrics.increment(failures, &[family]));
+            metrics.increment(&metrics::SYNC_FAILURES, &[self.backend.name(), family]);
+        });
     }
 
     fn loopback(&self, done: Result<(), std::io::Error>) {
@@ -442,13 +444,15 @@ impl<B: Backend> Syncer<B> {
         if !self.flows_unknown && table.changes.since.is_some() && !touched {
             return;
         }
-        let (metrics, family) = (&self.metrics, [table.family.address_type()]);
+        let family = [table.family.address_type()];
         let started = Instant::now();
         let answers_here = |address| self.backend.answers_at(address);
         match flows::reconcile(conntrack, table, &self.udp, answers_here) {
             Ok(deleted) => {
-                metrics.observe(&metrics::CONNTRACK_DURATION, &family, started.elapsed());
-                metrics.add(&metrics::CONNTRACK_DELETED, &family, count(deleted));
+                self.reporter.count(|metrics| {
+                    metrics.observe(&metrics::CONNTRACK_DURATION, &family, started.elapsed());
+                    metrics.add(&metrics::CONNTRACK_DELETED, &family, count(deleted));
+                });
                 if deleted > 0 {
                     tracing::debug!(deleted, "stale UDP flows deleted");
                 }

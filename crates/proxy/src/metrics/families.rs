@@ -16,6 +16,18 @@ macro_rules! families {
     };
 }
 
+/// What is said of the mode in force, and goes with it.
+pub const OF_A_MODE: &[&Family] = &[
+    &LAST_SYNCED,
+    &LAST_QUEUED,
+    &NO_LOCAL_ENDPOINTS,
+    &IPTABLES_RULES,
+    &IPTABLES_RULES_LAST,
+    &OBJECTS,
+    &SERVICE_PORTS,
+    &REFUSED_PORTS,
+];
+
 families! {
     SYNC_DURATION: Kind::Histogram(Buckets::Sync), FAMILY,
         "kubeproxy_sync_proxy_rules_duration_seconds", "[ALPHA] SyncProxyRules latency in seconds";
@@ -105,6 +117,9 @@ families! {
         "portolan_proxy_config_last_reload_successful", "Whether what is configured is what is in force";
     CLEANUP_FAILURES: Kind::Counter, &["mode"],
         "portolan_proxy_cleanup_failures_total", "Failures to remove the rules of a mode that is not in force any more";
+    TURNED_AWAY: Kind::Counter, FAMILY,
+        "portolan_proxy_connections_turned_away_total",
+        "Connections that userspace mode had no room for: their share of the process's descriptors was used up";
     SERVICE_PORTS: Kind::Gauge, FAMILY,
         "portolan_proxy_service_ports", "Service ports in force";
     REFUSED_PORTS: Kind::Gauge, FAMILY,
