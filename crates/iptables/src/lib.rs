@@ -10,6 +10,7 @@ mod parse;
 mod process;
 mod rule;
 mod save;
+pub mod sets;
 mod text;
 mod tool;
 mod transaction;

@@ -13,7 +13,7 @@ mod wire;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
-pub use device::DEVICE;
+pub use device::{DEVICE, Device};
 pub use error::{IpvsError, Reason};
 pub use fake::Fake;
 pub use kernel::{Kernel, Timeouts};

@@ -16,6 +16,7 @@ const BATCH_GENID: u16 = 1;
 #[repr(u8)]
 pub enum Subsystem {
     Conntrack = 1,
+    Ipset = 6,
     Nftables = 10,
 }
 

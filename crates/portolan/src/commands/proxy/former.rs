@@ -5,8 +5,9 @@
 //! what it doesn't have is removed.
 
 use futures::future::BoxFuture;
+use iptables::sets::SetError;
 use iptables::{ChainName, Family, Flavour, Iptables, Jumps, Saved, Table, Tool, Transaction};
-use netns::{LinkName, Links, NetNs};
+use ipvs::{Ipvs, IpvsError, Op, ServerKey};
 use nft::Nft;
 use proxy::{ModeError, ModeStep, Rules};
 use proxy_iptables::HINTS;
@@ -14,8 +15,6 @@ use service_model::IpFamily;
 
 /// The tables of its nftables mode.
 const NFTABLES: &str = "kube-proxy";
-/// The device that its ipvs mode binds addresses to.
-const IPVS_DEVICE: &str = "kube-ipvs0";
 /// What the jumps into its chains say begins with this.
 const COMMENT: &str = "kubernetes";
 /// Chains that only a kube-proxy has: a canary, those of ipvs mode, those of versions before 1.24.
@@ -28,6 +27,26 @@ const OTHERS: [(Table, &str); 8] = [
     (Table::Filter, "KUBE-IPVS-FILTER"),
     (Table::Filter, "KUBE-IPVS-OUT-FILTER"),
     (Table::Filter, "KUBE-SOURCE-RANGES-FIREWALL"),
+];
+/// The sets of its ipvs mode. IPv6's are called `KUBE-6-…`. Other programs have sets whose names begin alike.
+const SETS: [&str; 17] = [
+    "LOOP-BACK",
+    "IPVS-IPS",
+    "CLUSTER-IP",
+    "EXTERNAL-IP",
+    "EXTERNAL-IP-LOCAL",
+    "LOAD-BALANCER",
+    "LOAD-BALANCER-FW",
+    "LOAD-BALANCER-LOCAL",
+    "LOAD-BALANCER-SOURCE-CIDR",
+    "LOAD-BALANCER-SOURCE-IP",
+    "NODE-PORT-TCP",
+    "NODE-PORT-LOCAL-TCP",
+    "NODE-PORT-UDP",
+    "NODE-PORT-LOCAL-UDP",
+    "NODE-PORT-SCTP-HASH",
+    "NODE-PORT-LOCAL-SCTP-HASH",
+    "HEALTH-CHECK-NODE-PORT",
 ];
 const BEFORE_1_24: &str = "KUBE-XLB-";
 const TABLES: [Table; 3] = [Table::Filter, Table::Nat, Table::Mangle];
@@ -50,8 +69,12 @@ enum Error {
     },
     #[error("cannot remove its tables of nf_tables")]
     Tables(#[source] nft::NftError),
-    #[error("cannot remove its device {IPVS_DEVICE}")]
-    Device(#[source] netns::Error),
+    #[error("cannot remove its virtual servers")]
+    Servers(#[source] IpvsError),
+    #[error("cannot look at its device, or remove it")]
+    Device(#[source] IpvsError),
+    #[error(transparent)]
+    Sets(#[from] SetError),
 }
 
 /// What one table has of it.
@@ -72,8 +95,7 @@ impl Rules for KubeProxy {
             let failed =
                 |source| ModeError { mode: "kube-proxy", family: IpFamily::V4, step: ModeStep::Remove, source };
             let removed = tokio::task::spawn_blocking(move || remove(our_mode)).await;
-            removed.map_err(|error| failed(error.into()))?.map_err(|error| failed(error.into()))?;
-            remove_device().await.map_err(|error| failed(Error::Device(error).into()))
+            removed.map_err(|error| failed(error.into()))?.map_err(|error| failed(error.into()))
         })
     }
 }
@@ -89,11 +111,42 @@ fn remove(our_mode: &str) -> Result<(), Error> {
             remove_chains(&mut tool, ours == Some(flavour)).map_err(chains)?;
         }
     }
+    let kept = iptables::sets::remove(is_set)?;
+    if !kept.is_empty() {
+        tracing::warn!(sets = kept.join(", "), "sets of kube-proxy's stay: somebody's rules have them");
+    }
+    // Ours has the same device, and takes over what is on it.
+    if our_mode == "ipvs" { Ok(()) } else { remove_servers_and_device() }
+}
+
+/// Without the device no virtual server is told to be its, and the kernel isn't asked for IPVS, which it might load.
+fn remove_servers_and_device() -> Result<(), Error> {
+    let mut device = ipvs::Device::open().map_err(Error::Device)?;
+    if !device.addresses(ipvs::Family::V4).map_err(Error::Device)?.device_exists {
+        return Ok(());
+    }
+    match ipvs::Kernel::open() {
+        Ok(mut kernel) => remove_servers(&mut kernel).map_err(Error::Servers)?,
+        Err(IpvsError::NoIpvs) => {}
+        Err(error) => return Err(Error::Servers(error)),
+    }
+    device.remove().map_err(Error::Device)
+}
+
+/// Those at the addresses on its device.
+fn remove_servers(kernel: &mut impl Ipvs) -> Result<(), IpvsError> {
+    for family in [ipvs::Family::V4, ipvs::Family::V6] {
+        let bound = kernel.addresses(family)?.bound;
+        let its = |key: &ServerKey| matches!(key, ServerKey::Address { at, .. } if bound.contains(&at.ip()));
+        let servers: Vec<Op> = kernel.servers(family)?.into_keys().filter(its).map(Op::DeleteServer).collect();
+        kernel.change(&servers)?;
+    }
     Ok(())
 }
 
-async fn remove_device() -> Result<(), netns::Error> {
-    Links::of(&NetNs::current()?)?.delete(&LinkName::new(IPVS_DEVICE)?).await
+fn is_set(name: &str) -> bool {
+    let kind = name.strip_prefix("KUBE-6-").or_else(|| name.strip_prefix("KUBE-"));
+    kind.is_some_and(|kind| SETS.contains(&kind))
 }
 
 fn remove_tables() -> Result<(), nft::NftError> {
@@ -147,4 +200,36 @@ fn is_kube_proxys(table: Table, chain: &str, ours_in_force: bool) -> bool {
     OTHERS.contains(&(table, chain))
         || (table == Table::Nat && chain.starts_with(BEFORE_1_24))
         || (!ours_in_force && proxy_iptables::is_ours(table, chain))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ipvs::{Options, Scheduler, Server};
+
+    #[test]
+    fn virtual_servers_go_that_are_at_the_devices_addresses() {
+        const TCP: u8 = 6;
+        let mut kernel = ipvs::Fake::with_addresses(["192.0.2.2".parse().unwrap()]);
+        let bound = ["10.96.0.1", "fd00:96::1"].map(|text| text.parse().unwrap());
+        kernel.bind(&bound).unwrap();
+        let at = |text: &str| ServerKey::Address { protocol: TCP, at: text.parse().unwrap() };
+        let others = [at("192.0.2.2:80"), ServerKey::Mark { family: ipvs::Family::V4, mark: 7 }];
+        let server = Server { scheduler: Scheduler::round_robin(), options: Options::default(), persistence: None };
+        for key in [at("10.96.0.1:80"), at("10.96.0.1:443"), at("[fd00:96::1]:80")].into_iter().chain(others) {
+            kernel.change(&[Op::AddServer(key, server.clone())]).unwrap();
+        }
+        remove_servers(&mut kernel).unwrap();
+        let left: Vec<ServerKey> = kernel.servers(ipvs::Family::V4).unwrap().into_keys().collect();
+        assert!(left.len() == others.len() && others.iter().all(|key| left.contains(key)), "{left:?}");
+        assert!(kernel.servers(ipvs::Family::V6).unwrap().is_empty());
+    }
+
+    #[test]
+    fn sets_are_told_by_their_whole_names() {
+        assert!(["KUBE-CLUSTER-IP", "KUBE-6-NODE-PORT-TCP", "KUBE-LOOP-BACK"].into_iter().all(is_set));
+        assert!(
+            !["KUBE-SRC-ABCDEF", "KUBE-CLUSTER-IPS", "CLUSTER-IP", "kube-router-pod-subnets"].into_iter().any(is_set)
+        );
+    }
 }
