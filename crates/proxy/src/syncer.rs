@@ -224,7 +224,7 @@ impl<B: Backend> Syncer<B> {
         let mut node = None;
         let mut table: Option<ForwardingTable> = None;
         let mut observed: Option<B::Observed> = None;
-        let mut looks = 0_u32;
+        let (mut looks, mut count_at) = (0_u32, 0);
         let mut failures = 0_u32;
         loop {
             // Under changes that never pause there is nothing below that would wait for it.
@@ -241,8 +241,9 @@ impl<B: Backend> Syncer<B> {
                         continue;
                     }
                     _ = look_around.tick() => {
-                        if looks % COUNT_EVERY == 0 {
+                        if looks >= count_at && observed.is_some() {
                             self.count_packets(observed.as_ref()).await;
+                            count_at = looks.wrapping_add(COUNT_EVERY);
                         }
                         looks = looks.wrapping_add(1);
                         // By then whoever attaches pods has begun, too.

@@ -2,6 +2,7 @@
 //! cleaned up, and leaves nothing; it takes over from a kube-proxy.
 #![allow(clippy::unwrap_used)]
 
+mod counts;
 mod page;
 #[path = "../proxy_node/mod.rs"]
 mod proxy_node;
@@ -333,54 +334,6 @@ fn it_takes_over_what_a_kube_proxy_left_and_nothing_else() {
         assert_eq!(rules.contains("KUBE-SERVICES"), mode == "iptables", "{rules}");
         stand.until_answered(&stand.outside, "192.0.2.2:30080");
         assert!(!stand.tool("iptables-nft-save -t mangle").contains("KUBE-PROXY-CANARY"));
-    }
-}
-
-#[test]
-fn it_counts_what_kube_proxy_counts() {
-    let stand = Stand::new();
-    stand.configure("mode: iptables\n");
-    let _proxy = stand.start(&["--config", stand.config().to_str().unwrap()]);
-    stand.until_answered(&stand.outside, "192.0.2.2:30080");
-    stand.get("127.0.0.1:10256/healthz").unwrap();
-    stand.get("127.0.0.1:10256/livez").unwrap();
-    stand.endpoints("balanced", &[("10.244.2.5", "there", true)]);
-    stand.until_counted(
-        "kubeproxy_sync_proxy_rules_no_local_endpoints_total{ip_family=\"IPv4\",traffic_policy=\"external\"} 2",
-    );
-    // Counted by a rule, and looked at now and then.
-    eventually("connections to localhost are counted", || {
-        stand.until_answered(&stand.node, "127.0.0.1:30080");
-        let page = stand.get("127.0.0.1:10249/metrics")?;
-        let none = "kubeproxy_iptables_localhost_nodeports_accepted_packets_total 0\n";
-        if page.contains(none) { Err(stand.log()) } else { Ok(()) }
-    });
-    // A slice that tells when its pods changed.
-    eventually("how long it took", || {
-        let page = stand.get("127.0.0.1:10249/metrics")?;
-        let line = "kubeproxy_network_programming_duration_seconds_count{ip_family=\"IPv4\"}";
-        if page.contains(line) { Ok(()) } else { Err(page) }
-    });
-    let page = stand.get("127.0.0.1:10249/metrics").unwrap();
-    let page = page.split_once("\r\n\r\n").unwrap().1;
-    page::check(page).unwrap();
-    for name in page::KUBE_PROXY {
-        assert!(page.contains(&format!("# TYPE {name} ")), "{name}\n{page}");
-    }
-    for moving in [
-        "kubeproxy_sync_proxy_rules_iptables_total{ip_family=\"IPv4\",table=\"nat\"} ",
-        "kubeproxy_sync_proxy_rules_iptables_last{ip_family=\"IPv4\",table=\"nat\"} ",
-        "kubeproxy_proxy_healthz_total{code=\"200\"} ",
-        "kubeproxy_proxy_livez_total{code=\"200\"} ",
-        "kubeproxy_sync_proxy_rules_endpoint_changes_total ",
-        "kubeproxy_sync_proxy_rules_service_changes_total ",
-        "rest_client_requests_total{code=\"200\",host=\"127.0.0.1:6443\",method=\"GET\"} ",
-        "portolan_proxy_objects{mode=\"iptables\",ip_family=\"IPv4\",table=\"nat\",kind=\"chains\"} ",
-        "process_resident_memory_bytes ",
-    ] {
-        let value = page.lines().find_map(|line| line.strip_prefix(moving));
-        let value: f64 = value.unwrap_or_else(|| panic!("{moving}\n{page}")).parse().unwrap();
-        assert!(value > 0.0, "{moving}{value}");
     }
 }
 

@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::fmt;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -13,14 +14,23 @@ use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::{Request, Response};
 use kube::client::Body;
-use proxy::{Backend, Backends, Config, ModeError, ModeStep, Order, Plan, Refusal, Rules, Setup, Status};
+use proxy::{Backend, Backends, Config, ModeError, ModeStep, Order, Packets, Plan, Refusal, Rules, Setup, Status};
 use service_model::{ForwardingTable, IpFamily};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-/// A backend whose kernel is a list of names.
-#[derive(Default)]
-struct Names(Arc<Mutex<Vec<String>>>);
+/// How often a test looks whether something has come about.
+const ASK: Duration = Duration::from_millis(10);
+
+/// A backend whose kernel is a list of names, and has always met the same packets.
+#[derive(Clone, Default)]
+struct Names {
+    programmed: Arc<Mutex<Vec<String>>>,
+    /// How often its packets were counted.
+    counted: Arc<AtomicUsize>,
+    /// Nothing is programmed while this is held.
+    gate: Arc<tokio::sync::Mutex<()>>,
+}
 
 #[derive(Debug, PartialEq, Eq)]
 struct NamesPlan(Vec<String>);
@@ -73,8 +83,14 @@ impl Backend for Names {
     }
 
     async fn apply(&self, plan: &NamesPlan, _: Vec<String>) -> Result<Vec<String>, Infallible> {
-        self.0.lock().unwrap().clone_from(&plan.0);
+        let _open = self.gate.lock().await;
+        self.programmed.lock().unwrap().clone_from(&plan.0);
         Ok(plan.0.clone())
+    }
+
+    async fn packets(&self, _: &Vec<String>) -> Result<Packets, Infallible> {
+        self.counted.fetch_add(1, Ordering::Relaxed);
+        Ok(Packets { invalid_dropped: 5, to_localhost: 4, connections_turned_away: 3 })
     }
 
     async fn is_stale(&self, _: &Vec<String>) -> Result<bool, Infallible> {
@@ -148,11 +164,23 @@ fn get(at: SocketAddr, path: &str) -> String {
 async fn until_asked(asked: &Mutex<Vec<String>>, wanted: &str) {
     let heard = async {
         while !asked.lock().unwrap().iter().any(|line| line == wanted) {
-            tokio::task::yield_now().await;
+            tokio::time::sleep(ASK).await;
         }
     };
     let heard = tokio::time::timeout(Duration::from_secs(30), heard).await;
     heard.unwrap_or_else(|_| panic!("{wanted}: {:?}", asked.lock().unwrap()));
+}
+
+/// Until a series that begins like this is more than nothing.
+async fn until_counted(status: &Status, series: &str) {
+    let counted = async {
+        let shown = |text: String| text.lines().any(|line| line.starts_with(series) && !line.ends_with(" 0"));
+        while !shown(status.metrics().text()) {
+            tokio::time::sleep(ASK).await;
+        }
+    };
+    let counted = tokio::time::timeout(Duration::from_secs(30), counted).await;
+    counted.unwrap_or_else(|_| panic!("{series}\n{}", status.metrics().text()));
 }
 
 async fn whole_proxy() {
@@ -161,9 +189,13 @@ async fn whole_proxy() {
     let health: SocketAddr = ([127, 0, 0, 1], 10_256).into();
     let metrics: SocketAddr = ([127, 0, 0, 1], 10_249).into();
     let config = Config { health_address: Some(health), metrics_address: Some(metrics), ..Config::for_node("here") };
-    let programmed = Arc::default();
-    let names = [Names(Arc::clone(&programmed))];
-    let running = tokio::spawn(proxy::run(canned(asked.clone()), config, names, status.clone(), token.clone()));
+    let names = Names::default();
+    let (programmed, gate) = (names.programmed.clone(), names.gate.clone());
+    let shut = gate.lock().await;
+    let running = tokio::spawn(proxy::run(canned(asked.clone()), config, [names], status.clone(), token.clone()));
+    until_counted(&status, "kubeproxy_sync_proxy_rules_service_changes_pending ").await;
+    until_counted(&status, "kubeproxy_sync_proxy_rules_endpoint_changes_pending ").await;
+    drop(shut);
     let mut applied = status.applied(IpFamily::V4).unwrap();
     let reached = applied.wait_for(Option::is_some);
     tokio::time::timeout(Duration::from_secs(30), reached).await.expect("in force in time").unwrap();
@@ -182,6 +214,7 @@ async fn whole_proxy() {
         "kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_family=\"IPv4\"} ",
         "kubeproxy_conntrack_reconciler_sync_duration_seconds_count{ip_family=\"IPv4\"} ",
         "portolan_proxy_service_ports{ip_family=\"IPv4\"} ",
+        "kubeproxy_sync_proxy_rules_service_changes_pending 0",
     ] {
         assert!(counted.contains(line), "{line}: {counted}");
     }
@@ -215,19 +248,22 @@ impl Rules for Stuck {
 async fn orders_are_followed() {
     let [first, second] = [(), ()].map(|()| Arc::new(Mutex::new(Vec::new())));
     let config = |name: &str| Config { health_address: None, ..Config::for_node(name) };
-    let (mode, token, status) =
-        (Arc::new(Backends::new([Names::default()])), CancellationToken::new(), Status::default());
-    let mut setup = Setup::new(canned(first.clone()), config("here"), mode.clone());
+    let names = Names::default();
+    let mode = || Arc::new(Backends::new([names.clone()]));
+    let (token, status) = (CancellationToken::new(), Status::default());
+    let mut setup = Setup::new(canned(first.clone()), config("here"), mode());
     setup.replaces = vec![Arc::new(Stuck("nftables")), Arc::new(Stuck("kube-proxy"))];
     let (orders, taken) = mpsc::channel(1);
     let running = tokio::spawn(proxy::serve(setup, taken, status.clone(), token.clone()));
     orders.send(Order::Refuse("nobody can".to_owned())).await.unwrap();
     until_asked(&first, "here: ProxyConfigurationRefused of here").await;
+    until_looked_at(&names, 0).await;
     // Another cluster, where the node is called otherwise.
-    let setup = Setup::new(canned(second.clone()), config("there"), mode);
+    let setup = Setup::new(canned(second.clone()), config("there"), mode());
     let (done, answer) = oneshot::channel();
     orders.send(Order::Become(Box::new(setup), done)).await.unwrap();
     assert!(answer.await.unwrap());
+    let before = names.counted.load(Ordering::Relaxed);
     orders.send(Order::Refuse("still nobody can".to_owned())).await.unwrap();
     until_asked(&second, "there: ProxyConfigurationRefused of there").await;
     assert!(first.lock().unwrap().iter().all(|line: &String| !line.contains("there: ")));
@@ -237,19 +273,30 @@ async fn orders_are_followed() {
         "portolan_proxy_cleanup_failures_total{mode=\"kube-proxy\"} ",
         "portolan_proxy_config_reloads_total{result=\"refused\"} 2",
         "portolan_proxy_config_reloads_total{result=\"applied\"} 1",
-        "portolan_proxy_config_last_reload_successful 0",
     ] {
-        let counted = async {
-            let shown = |text: String| text.lines().any(|shown| shown.starts_with(line) && !shown.ends_with("} 0"));
-            while !shown(status.metrics().text()) {
-                tokio::task::yield_now().await;
-            }
-        };
-        let counted = tokio::time::timeout(Duration::from_secs(30), counted).await;
-        counted.unwrap_or_else(|_| panic!("{line}\n{}", status.metrics().text()));
+        until_counted(&status, line).await;
+    }
+    assert!(status.metrics().text().contains("portolan_proxy_config_last_reload_successful 0\n"));
+    // The mode was renewed, and whoever counts now doesn't count again what was counted before.
+    until_looked_at(&names, before).await;
+    for line in [
+        "kubeproxy_iptables_ct_state_invalid_dropped_packets_total 5\n",
+        "kubeproxy_iptables_localhost_nodeports_accepted_packets_total 4\n",
+        "portolan_proxy_connections_turned_away_total{ip_family=\"IPv4\"} 3\n",
+    ] {
+        assert!(status.metrics().text().contains(line), "{line}{}", status.metrics().text());
     }
     token.cancel();
     running.await.unwrap().unwrap();
+}
+
+async fn until_looked_at(names: &Names, before: usize) {
+    let looked = async {
+        while names.counted.load(Ordering::Relaxed) <= before {
+            tokio::time::sleep(ASK).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), looked).await.expect("packets are counted now and then");
 }
 
 #[test]
