@@ -3,6 +3,7 @@
 //! does with it.
 
 use std::fs::File;
+use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
@@ -59,21 +60,22 @@ impl Rig {
 
     /// Gives everybody their addresses of one family.
     pub(crate) fn add(&mut self, world: &World) {
-        let Words { version, net, host, all, nodad } = Words::of(world.family);
+        let Words { net, host, all, nodad } = Words::of(world.family);
         let outside = world.outsiders[0];
-        for address in [world.node_address, world.second_node_address] {
-            ip(&self.node, &format!("addr add {address}/{net} dev eth0 {nodad}"));
-        }
-        for address in world.outsiders.iter() {
-            ip(&self.elsewhere, &format!("addr add {address}/{net} dev eth0 {nodad}"));
-        }
-        for address in &world.remote_pods {
-            ip(&self.elsewhere, &format!("addr add {address}/{host} dev lo {nodad}"));
-        }
-        ip(&self.node, &format!("{version} route add {all} via {outside} dev eth0"));
+        let on = |device: &'static str, net| {
+            move |address: &IpAddr| format!("addr add {address}/{net} dev {device} {nodad}")
+        };
+        let mut here: Vec<String> =
+            [world.node_address, world.second_node_address].iter().map(on("eth0", net)).collect();
+        here.push(format!("route add {all} via {outside} dev eth0"));
+        ip(&self.node, &here);
+        let mut there: Vec<String> = world.outsiders.iter().map(on("eth0", net)).collect();
+        there.extend(world.remote_pods.iter().map(on("lo", host)));
         // Whatever the outside sends to a Service goes to the node, as on a host that routes to it.
-        ip(&self.elsewhere, &format!("{version} route add {all} via {} dev eth0", world.node_address));
+        there.push(format!("route add {all} via {} dev eth0", world.node_address));
+        ip(&self.elsewhere, &there);
         let gateway = world.gateway;
+        let mut here = Vec::new();
         for (number, address) in world.local_pods.iter().enumerate() {
             let device = format!("pod{number}");
             if number == self.pods.len() {
@@ -83,12 +85,16 @@ impl Rig {
             }
             let (addresses, pod) = &mut self.pods[number];
             addresses.push(*address);
-            ip(&self.node, &format!("addr add {gateway}/{host} dev {device} {nodad}"));
-            ip(&self.node, &format!("{version} route add {address}/{host} dev {device}"));
-            ip(pod, &format!("addr add {address}/{host} dev eth0 {nodad}"));
-            ip(pod, &format!("{version} route add {gateway}/{host} dev eth0"));
-            ip(pod, &format!("{version} route add {all} via {gateway} dev eth0"));
+            here.push(format!("addr add {gateway}/{host} dev {device} {nodad}"));
+            here.push(format!("route add {address}/{host} dev {device}"));
+            let there = [
+                format!("addr add {address}/{host} dev eth0 {nodad}"),
+                format!("route add {gateway}/{host} dev eth0"),
+                format!("route add {all} via {gateway} dev eth0"),
+            ];
+            ip(pod, &there);
         }
+        ip(&self.node, &here);
         self.own.extend([world.node_address, world.second_node_address, gateway]);
     }
 
@@ -96,14 +102,16 @@ impl Rig {
     pub(crate) fn add_beyond(&self, nets: &[IpNet]) {
         self.join("eth1", &self.beyond);
         for (family, [near, far]) in IpFamily::BOTH.into_iter().zip(BEYOND) {
-            let Words { version, net, all, nodad, .. } = Words::of(family);
-            ip(&self.node, &format!("addr add {near}/{net} dev eth1 {nodad}"));
-            ip(&self.beyond, &format!("addr add {far}/{net} dev eth0 {nodad}"));
-            ip(&self.beyond, &format!("{version} route add {all} via {near} dev eth0"));
+            let Words { net, all, nodad, .. } = Words::of(family);
+            let mut here = vec![format!("addr add {near}/{net} dev eth1 {nodad}")];
+            let mut there =
+                vec![format!("addr add {far}/{net} dev eth0 {nodad}"), format!("route add {all} via {near} dev eth0")];
             for routed in nets.iter().filter(|net| IpFamily::of(net.addr()) == family) {
-                ip(&self.node, &format!("{version} route add {routed} via {far} dev eth1"));
-                ip(&self.beyond, &format!("{version} route add local {routed} dev lo"));
+                here.push(format!("route add {routed} via {far} dev eth1"));
+                there.push(format!("route add local {routed} dev lo"));
             }
+            ip(&self.node, &here);
+            ip(&self.beyond, &there);
         }
         for key in ["net.ipv4.ip_nonlocal_bind", "net.ipv6.ip_nonlocal_bind"] {
             netns::sysctl::set(&self.beyond, key, "1").unwrap();
@@ -132,9 +140,9 @@ impl Rig {
         let file = other.run(|| File::open("/proc/thread-self/ns/net").unwrap()).unwrap();
         // `ip` opens the descriptor through /proc of this process.
         let path = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
-        ip(&self.node, &format!("link add {here} type veth peer name eth0 netns {path}"));
-        ip(&self.node, &format!("link set {here} up"));
-        ip(other, "link set eth0 up");
+        let link = format!("link add {here} type veth peer name eth0 netns {path}");
+        ip(&self.node, &[link, format!("link set {here} up")]);
+        ip(other, &["link set eth0 up".to_owned()]);
     }
 
     /// The namespace of whoever has this address.
@@ -180,7 +188,6 @@ impl Rig {
 
 /// How `ip` is told about a family.
 struct Words {
-    version: &'static str,
     net: u8,
     host: u8,
     all: &'static str,
@@ -190,8 +197,8 @@ struct Words {
 impl Words {
     fn of(family: IpFamily) -> Words {
         match family {
-            IpFamily::V4 => Words { version: "-4", net: 24, host: 32, all: "0.0.0.0/0", nodad: "" },
-            IpFamily::V6 => Words { version: "-6", net: 64, host: 128, all: "::/0", nodad: "nodad" },
+            IpFamily::V4 => Words { net: 24, host: 32, all: "0.0.0.0/0", nodad: "" },
+            IpFamily::V6 => Words { net: 64, host: 128, all: "::/0", nodad: "nodad" },
         }
     }
 }
@@ -201,13 +208,18 @@ pub fn namespace() -> NetNs {
     let namespace = NetNs::new().expect("network namespaces need CAP_SYS_ADMIN: run the tests as root");
     // For a second after its link came up, an IPv6 node that looks for duplicates answers nobody.
     netns::sysctl::set(&namespace, "net.ipv6.conf.default.dad_transmits", "0").unwrap();
-    ip(&namespace, "link set lo up");
+    ip(&namespace, &["link set lo up".to_owned()]);
     namespace
 }
 
-fn ip(namespace: &NetNs, arguments: &str) {
-    let status = namespace
-        .run(|| Command::new("ip").args(arguments.split_whitespace()).stdout(Stdio::null()).status().unwrap())
-        .unwrap();
-    assert!(status.success(), "ip {arguments}");
+/// One process for many commands: starting one takes a slow machine longer than all that it does.
+fn ip(namespace: &NetNs, commands: &[String]) {
+    let run = || {
+        let mut ip =
+            Command::new("ip").args(["-batch", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        ip.stdin.take().unwrap().write_all(commands.join("\n").as_bytes()).unwrap();
+        ip.wait().unwrap()
+    };
+    let status = namespace.run(run).unwrap();
+    assert!(status.success(), "ip {commands:#?}");
 }
