@@ -1,15 +1,16 @@
 //! Executes plans, and reads back what is there. Both families share the handles, so that each knows the other's commits from
 //! those of strangers.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use conntrack::{Conntrack, ConntrackError, Filter, Flow};
 use ipvs::{Ipvs, IpvsError, Kernel, Op, Reason};
 use netns::NetNs;
-use nft::{Nft, NftError, Watched};
-use proxy::{Backend, backend::Size};
+use nft::{Nft, NftError, Transaction, Watched};
+use proxy::{Backend, Retired, backend::Size};
 use service_model::{ForwardingTable, IpFamily, Protocol};
 
 use crate::compile::family;
@@ -17,8 +18,9 @@ use crate::layout::{Settings, table};
 use crate::object::{Content, Object};
 use crate::plan::{Desired, IpvsPlan, Unusable};
 use crate::prepare::{Options, PrepareError, WhyNot, prepare, supported};
+use crate::retire::{self, Going};
 use crate::state::{Observed, Place};
-use crate::steps::{Step, closing, servers_of, transaction};
+use crate::steps::{EDITS, Step, closing, servers_of, transaction};
 
 /// While connections to removed endpoints are waited for, they are counted this often.
 const DRAIN_LOOK: Duration = Duration::from_secs(5);
@@ -32,6 +34,8 @@ pub struct IpvsBackend<N, I> {
     shared: Arc<Mutex<Shared<N, I>>>,
     /// When everything was read last.
     looked: Mutex<Option<Instant>>,
+    /// Since when another mode has been in force.
+    retired: Mutex<Option<Instant>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -62,11 +66,15 @@ pub enum BackendError {
     CleanupTable(#[source] NftError),
     #[error("cannot remove the virtual servers")]
     CleanupServers(#[source] IpvsError),
+    #[error("cannot look for the flows of the virtual servers that go")]
+    Flows(#[source] ConntrackError),
 }
 
 struct Shared<N, I> {
     nft: Watched<N>,
     ipvs: I,
+    /// Without it nobody's flows are looked at.
+    conntrack: Option<Conntrack>,
     /// Since when destinations have been waiting for the end of their connections. A new life begins anew.
     draining: HashMap<Place, Instant>,
     unusable: Unusable,
@@ -85,8 +93,13 @@ impl IpvsBackend<nft::Kernel, Kernel> {
         let nft = nft::Kernel::open().map_err(WhyNot::Nftables)?;
         let backends = Self::pair(nft, kernel, options.clone());
         let prepare = move |kernel: &mut Kernel| prepare(&namespace, kernel, &options);
-        // Both share it.
-        lock(&backends[0].shared).prepare = Some(Box::new(prepare));
+        let conntrack = Conntrack::open().map_err(WhyNot::Conntrack)?;
+        {
+            // Both share it.
+            let mut shared = lock(&backends[0].shared);
+            shared.prepare = Some(Box::new(prepare));
+            shared.conntrack = Some(conntrack);
+        }
         Ok(backends)
     }
 }
@@ -95,13 +108,14 @@ impl<N: Nft + Send + 'static, I: Ipvs + Send + 'static> IpvsBackend<N, I> {
     /// The backends for IPv4 and IPv6.
     pub fn pair(nft: N, ipvs: I, options: Options) -> [IpvsBackend<N, I>; 2] {
         let (draining, unusable) = (HashMap::new(), Unusable::default());
-        let shared = Shared { nft: Watched::new(nft), ipvs, draining, unusable, prepare: None };
+        let shared = Shared { nft: Watched::new(nft), ipvs, conntrack: None, draining, unusable, prepare: None };
         let (shared, options) = (Arc::new(Mutex::new(shared)), Arc::new(options));
         IpFamily::BOTH.map(|family| IpvsBackend {
             family,
             options: options.clone(),
             shared: shared.clone(),
             looked: Mutex::new(None),
+            retired: Mutex::new(None),
         })
     }
 
@@ -203,6 +217,62 @@ impl<N: Nft, I: Ipvs> Shared<N, I> {
             }
         }
         changed
+    }
+
+    /// Leads nobody to a destination any more, neither by the table nor by the servers.
+    fn silence(&mut self, family: IpFamily, observed: &Observed) -> Result<(), BackendError> {
+        if observed.sound {
+            retire::silence(family, observed).map_or(Ok(()), |quiet| self.write(&quiet))?;
+        } else {
+            let settings = Settings::plain(family);
+            for edits in retire::anew(observed).chunks(EDITS) {
+                self.write(&transaction(&settings, edits))?;
+            }
+            self.write(&retire::rules(family))?;
+        }
+        self.ipvs.change(&closing(&retire::open_places(observed))).map_err(BackendError::CleanupServers)
+    }
+
+    fn flows(&mut self, family: IpFamily) -> Result<Vec<Flow>, BackendError> {
+        let family = Some(match family {
+            IpFamily::V4 => conntrack::Family::Ipv4,
+            IpFamily::V6 => conntrack::Family::Ipv6,
+        });
+        let list = |conntrack: &mut Conntrack| conntrack.list(&Filter { family, ..Filter::default() });
+        self.conntrack.as_mut().map_or(Ok(Vec::new()), list).map_err(BackendError::Flows)
+    }
+
+    /// Takes away what goes, and what the kernel remembers of it; the table last, which says whose all this is.
+    fn remove(
+        &mut self,
+        family: IpFamily,
+        observed: &Observed,
+        going: &Going,
+        flows: &[Flow],
+    ) -> Result<(), BackendError> {
+        let failed = BackendError::CleanupServers;
+        self.ipvs.change(&going.ops()).map_err(failed)?;
+        for flow in flows.iter().filter(|flow| going.had(flow)) {
+            if let Some(conntrack) = &mut self.conntrack {
+                conntrack.delete(flow).map_err(BackendError::Flows)?;
+            }
+        }
+        self.ipvs.unbind(&going.addresses).map_err(failed)?;
+        if !going.all {
+            let settings = Settings::plain(family);
+            let edits = going.edits(observed);
+            return edits.chunks(EDITS).try_for_each(|edits| self.write(&transaction(&settings, edits)));
+        }
+        let other = if family == IpFamily::V4 { ipvs::Family::V6 } else { ipvs::Family::V4 };
+        if self.ipvs.addresses(other).map_err(failed)?.bound.is_empty() {
+            self.ipvs.remove_device().map_err(failed)?;
+        }
+        self.nft.destroy(table(family)).map_err(BackendError::CleanupTable)
+    }
+
+    /// Whatever else has changed.
+    fn write(&mut self, transaction: &Transaction) -> Result<(), BackendError> {
+        self.nft.handle().apply(transaction).map(drop).map_err(BackendError::CleanupTable)
     }
 
     /// No more connections for them; those that have none left, or have waited for long enough, go.
@@ -318,23 +388,24 @@ impl<N: Nft + Send + 'static, I: Ipvs + Send + 'static> Backend for IpvsBackend<
     }
 
     async fn cleanup(&self) -> Result<(), BackendError> {
+        let observed = Observed { busy: BTreeSet::new(), ..self.read()? };
+        let mut shared = lock(&self.shared);
+        let flows = shared.flows(self.family)?;
+        shared.remove(self.family, &observed, &Going::of(&observed, &BTreeSet::new()), &flows)
+    }
+
+    async fn retire(&self) -> Result<Retired, BackendError> {
+        let since = *lock(&self.retired).get_or_insert_with(Instant::now);
+        let observed = self.read()?;
+        lock(&self.shared).silence(self.family, &observed)?;
+        // Only now it is known who still has connections.
         let observed = self.read()?;
         let mut shared = lock(&self.shared);
-        let failed = BackendError::CleanupServers;
-        let ours = observed.objects.keys().filter_map(|object| match object {
-            Object::Server(key) if !observed.foreign.contains(key) => Some(Op::DeleteServer(*key)),
-            _ => None,
-        });
-        shared.ipvs.change(&ours.collect::<Vec<_>>()).map_err(failed)?;
-        let bound = observed.objects.keys().filter_map(|object| match object {
-            Object::Address(address) => Some(*address),
-            _ => None,
-        });
-        shared.ipvs.unbind(&bound.collect::<Vec<_>>()).map_err(failed)?;
-        let other = if self.family == IpFamily::V4 { ipvs::Family::V6 } else { ipvs::Family::V4 };
-        if shared.ipvs.addresses(other).map_err(failed)?.bound.is_empty() {
-            shared.ipvs.remove_device().map_err(failed)?;
-        }
-        shared.nft.destroy(table(self.family)).map_err(BackendError::CleanupTable)
+        let flows = shared.flows(self.family)?;
+        let patient = since.elapsed() < self.options.drain;
+        let sources = if patient { retire::sources(&observed, &flows) } else { BTreeSet::new() };
+        let going = Going::of(&observed, &sources);
+        shared.remove(self.family, &observed, &going, &flows)?;
+        Ok(if going.all { Retired::Gone } else { Retired::Draining })
     }
 }

@@ -208,7 +208,7 @@ impl Settings {
         chains
     }
 
-    fn l3(&self) -> L3 {
+    pub fn l3(&self) -> L3 {
         match self.family {
             IpFamily::V4 => L3::V4,
             IpFamily::V6 => L3::V6,
@@ -275,10 +275,16 @@ impl Settings {
         let daddr = || Load::Daddr(self.l3());
         let mut rules = vec![Rule::new().in_set(&[daddr()], SetName::ClusterIps.name()).goto(Action::Reject.chain())];
         rules.extend(self.service_cidrs.iter().map(|cidr| Rule::new().within(daddr(), *cidr).drop_packet()));
-        let icmp = if self.family == IpFamily::V4 { 1 } else { 58 };
-        let not_icmp = Rule::new().is_not(Load::L4Proto, Value::proto(icmp));
+        let not_icmp = Rule::new().is_not(Load::L4Proto, Value::proto(self.icmp()));
         rules.push(not_icmp.in_set(&[daddr()], SetName::Bound.name()).goto(Action::Reject.chain()));
         rules
+    }
+
+    pub fn icmp(&self) -> u8 {
+        match self.family {
+            IpFamily::V4 => 1,
+            IpFamily::V6 => 58,
+        }
     }
 
     fn check_source(&self) -> Vec<Rule> {
@@ -309,7 +315,7 @@ impl Settings {
     }
 
     /// RFC 792 and RFC 4443: destination unreachable, port unreachable.
-    fn port_unreachable(&self) -> Reject {
+    pub fn port_unreachable(&self) -> Reject {
         match self.family {
             IpFamily::V4 => Reject::Icmp(3),
             IpFamily::V6 => Reject::Icmpv6(4),
@@ -339,6 +345,6 @@ impl Settings {
 }
 
 /// Of a packet that doesn't stay on this node, whose loopback device always is the first.
-fn leaves() -> Rule {
+pub fn leaves() -> Rule {
     Rule::new().is_not(Load::Oif, Value::mark(1))
 }

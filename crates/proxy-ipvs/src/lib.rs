@@ -10,6 +10,7 @@ mod layout;
 mod object;
 mod plan;
 mod prepare;
+mod retire;
 mod state;
 mod steps;
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use conntrack::ConntrackError;
 use ipnet::IpNet;
 use ipvs::{IpvsError, Kernel, Scheduler, Timeouts};
 use netns::{NetNs, sysctl};
@@ -29,6 +30,8 @@ pub struct Options {
 pub enum WhyNot {
     #[error("nf_tables, which says what IPVS can't, cannot be reached")]
     Nftables(#[source] nft::NftError),
+    #[error("connection tracking cannot be reached")]
+    Conntrack(#[source] ConntrackError),
     #[error("the network namespace cannot be told")]
     Namespace(#[source] netns::Error),
     #[error("the kernel's IPVS cannot be used")]

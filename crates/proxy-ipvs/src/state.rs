@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ipvs::{Op, ServerKey};
-use nft::{Rule, Ruleset};
+use nft::{Rule, Ruleset, SetState};
 use service_model::{IpFamily, Revision, ServicePort, ServicePortName};
 
 use crate::compile::Circumstances;
@@ -53,14 +53,20 @@ impl Observed {
         let Some(ruleset) = ruleset else { return };
         self.sound = has_our_shape(ruleset, family);
         if !self.sound {
+            // It will be made anew. Whose the servers are it may still say.
+            let ledger = ruleset.sets.get(SetName::Servers.name());
+            self.read_set(SetName::Servers, ledger.filter(|found| found.set == SetName::Servers.set(family)));
             return;
         }
         self.rules = ruleset.chains.iter().map(|(name, chain)| (name.clone(), chain.rules.clone())).collect();
         for set in SetName::ALL {
-            let elements = ruleset.sets.get(set.name()).map(|state| state.elements.iter());
-            for (key, content) in elements.into_iter().flatten() {
-                self.objects.insert(Object::Element(set, key.clone()), Content::Element(content.data.clone()));
-            }
+            self.read_set(set, ruleset.sets.get(set.name()));
+        }
+    }
+
+    fn read_set(&mut self, set: SetName, found: Option<&SetState>) {
+        for (key, content) in found.into_iter().flat_map(|found| found.elements.iter()) {
+            self.objects.insert(Object::Element(set, key.clone()), Content::Element(content.data.clone()));
         }
     }
 

@@ -13,7 +13,7 @@ use crate::object::{Content, Object};
 use crate::state::Place;
 
 /// Edits of one transaction: they have to fit the socket's send buffer, often 212,992 bytes.
-const EDITS: usize = 1_000;
+pub const EDITS: usize = 1_000;
 /// Changes of virtual servers in one step, after which others get their turn.
 const OPS: usize = 1_000;
 

@@ -69,6 +69,12 @@ pub trait Backend: Send + Sync + 'static {
     /// Removes everything of ours.
     fn cleanup(&self) -> impl Future<Output = Result<(), Self::Error>> + Send;
 
+    /// The same when another mode has taken over, but for what connections still need: those go on. Asked again until all is
+    /// gone.
+    fn retire(&self) -> impl Future<Output = Result<Retired, Self::Error>> + Send {
+        async { self.cleanup().await.map(|()| Retired::Gone) }
+    }
+
     /// Whether this process itself answers there, so that a UDP flow that was translated to it is served as well as it
     /// can be.
     fn answers_at(&self, _address: SocketAddr) -> bool {
@@ -128,6 +134,14 @@ impl Packets {
             connections_turned_away: more(self.connections_turned_away, before.connections_turned_away),
         }
     }
+}
+
+/// How far rules have gone whose place another mode's have taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retired {
+    Gone,
+    /// They take no new connections, and there are some left that need them.
+    Draining,
 }
 
 /// What a frontend's rules do.

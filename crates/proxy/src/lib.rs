@@ -25,7 +25,7 @@ mod tally;
 pub mod tuning;
 mod watch;
 
-pub use backend::{Backend, Packets, Plan, RULES, Refusal, RefusalReason, Seen, Size};
+pub use backend::{Backend, Packets, Plan, RULES, Refusal, RefusalReason, Retired, Seen, Size};
 pub use config::{Config, FollowedAddresses};
 pub use dump::{Dump, FamilyDump, FrontendDump, PortDump};
 pub use health::ListenError;

@@ -9,7 +9,7 @@ use conntrack::{Conntrack, ConntrackError};
 use futures::future::BoxFuture;
 use service_model::{ForwardingTable, FrontendKey, IpFamily, ServiceModel};
 
-use crate::backend::{Backend, Plan, Refusal, Seen};
+use crate::backend::{Backend, Plan, Refusal, Retired, Seen};
 use crate::loopback;
 use crate::status::Reporter;
 use crate::syncer::{Complaint, Shared, Syncer};
@@ -22,6 +22,11 @@ pub trait Rules: Send + Sync + 'static {
     /// Removes all of them. With `close_loopback`, the way to the node's loopback that they have guarded is closed before
     /// they go.
     fn cleanup(&self, close_loopback: bool) -> BoxFuture<'_, Result<(), ModeError>>;
+
+    /// The same when another mode is in force, but for what connections still need. Asked again until all is gone.
+    fn retire(&self, close_loopback: bool) -> BoxFuture<'_, Result<Retired, ModeError>> {
+        Box::pin(async move { self.cleanup(close_loopback).await.map(|()| Retired::Gone) })
+    }
 }
 
 /// How Services are made to work, ready to do it.
@@ -99,6 +104,14 @@ impl<B: Backend> Backends<B> {
     fn failed(&self, backend: &B, step: ModeStep, source: impl Error + Send + Sync + 'static) -> ModeError {
         ModeError { mode: backend.name(), family: backend.family(), step, source: Box::new(source) }
     }
+
+    async fn close_loopback(&self, backend: &B) -> Result<(), ModeError> {
+        let observed = backend.observe().await.map_err(|error| self.failed(backend, ModeStep::Read, error))?;
+        if backend.guards_loopback(&observed) {
+            loopback::close().map_err(|error| self.failed(backend, ModeStep::CloseLoopback, error))?;
+        }
+        Ok(())
+    }
 }
 
 impl<B: Backend> Rules for Backends<B> {
@@ -109,13 +122,28 @@ impl<B: Backend> Rules for Backends<B> {
     fn cleanup(&self, close_loopback: bool) -> BoxFuture<'_, Result<(), ModeError>> {
         Box::pin(async move {
             for backend in &self.backends {
-                let observed = backend.observe().await.map_err(|error| self.failed(backend, ModeStep::Read, error))?;
-                if close_loopback && backend.guards_loopback(&observed) {
-                    loopback::close().map_err(|error| self.failed(backend, ModeStep::CloseLoopback, error))?;
+                if close_loopback {
+                    self.close_loopback(backend).await?;
                 }
                 backend.cleanup().await.map_err(|error| self.failed(backend, ModeStep::Remove, error))?;
             }
             Ok(())
+        })
+    }
+
+    fn retire(&self, close_loopback: bool) -> BoxFuture<'_, Result<Retired, ModeError>> {
+        Box::pin(async move {
+            let mut retired = Retired::Gone;
+            for backend in &self.backends {
+                if close_loopback {
+                    self.close_loopback(backend).await?;
+                }
+                let one = backend.retire().await.map_err(|error| self.failed(backend, ModeStep::Remove, error))?;
+                if one == Retired::Draining {
+                    retired = one;
+                }
+            }
+            Ok(retired)
         })
     }
 }

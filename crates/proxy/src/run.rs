@@ -1,6 +1,7 @@
 //! A whole proxy: watches, model, a mode, health probes, Events. Starts the parts, exchanges those that a new configuration
 //! is about, and stops them. Not responsible for reading configurations.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Retired};
 use crate::config::Config;
 use crate::counted::counted;
 use crate::dump::Dump;
@@ -35,7 +36,7 @@ const EMULATED: &str = "v1.36.3";
 const PLATFORM: &str = if cfg!(target_arch = "aarch64") { "linux/arm64" } else { "linux/amd64" };
 /// How long a look waits for what not every cluster has.
 const FOR_CIDRS: Duration = Duration::from_secs(2);
-/// How long after a failure what a former mode has left is tried to be removed again.
+/// How long after a failure, or while connections need it, what a former mode has left is tried to be removed again.
 const CLEAR_AGAIN: Duration = Duration::from_secs(10);
 
 #[derive(Debug, thiserror::Error)]
@@ -175,6 +176,8 @@ struct Proxy {
     tasks: JoinSet<()>,
     /// What is to go.
     leftovers: Vec<Arc<dyn Rules>>,
+    /// Those of them that only the last connections keep.
+    draining: BTreeSet<&'static str>,
     /// Nothing is removed before.
     clear_at: tokio::time::Instant,
 }
@@ -217,6 +220,7 @@ impl Proxy {
             watches,
             tasks,
             leftovers,
+            draining: BTreeSet::new(),
             clear_at,
         };
         proxy.watch_health_checks();
@@ -303,11 +307,13 @@ impl Proxy {
     /// A mode of the same name keeps its rules, since they are the new one's too.
     fn replace(&mut self, old: Arc<dyn Rules>) {
         self.leftovers.retain(|leftover| leftover.name() != old.name());
+        self.draining.remove(old.name());
         if old.name() != self.engine.mode.name() {
             self.leftovers.push(old);
         }
         let in_force = self.engine.mode.name();
         self.leftovers.retain(|leftover| leftover.name() != in_force);
+        self.draining.remove(in_force);
         self.clear_at = tokio::time::Instant::now();
     }
 
@@ -324,6 +330,10 @@ impl Proxy {
     /// Waits until the mode's rules are seen in the kernel, and until it is time to try.
     async fn in_force(&self) {
         tokio::time::sleep_until(self.clear_at).await;
+        // Seen before they were first asked to go.
+        if self.leftovers.iter().all(|leftover| self.draining.contains(leftover.name())) {
+            return;
+        }
         while let Err(error) = self.engine.in_force(&self.bench, &self.bench.status).await {
             tracing::warn!(error = %runtime::driver::chain(&error), "what another mode has left is not removed yet");
             tokio::time::sleep(CLEAR_AGAIN).await;
@@ -333,11 +343,20 @@ impl Proxy {
     async fn clear_leftovers(&mut self) {
         for old in std::mem::take(&mut self.leftovers) {
             match clear(&self.bench, &*self.engine.mode, &*old).await {
-                Ok(()) => {
+                Ok(Retired::Gone) => {
                     tracing::info!(mode = old.name(), "its rules are removed");
                     self.bench.status.forget_packets(old.name());
+                    self.draining.remove(old.name());
                     // Until now they could lead datagrams to where nobody is any more.
                     self.bench.shared.doubt_flows();
+                }
+                Ok(Retired::Draining) => {
+                    if self.draining.insert(old.name()) {
+                        tracing::info!(mode = old.name(), "what its last connections need stays until they have ended");
+                        self.bench.shared.doubt_flows();
+                    }
+                    self.leftovers.push(old);
+                    self.clear_at = tokio::time::Instant::now() + CLEAR_AGAIN;
                 }
                 Err(error) => {
                     tracing::warn!(error = %runtime::driver::chain(&error), "will try again");

@@ -1,14 +1,14 @@
 //! The backend on fakes of nf_tables and IPVS: the battery, removal with grace, what is others', what is refused.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ipvs::{Ipvs, Op, Options as SchedulerOptions, Scheduler, Server, ServerKey};
 use nft::{Nft, Transaction};
-use proxy::Backend;
 use proxy::Plan as _;
 use proxy::battery::{self, Random, World};
+use proxy::{Backend, Retired};
 use proxy_ipvs::{IpvsBackend, Options};
 use service_model::{Change, Event, ForwardingTable, IpFamily, NodeView, ServiceModel};
 
@@ -194,6 +194,88 @@ async fn a_drained_endpoint_goes_when_its_time_is_up() {
     battery::settle(&backend, &without).await;
     battery::settle(&backend, &without).await;
     assert_eq!(weights(&backend, &tcp), named(&[("10.244.1.6", 1)]));
+}
+
+/// Servers, addresses, and of the table its rules and the elements of each set.
+type Remains = (Vec<ServerKey>, Vec<String>, Option<(usize, Vec<String>)>);
+
+fn remains(backend: &Faked) -> Remains {
+    backend.with_handles(|nft, ipvs| {
+        let servers = ipvs.servers(ipvs::Family::V4).unwrap().into_keys().collect();
+        let bound = ipvs.addresses(ipvs::Family::V4).unwrap().bound.iter().map(ToString::to_string).collect();
+        let table = nft.dump(&proxy_ipvs::table(IpFamily::V4)).unwrap().map(|ruleset| {
+            let sets = ruleset.sets.values().filter(|set| !set.elements.is_empty());
+            let sets = sets.map(|set| format!("{} {}", set.set.name, set.elements.len())).collect();
+            (ruleset.chains.values().map(|chain| chain.rules.len()).sum(), sets)
+        });
+        (servers, bound, table)
+    })
+}
+
+#[tokio::test]
+async fn when_another_mode_takes_over_connections_go_on_until_they_end() {
+    let (tcp, udp) = (at(6, "10.96.0.9:80"), at(17, "172.30.0.11:30080"));
+    let busy: SocketAddr = "10.244.1.5:8080".parse().unwrap();
+    let first = backend(IpFamily::V4, options());
+    let both = world(&["10.244.1.5", "10.244.1.6"]);
+    battery::settle(&first, &both).await;
+    first.with_handles(|_, ipvs| {
+        ipvs.change(&[Op::AddServer(theirs(), plain())]).unwrap();
+        assert!(ipvs.occupy(&tcp, busy, 1, 0) && ipvs.occupy(&udp, busy, 0, 1));
+    });
+    let draining = || {
+        let address = vec!["10.96.0.9".to_owned()];
+        (vec![tcp, theirs(), udp], address, Some((3, vec!["bound 1".to_owned(), "servers 2".to_owned()])))
+    };
+    // Also one that somebody has damaged meanwhile.
+    for damage in [false, true] {
+        if damage {
+            let mut transaction = Transaction::new(proxy_ipvs::table(IpFamily::V4));
+            transaction.add_chain(nft::Chain::regular("a-strangers-chain"));
+            first.with_handles(|nft, _| nft.apply(&transaction)).unwrap();
+        }
+        assert_eq!(first.retire().await.unwrap(), Retired::Draining);
+        assert_eq!(remains(&first), draining());
+        for server in [tcp, udp] {
+            assert_eq!(weights(&first, &server), named(&[("10.244.1.5", 0)]), "it gets no more");
+        }
+    }
+    // The process may end meanwhile, and the mode may come back before the last connection has ended.
+    let next = next_life(&first);
+    assert_eq!((next.retire().await.unwrap(), remains(&next)), (Retired::Draining, draining()));
+    battery::settle(&next, &both).await;
+    assert_eq!(weights(&next, &tcp), named(&[("10.244.1.5", 1), ("10.244.1.6", 1)]));
+    assert_eq!(next_life(&next).retire().await.unwrap(), Retired::Draining);
+    next.with_handles(|_, ipvs| assert!(ipvs.occupy(&tcp, busy, 0, 0)));
+    assert_eq!(next.retire().await.unwrap(), Retired::Draining);
+    assert_eq!(remains(&next), (vec![theirs(), udp], vec![], Some((3, vec!["servers 1".to_owned()]))));
+    next.with_handles(|_, ipvs| assert!(ipvs.occupy(&udp, busy, 0, 0)));
+    assert_eq!(next.retire().await.unwrap(), Retired::Gone);
+    assert_eq!(remains(&next), (vec![theirs()], vec![], None));
+}
+
+fn next_life(backend: &Faked) -> Faked {
+    let (nft, ipvs) = backend.with_handles(|nft, ipvs| (nft.clone(), ipvs.clone()));
+    let [next, _] = IpvsBackend::pair(nft, ipvs, options());
+    next
+}
+
+#[tokio::test]
+async fn connections_of_a_mode_whose_time_is_up_end_with_it() {
+    let tcp = at(6, "10.96.0.9:80");
+    let busy = "10.244.1.5:8080".parse().unwrap();
+    for asked in [true, false] {
+        let drain = if asked { Duration::from_secs(900) } else { Duration::ZERO };
+        let backend = backend(IpFamily::V4, Options { drain, ..options() });
+        battery::settle(&backend, &world(&["10.244.1.5"])).await;
+        backend.with_handles(|_, ipvs| assert!(ipvs.occupy(&tcp, busy, 1, 0)));
+        if asked {
+            backend.cleanup().await.unwrap();
+        } else {
+            assert_eq!(backend.retire().await.unwrap(), Retired::Gone);
+        }
+        assert_eq!(remains(&backend), (vec![], vec![], None));
+    }
 }
 
 #[tokio::test]
