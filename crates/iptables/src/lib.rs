@@ -6,6 +6,7 @@
 mod error;
 pub mod fake;
 mod flavour;
+mod native;
 mod parse;
 mod process;
 mod rule;
@@ -14,6 +15,7 @@ pub mod sets;
 mod text;
 mod tool;
 mod transaction;
+mod xt;
 
 pub use error::Error;
 pub use fake::Fake;

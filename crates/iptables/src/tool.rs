@@ -1,4 +1,5 @@
-//! The tools of one flavour for one family. They work on the network namespace of the calling thread.
+//! The tools of one flavour for one family. They work on the network namespace of the calling thread. Where it can be done, a
+//! change is written without them (`native`), as they would write it: those on nf_tables list the kernel's whole table first.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -8,6 +9,7 @@ use std::time::Duration;
 use nft::Nft;
 
 use crate::flavour::{Flavour, find};
+use crate::native;
 use crate::process::{Ended, run};
 use crate::save::SaveError;
 use crate::{EachLine, Error, Family, Iptables, Table, Transaction, read_save};
@@ -28,6 +30,7 @@ const SHOWN_LIMIT: usize = 400;
 
 #[derive(Debug)]
 pub struct Tool {
+    family: Family,
     flavour: Flavour,
     restore: PathBuf,
     save: PathBuf,
@@ -35,6 +38,8 @@ pub struct Tool {
     lock: Option<PathBuf>,
     /// The nft flavour's rules count among nf_tables', whose generation tells of every change.
     kernel: Option<nft::Kernel>,
+    /// Transactions that no tool was run for.
+    written_natively: u64,
 }
 
 impl Tool {
@@ -45,7 +50,8 @@ impl Tool {
             Flavour::Nft => Some(nft::Kernel::open().map_err(Error::Generation)?),
             Flavour::Legacy => None,
         };
-        Ok(Tool { flavour, restore: find("-restore")?, save: find("-save")?, list: find("")?, lock: None, kernel })
+        let (restore, save, list) = (find("-restore")?, find("-save")?, find("")?);
+        Ok(Tool { family, flavour, restore, save, list, lock: None, kernel, written_natively: 0 })
     }
 
     /// Takes another file as the legacy tools' lock. Only for whoever is alone in a network namespace: on one lock wait all
@@ -56,6 +62,34 @@ impl Tool {
 
     pub fn flavour(&self) -> Flavour {
         self.flavour
+    }
+
+    /// How many transactions were written without running a tool.
+    pub fn written_natively(&self) -> u64 {
+        self.written_natively
+    }
+
+    /// Writes what needs no tool, up to the first transaction that does, and returns the rest. What the kernel refuses is left to
+    /// the tools too, who say which line is wrong.
+    fn write_natively<'a>(&mut self, transactions: &'a [Transaction]) -> &'a [Transaction] {
+        let Some(kernel) = &mut self.kernel else { return transactions };
+        let mut rest = transactions;
+        while let Some((first, behind)) = rest.split_first() {
+            // Which chains are there is only asked where something is to lead from the kernel's to ours.
+            let there = match first.jumps.is_empty() {
+                true => Ok(Vec::new()),
+                false => kernel.chain_names(&native::table(self.family, first.table)),
+            };
+            let Some(native) = there.ok().and_then(|there| native::transaction(self.family, first, &there)) else {
+                break;
+            };
+            if kernel.apply(&native).is_err() {
+                break;
+            }
+            self.written_natively += 1;
+            rest = behind;
+        }
+        rest
     }
 
     /// Feeds `iptables-restore` with anything, for tests.
@@ -110,6 +144,10 @@ impl Iptables for Tool {
     }
 
     fn restore(&mut self, transactions: &[Transaction]) -> Result<(), Error> {
+        let transactions = self.write_natively(transactions);
+        if transactions.is_empty() {
+            return Ok(());
+        }
         let feed = |to: &mut dyn Write| transactions.iter().try_for_each(|one| write!(to, "{one}"));
         let line_at = |line: usize| {
             let mut lines = transactions.iter().flat_map(|one| {
@@ -188,8 +226,16 @@ mod tests {
         child.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
         assert!(child.wait().unwrap().success());
         let nothing = PathBuf::new();
-        let mut tool =
-            Tool { flavour: Flavour::Legacy, restore: nothing.clone(), save, list: nothing, lock: None, kernel: None };
+        let mut tool = Tool {
+            family: Family::V4,
+            flavour: Flavour::Legacy,
+            restore: nothing.clone(),
+            save,
+            list: nothing,
+            lock: None,
+            kernel: None,
+            written_natively: 0,
+        };
         let mut lines = Vec::new();
         tool.save(Table::Nat, &mut |line| lines.push(format!("{line:?}"))).map(|()| lines)
     }

@@ -272,7 +272,7 @@ pub enum Expr {
     Limit(Limit),
     Notrack,
     Log(Log),
-    /// An expression of somebody else's rule, kept as it came.
+    /// An expression of somebody else's rule, kept as it came, or one of xtables.
     Unknown {
         name: String,
         data: Vec<u8>,

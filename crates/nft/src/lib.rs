@@ -2,6 +2,7 @@
 //!
 //! Speaks netlink itself: no `nft` process, no C library. Knows no Kubernetes and makes no policy.
 
+mod compat;
 pub mod error;
 pub mod expr;
 pub mod fake;

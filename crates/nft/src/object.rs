@@ -69,6 +69,8 @@ pub struct Rule {
     pub exprs: Vec<Expr>,
     pub comment: Option<String>,
     pub handle: Option<Handle>,
+    /// What matches and targets of xtables are told to be the rule's protocol. The kernel doesn't show it again.
+    pub xt_protocol: Option<u8>,
 }
 
 /// What a map gives for a key.

@@ -266,7 +266,7 @@ impl<T: Iptables + Send + 'static> Backend for IptablesBackend<T> {
         self.blocking(|hands| hands.read().map_err(BackendError::Read)).await
     }
 
-    /// All transactions in one run of the tool.
+    /// All transactions in one run of the tool, where it takes one.
     async fn apply(&self, plan: &IptablesPlan, mut observed: Observed) -> Result<Observed, BackendError> {
         let (plan_too, quarantine) = (plan.clone(), self.quarantine.clone());
         // The rules keep neighbours from the node's localhost (CVE-2020-8558), so they come first.

@@ -122,6 +122,13 @@ impl Encoder<'_> {
                 m.be64(kind, handle.0);
             }
             m.nested(4, |m| rule.exprs.iter().for_each(|expr| encode_expr::write(m, expr)));
+            if let Some(protocol) = rule.xt_protocol {
+                // NFTA_RULE_COMPAT: the protocol, and that it isn't negated.
+                m.nested(5, |m| {
+                    m.be32(1, protocol.into());
+                    m.be32(2, 0);
+                });
+            }
             if let Some(comment) = &rule.comment {
                 m.bytes(7, &comment_data(comment));
             }

@@ -13,6 +13,13 @@ pub struct Inside {
     tool: Tool,
 }
 
+impl Inside {
+    /// How many transactions needed no tool.
+    pub fn written_natively(&self) -> u64 {
+        self.tool.written_natively()
+    }
+}
+
 impl Iptables for Inside {
     fn save(&mut self, table: Table, each: EachLine<'_>) -> Result<(), Error> {
         self.namespace.run(|| self.tool.save(table, each)).unwrap()

@@ -82,6 +82,27 @@ async fn our_own_writes_of_either_family_are_not_taken_for_a_strangers() {
     }
 }
 
+#[tokio::test]
+async fn the_first_sync_and_a_change_need_no_tool_on_nf_tables() {
+    let world = World::new(IpFamily::V4);
+    for (flavour, natively) in [(Flavour::Nft, 1), (Flavour::Legacy, 0)] {
+        let namespace = proxy_rig::namespace();
+        let backend = backend_in(&namespace, IpFamily::V4, flavour);
+        let mut model = ServiceModel::new();
+        let spec = serde_json::json!({"type": "NodePort", "clusterIPs": ["10.96.0.9"], "sessionAffinity": "ClientIP",
+            "ports": [{"name": "p", "port": 80, "nodePort": 30080}]});
+        upsert(&mut model, &world, "s", spec.clone(), &world.local_pods[..1]);
+        let observed = battery::settle(&backend, &model.resolve(&world.node, IpFamily::V4)).await;
+        let before = backend.with_tool(|tool| tool.written_natively());
+        assert_eq!(before, 2 * natively, "one for each table");
+        upsert(&mut model, &world, "s", spec, &world.remote_pods);
+        let table = model.resolve(&world.node, IpFamily::V4);
+        let observed = battery::advance(&backend, &table, observed).await;
+        assert_eq!(backend.with_tool(|tool| tool.written_natively()) - before, natively, "{flavour:?}");
+        assert!(backend.observe().await.unwrap().same_rules(&observed), "{flavour:?}");
+    }
+}
+
 /// Takes each transaction to the fake and the tool and holds their answers and their contents against each other.
 struct Both {
     tool: Inside,
