@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use crate::digest::Digest;
 use crate::manifest::{ImageConfig, ImageDocument, RootFs, architecture};
 
+/// Its name without a tag, whichever that may be.
+pub(crate) const TESTSERVER_REPOSITORY: &str = "portolan.local/testserver";
 /// Its normalised name.
 pub const TESTSERVER: &str = "portolan.local/testserver:latest";
 

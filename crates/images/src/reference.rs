@@ -9,8 +9,8 @@ use crate::digest::{Digest, DigestError};
 
 const DEFAULT_HOST: &str = "docker.io";
 const DEFAULT_TAG: &str = "latest";
-/// Images of this host are built in and never pulled.
-const RESERVED_HOST: &str = "portolan.local";
+/// Images of this host are built in or were loaded, and are never pulled.
+const LOCAL_HOST: &str = "portolan.local";
 /// The distribution specification's limit for host and path.
 const LONGEST_NAME: usize = 255;
 
@@ -74,7 +74,12 @@ impl Reference {
 
     /// Whether only a built-in image can have this name.
     pub fn is_reserved(&self) -> bool {
-        self.host == RESERVED_HOST
+        self.repository() == crate::builtin::TESTSERVER_REPOSITORY
+    }
+
+    /// Whether no registry can have it.
+    pub fn is_local(&self) -> bool {
+        self.host == LOCAL_HOST
     }
 }
 

@@ -192,15 +192,16 @@ impl PodRuntime for Runtime {
             return Ok(Self::image_status(image));
         }
         let failed = |message: String| RuntimeError::Pull { reference: reference.to_owned(), message };
-        let reserved = reference.parse::<Reference>().is_ok_and(|reference| reference.is_reserved());
-        if let (false, Some(puller)) = (reserved, &self.shared.config.puller) {
+        let local = reference.parse::<Reference>().is_ok_and(|reference| reference.is_local());
+        if let (false, Some(puller)) = (local, &self.shared.config.puller) {
             let id = puller.pull(reference, secrets.iter().map(for_puller).collect()).await;
             let id = id.map_err(|error| failed(error.to_string()))?.to_string();
             let image = self.find_image(&id).await?;
             return image.as_ref().map(Self::image_status).ok_or_else(|| failed("it was removed at once".to_owned()));
         }
-        let message = if reserved {
-            "images of portolan.local are built in and never pulled, and there is only portolan.local/testserver:latest"
+        let message = if local {
+            "images of portolan.local are never pulled: load it with `portolan image load FILE` and set imagePullPolicy to \
+             IfNotPresent or Never, or use the built-in image portolan.local/testserver:latest"
         } else if found.is_some() {
             "this node has the image but pulls from no registry: set imagePullPolicy to IfNotPresent or Never to use it"
         } else {

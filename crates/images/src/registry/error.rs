@@ -19,9 +19,10 @@ pub enum PullError {
     #[error(transparent)]
     Reference(#[from] ReferenceError),
     #[error(
-        "images of portolan.local are built in and never pulled, and there is only portolan.local/testserver:latest"
+        "images of portolan.local are never pulled: portolan.local/testserver:latest is built in, others are loaded with \
+         `portolan image load FILE`"
     )]
-    Reserved,
+    Local,
     #[error("pull secret {name:?} is unusable: {source}")]
     Secret { name: String, source: KeyringError },
     #[error("{path} is unusable: {source}")]

@@ -57,8 +57,8 @@ pub(crate) struct Pull<'a> {
 impl Pull<'_> {
     /// Asks each place in turn, and gives the image's id.
     pub(crate) async fn run(&self) -> Result<Digest, PullError> {
-        if self.reference.is_reserved() {
-            return Err(PullError::Reserved);
+        if self.reference.is_local() {
+            return Err(PullError::Local);
         }
         let mut failed = Vec::new();
         let (mirrors, own) = self.mirrors.endpoints(self.reference.host());

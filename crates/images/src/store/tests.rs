@@ -196,6 +196,10 @@ fn the_built_in_image_is_always_there_and_reserved() {
     let disguised = docker("portolan.local/testserver:latest", &tar(&[("a", b"1")]));
     assert!(matches!(store.import(&disguised[..]), Err(ImageError::Reserved(_))));
     assert_eq!(store.get("portolan.local/other").unwrap(), None);
+    // Others of the host may be loaded: the project's own image is called portolan.local/portolan.
+    store.import(&docker("portolan.local/other:1", &tar(&[("a", b"1")]))[..]).unwrap();
+    assert!(store.get("portolan.local/other:1").unwrap().is_some());
+    assert!(store.remove("portolan.local/other:1").unwrap());
 }
 
 #[test]

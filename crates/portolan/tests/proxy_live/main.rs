@@ -157,6 +157,25 @@ fn it_tells_balancers_how_many_endpoints_are_here() {
 }
 
 #[test]
+fn nftables_mode_runs_no_program() {
+    let stand = Stand::new();
+    stand.configure(&format!("mode: nftables\n{EVERYWHERE}"));
+    let _proxy = stand.start_alone(&["--config", stand.config().to_str().unwrap()]);
+    stand.until_answered(&stand.outside, "192.0.2.2:30080");
+    stand.until_answered(&stand.node, "127.0.0.1:30080");
+    stand.endpoints("web", &[]);
+    eventually("nobody answers", || {
+        let at = SocketAddr::from(([10, 96, 0, 9], 80));
+        let answers = stand.node.run(|| TcpStream::connect_timeout(&at, patience()).is_ok()).unwrap();
+        if answers { Err(stand.log()) } else { Ok(()) }
+    });
+    // iptables mode says at once what is missing there.
+    stand.configure("mode: iptables\n");
+    stand.until_counted("portolan_proxy_config_reloads_total{result=\"refused\"} 1");
+    assert!(stand.log().contains("iptables"), "{}", stand.log());
+}
+
+#[test]
 fn the_nodes_loopback_stays_shut() {
     let stand = Stand::new();
     let private = stand.node.run(|| std::net::TcpListener::bind("127.0.0.1:7777").unwrap()).unwrap();

@@ -136,10 +136,19 @@ impl Stand {
     }
 
     pub fn start(&self, flags: &[&str]) -> Proxy {
+        Proxy::start(&self.node, flags, &self.new_log())
+    }
+
+    /// Where there is no program but it.
+    pub fn start_alone(&self, flags: &[&str]) -> Proxy {
+        Proxy::start_alone(&self.node, flags, &self.new_log())
+    }
+
+    fn new_log(&self) -> PathBuf {
         let log = self.folder.path().join("log");
         // What an earlier one said is of no interest.
         let _ = std::fs::remove_file(&log);
-        Proxy::start(&self.node, flags, &log)
+        log
     }
 
     pub fn log(&self) -> String {

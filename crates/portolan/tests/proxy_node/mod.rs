@@ -88,8 +88,19 @@ pub struct Proxy(Child);
 impl Proxy {
     /// What it says is added to a file.
     pub fn start(namespace: &NetNs, flags: &[&str], log: &Path) -> Proxy {
+        Proxy::run(namespace, portolan_proxy(flags), log)
+    }
+
+    /// The same on a machine without any other program.
+    pub fn start_alone(namespace: &NetNs, flags: &[&str], log: &Path) -> Proxy {
+        let hide = "mount -t tmpfs none /usr && ! ls 2>/dev/null && exec \"$0\" \"$@\"";
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", hide, env!("CARGO_BIN_EXE_portolan"), "proxy"]).args(flags);
+        Proxy::run(namespace, command, log)
+    }
+
+    fn run(namespace: &NetNs, mut command: Command, log: &Path) -> Proxy {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(log).unwrap();
-        let mut command = portolan_proxy(flags);
         Proxy(namespace.run(move || command.stderr(log).stdout(Stdio::null()).spawn().unwrap()).unwrap())
     }
 
