@@ -156,8 +156,8 @@ mod tests {
     use crate::syncer::Shared;
 
     const HERE: Ipv4Addr = Ipv4Addr::LOCALHOST;
-    /// Another address of this machine's loopback, which nobody but this test uses.
-    const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(127, 77, 12, 56);
+    /// Another address of the loopback.
+    const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
     const ALL: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
 
     fn bench() -> Bench {
@@ -176,10 +176,19 @@ mod tests {
         Config { health_address, metrics_address, ..Config::for_node("here") }
     }
 
-    /// Two ports that are free on all addresses.
-    fn ports() -> [u16; 2] {
-        let taken = [0, 0].map(|port| TcpListener::bind((ALL, port)).unwrap());
-        taken.map(|listener| listener.local_addr().unwrap().port())
+    const PORTS: [u16; 2] = [10_256, 10_249];
+
+    /// Where nobody else has any port.
+    fn alone<F: Future<Output = ()>>(act: fn() -> F) {
+        let namespace = netns::NetNs::new().expect("network namespaces need CAP_SYS_ADMIN: run the tests as root");
+        let run = || {
+            let up = std::process::Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap();
+            assert!(up.success());
+            // Threads made here stay in the namespace.
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+            runtime.block_on(act());
+        };
+        namespace.run(run).unwrap();
     }
 
     async fn answers(address: Ipv4Addr, port: u16, path: &'static str) -> bool {
@@ -194,9 +203,18 @@ mod tests {
         answer.is_ok_and(|text| text.starts_with("HTTP/1.1 200"))
     }
 
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_narrower_or_wider_address_of_the_same_port_is_handed_over() {
-        let (bench, [port, other]) = (bench(), ports());
+    #[test]
+    fn a_narrower_or_wider_address_of_the_same_port_is_handed_over() {
+        alone(hand_over);
+    }
+
+    #[test]
+    fn what_cannot_be_served_elsewhere_is_served_where_it_was() {
+        alone(go_back);
+    }
+
+    async fn hand_over() {
+        let (bench, [port, other]) = (bench(), PORTS);
         let mut servers = Servers::start(&bench, &config(Some((ALL, port)), Some((HERE, other)))).await.unwrap();
         assert!(answers(ELSEWHERE, port, "/livez").await && answers(HERE, other, "/metrics").await);
         servers.move_to(&bench, &config(Some((HERE, port)), Some((ALL, other)))).await.unwrap().end().await;
@@ -209,9 +227,8 @@ mod tests {
         assert!(!answers(HERE, other, "/livez").await);
     }
 
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn what_cannot_be_served_elsewhere_is_served_where_it_was() {
-        let (bench, [port, other]) = (bench(), ports());
+    async fn go_back() {
+        let (bench, [port, other]) = (bench(), PORTS);
         let mut servers = Servers::start(&bench, &config(Some((ALL, port)), None)).await.unwrap();
         let stranger = TcpListener::bind((HERE, other)).unwrap();
         let taken = config(Some((HERE, port)), Some((HERE, other)));
