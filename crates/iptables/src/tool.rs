@@ -25,6 +25,9 @@ const LIMIT: Duration = Duration::from_secs(600);
 const RESOURCE_PROBLEM: i32 = 4;
 /// Of the network namespace of whoever opens it.
 const ROUTE_LOCALNET: &str = "/proc/sys/net/ipv4/conf/all/route_localnet";
+/// With more rules than this a transaction is the tools': encoded at once it would take a kilobyte of our memory for each rule,
+/// and text is fed as it is made.
+const NATIVE_LIMIT: usize = 5_000;
 /// How much of a refused line an error shows.
 const SHOWN_LIMIT: usize = 400;
 
@@ -74,7 +77,9 @@ impl Tool {
     fn write_natively<'a>(&mut self, transactions: &'a [Transaction]) -> &'a [Transaction] {
         let Some(kernel) = &mut self.kernel else { return transactions };
         let mut rest = transactions;
-        while let Some((first, behind)) = rest.split_first() {
+        while let Some((first, behind)) = rest.split_first()
+            && first.replace.iter().map(|(_, rules)| rules.len()).sum::<usize>() <= NATIVE_LIMIT
+        {
             // Which chains are there is only asked where something is to lead from the kernel's to ours.
             let there = match first.jumps.is_empty() {
                 true => Ok(Vec::new()),

@@ -266,6 +266,17 @@ fn what_is_to_be_removed_from_the_kernels_chains_is_left_to_the_tools() {
 }
 
 #[test]
+fn what_is_too_much_to_hold_is_left_to_the_tools() {
+    inside(|| {
+        let mut tool = tool(Family::V4);
+        let mut transaction = Transaction::new(Table::Nat);
+        transaction.replace.push(("A".into(), vec![Rule::new().then(Target::Return); 5_001]));
+        tool.restore(&[transaction]).unwrap();
+        assert_eq!((tool.written_natively(), saved(&mut tool, Table::Nat)["A"].len()), (0, 5_001));
+    });
+}
+
+#[test]
 fn chains_are_replaced_emptied_and_deleted_at_once() {
     inside(|| {
         let mut tool = tool(Family::V4);
