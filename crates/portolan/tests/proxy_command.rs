@@ -48,6 +48,15 @@ fn it_writes_the_configuration_that_kube_proxy_would() {
 }
 
 #[test]
+fn it_says_which_kubernetes_it_follows() {
+    for flag in ["--version", "--version=raw"] {
+        let output = proxy(&[flag]);
+        assert!(output.status.success(), "{}", said(&output));
+        assert!(String::from_utf8_lossy(&output.stdout).starts_with("Kubernetes v1.36.3 (portolan "), "{flag}");
+    }
+}
+
+#[test]
 fn mistakes_are_named_where_they_are() {
     let folder = Folder::new();
     let run = |text: &str, flags: &[&str]| {

@@ -31,7 +31,7 @@ pub use dump::{Dump, FamilyDump, FrontendDump, PortDump};
 pub use health::ListenError;
 pub use mode::{Backends, Difference, Mode, ModeError, ModeStep, Rules, Wanted};
 pub use notices::Notice;
-pub use run::{Order, RunError, Setup, dump, preview, run, serve};
+pub use run::{EMULATED, Order, RunError, Setup, dump, preview, run, serve};
 pub use status::{Applied, Progress, Status};
 pub use switch::SwitchError;
 pub use syncer::{Complaint, Shared, State, Syncer};

@@ -32,7 +32,7 @@ use crate::syncer::{Complaint, Shared};
 use crate::watch::News;
 
 /// The Kubernetes whose proxy this one is like.
-const EMULATED: &str = "v1.36.3";
+pub const EMULATED: &str = "v1.36.3";
 const PLATFORM: &str = if cfg!(target_arch = "aarch64") { "linux/arm64" } else { "linux/amd64" };
 /// How long a look waits for what not every cluster has.
 const FOR_CIDRS: Duration = Duration::from_secs(2);

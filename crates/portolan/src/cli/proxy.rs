@@ -36,6 +36,9 @@ pub struct Proxy {
     /// --cleanup: that too.
     #[arg(long)]
     pub take_over: bool,
+    /// Print the version of Kubernetes that is followed, and of this program, and exit.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL|raw")]
+    pub version: Option<String>,
     /// The API server's address, instead of the kubeconfig's.
     #[arg(long, value_name = "URL")]
     pub master: Option<String>,

@@ -17,7 +17,7 @@ use ::proxy::config::settings::{Settings, settings};
 use ::proxy::config::validate::validate;
 use ::proxy::config::write::to_yaml;
 use ::proxy::tuning::PROC_SYS;
-use ::proxy::{Rules, Status};
+use ::proxy::{EMULATED, Rules, Status};
 use anyhow::{Context, Result};
 use service_model::ServiceName;
 use tokio::sync::mpsc;
@@ -28,7 +28,17 @@ use super::part::until_terminated;
 use crate::cli::{Instrument, Output, Proxy};
 use crate::{logging, modes};
 
+/// kube-proxy says as much as the first two words.
+#[allow(clippy::print_stdout, reason = "the command's output")]
+fn say_version() {
+    println!("Kubernetes {EMULATED} (portolan {})", env!("CARGO_PKG_VERSION"));
+}
+
 pub fn run(options: &Proxy) -> Result<ExitCode> {
+    if options.version.as_ref().is_some_and(|version| version != "false") {
+        say_version();
+        return Ok(ExitCode::SUCCESS);
+    }
     let Read { config, mut warnings, text } = read(options)?;
     warnings.extend(options.warnings());
     validate(&config)?;
