@@ -55,6 +55,7 @@ pub enum NftEdit {
 #[derive(Default)]
 pub struct Phases {
     structure: Vec<NftEdit>,
+    rules: Vec<NftEdit>,
     ledger: Vec<NftEdit>,
     servers: Vec<Op>,
     destinations: Vec<Op>,
@@ -70,7 +71,11 @@ pub struct Phases {
 
 impl Phases {
     pub fn structure(&mut self, edit: NftEdit) {
-        self.structure.push(edit);
+        match edit {
+            // A table that another mode had silenced has addresses, and nothing yet that says what they are for.
+            NftEdit::ReplaceRules { .. } => self.rules.push(edit),
+            _ => self.structure.push(edit),
+        }
     }
 
     /// An object is to be there with this content; `before` is the one it has.
@@ -136,6 +141,7 @@ impl Phases {
         servers(&mut steps, self.destinations);
         tables(&mut steps, self.support);
         tables(&mut steps, self.switch);
+        tables(&mut steps, self.rules);
         steps.extend(self.bind.chunks(OPS).map(|chunk| Step::Bind(chunk.to_vec())));
         steps.extend(self.unbind.chunks(OPS).map(|chunk| Step::Unbind(chunk.to_vec())));
         steps.extend(self.retire.chunks(OPS).map(|chunk| Step::Retire(chunk.to_vec())));
