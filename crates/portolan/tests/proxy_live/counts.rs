@@ -2,25 +2,27 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 
+use rustix::process::{Resource, Rlimit};
 use serde_json::json;
 use testkit::{eventually, patience};
 
 use crate::page;
-use crate::stand::Stand;
+use crate::stand::{Stand, echo};
 
 /// What stays where it is through all of this, and where it moves instead. Whether the first two are seen to move is chance:
 /// changes wait for some milliseconds.
-const STILL: [&str; 5] = [
+const STILL: [&str; 4] = [
     "kubeproxy_sync_proxy_rules_endpoint_changes_pending",
     "kubeproxy_sync_proxy_rules_service_changes_pending",
     // A table of nf_tables that can't be removed can't be made here: `crates/proxy/tests/suite/run.rs`.
     "kubeproxy_sync_proxy_rules_nftables_cleanup_failures_total",
     "portolan_proxy_cleanup_failures_total",
-    // It takes as many connections as there are descriptors: `crates/proxy-userspace/src/relay/tcp.rs`.
-    "portolan_proxy_connections_turned_away_total",
 ];
+
+/// What the proxy may have in the middle of it.
+const DESCRIPTORS: u64 = 240;
 
 /// ICMP's answer to a question that nobody asked, which connection tracking can't place.
 const ANSWER: [u8; 8] = [0, 0, 0xed, 0xca, 0x12, 0x34, 0, 1];
@@ -91,7 +93,7 @@ impl Reader<'_> {
 fn it_counts_what_happens_and_speaks_of_the_mode_in_force() {
     let stand = Stand::new();
     stand.configure("mode: iptables\n");
-    let _proxy = stand.start(&["--config", stand.config().to_str().unwrap()]);
+    let proxy = stand.start(&["--config", stand.config().to_str().unwrap()]);
     stand.until_answered(&stand.outside, "192.0.2.2:30080");
     let reader = Reader { stand: &stand, moved: RefCell::default() };
     probes(&stand, &reader);
@@ -112,8 +114,13 @@ fn it_counts_what_happens_and_speaks_of_the_mode_in_force() {
     }
     // No relay relays SCTP.
     stand.service("sctp", &json!({"clusterIP": "10.96.0.13", "ports": [{"port": 7, "protocol": "SCTP"}]}));
+    // Userspace mode takes the limit as it finds it.
+    let limit = Some(DESCRIPTORS);
+    let process = rustix::process::Pid::from_raw(i32::try_from(proxy.id()).unwrap());
+    rustix::process::prlimit(process, Resource::Nofile, Rlimit { current: limit, maximum: limit }).unwrap();
     stand.configure("mode: userspace\n");
     reader.speaks_of_soon("userspace");
+    crowd(&stand, &reader);
     reader.until_moved("portolan_proxy_refused_service_ports", || {});
     stand.configure("mode: wrong\n");
     reader.until_moved("portolan_proxy_config_reloads_total{result=\"refused\"}", || {});
@@ -164,6 +171,27 @@ fn packets(stand: &Stand, reader: &Reader<'_>) {
     reader.until_moved("kubeproxy_iptables_localhost_nodeports_accepted_packets_total ", || {
         stand.until_answered(&stand.node, "127.0.0.1:30080");
     });
+}
+
+/// More connections than there are descriptors for.
+fn crowd(stand: &Stand, reader: &Reader<'_>) {
+    let at = "192.0.2.2:30080".parse::<SocketAddr>().unwrap();
+    let connect = || -> Vec<TcpStream> {
+        let all = (0..DESCRIPTORS).filter_map(|_| TcpStream::connect_timeout(&at, patience()).ok());
+        all.collect()
+    };
+    let mut served: Vec<TcpStream> = stand.outside.run(connect).unwrap();
+    served.retain_mut(|stream| {
+        stream.set_read_timeout(Some(patience())).unwrap();
+        echo(stream).is_ok()
+    });
+    let room = usize::try_from(DESCRIPTORS / 12).unwrap();
+    assert!((1..=room).contains(&served.len()), "{} of {room}", served.len());
+    // Nobody else notices.
+    stand.until_answered(&stand.node, "192.0.2.2:30080");
+    stand.get("127.0.0.1:10256/livez").unwrap();
+    reader.until_moved("portolan_proxy_connections_turned_away_total{ip_family=\"IPv4\"}", || {});
+    served.iter_mut().for_each(|stream| echo(stream).unwrap());
 }
 
 /// One whose endpoint goes.

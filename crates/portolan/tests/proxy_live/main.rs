@@ -11,6 +11,7 @@ mod stand;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 
+use netlink::{MessageType, Subsystem};
 use proxy_node::ip;
 use stand::{Prober, Stand, WHO, echo};
 use testkit::{eventually, patience};
@@ -324,10 +325,40 @@ fn what_cannot_be_is_told_once_and_all_else_is_in_force() {
 /// plugin's.
 const LEFT: &str = include_str!("left-by-kube-proxy.iptables");
 
+/// Sets of its ipvs mode, which rules of `LEFT` have, and one that belongs to somebody else.
+const SETS: [&str; 3] = ["KUBE-CLUSTER-IP", "KUBE-6-LOOP-BACK", "KUBE-SRC-ABCDEFGH"];
+
+/// As `ipset create NAME hash:ip,port` does.
+fn make_set(name: &str) {
+    const CREATE: MessageType = MessageType { subsystem: Subsystem::Ipset, number: 2 };
+    let (protocol, of, kind, revision, family, data) = (1, 2, 3, 4, 5, 7);
+    let made = netlink::Socket::netfilter().unwrap().request(CREATE, netlink::message::FLAG_CREATE, 0, |m| {
+        m.u8(protocol, 6);
+        m.text(of, name);
+        m.text(kind, "hash:ip,port");
+        m.u8(revision, 1);
+        m.u8(family, 2);
+        m.nested(data, |_| {});
+    });
+    made.unwrap();
+}
+
+/// The names of all there are.
+fn sets() -> Vec<String> {
+    let names = std::cell::RefCell::new(Vec::new());
+    let look = |name: &str| {
+        names.borrow_mut().push(name.to_owned());
+        false
+    };
+    iptables::sets::remove(look).unwrap();
+    names.into_inner()
+}
+
 #[test]
 fn it_takes_over_what_a_kube_proxy_left_and_nothing_else() {
     for mode in ["nftables", "iptables"] {
         let stand = Stand::new();
+        stand.node.run(|| SETS.iter().for_each(|name| make_set(name))).unwrap();
         stand.feed("iptables-nft-restore --noflush", LEFT);
         stand.tool("nft add table ip kube-proxy { comment \"rules for kube-proxy\" ; }");
         stand.tool("nft add chain ip kube-proxy c { type filter hook input priority 0 ; }");
@@ -353,6 +384,10 @@ fn it_takes_over_what_a_kube_proxy_left_and_nothing_else() {
         assert_eq!(rules.contains("KUBE-SERVICES"), mode == "iptables", "{rules}");
         stand.until_answered(&stand.outside, "192.0.2.2:30080");
         assert!(!stand.tool("iptables-nft-save -t mangle").contains("KUBE-PROXY-CANARY"));
+        eventually("its sets go", || {
+            let left = stand.node.run(sets).unwrap();
+            if left == [SETS[2]] { Ok(()) } else { Err(format!("{left:?}\n{}", stand.log())) }
+        });
     }
 }
 

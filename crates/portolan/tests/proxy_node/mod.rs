@@ -104,6 +104,10 @@ impl Proxy {
         Proxy(namespace.run(move || command.stderr(log).stdout(Stdio::null()).spawn().unwrap()).unwrap())
     }
 
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+
     /// Asks it to end and waits.
     pub fn end(&mut self) {
         kill(Pid::from_raw(i32::try_from(self.0.id()).unwrap()), Signal::SIGTERM).unwrap();
