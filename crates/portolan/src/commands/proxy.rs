@@ -154,7 +154,7 @@ async fn cleanup(former: bool) -> Result<ExitCode> {
         }
     }
     if former {
-        former::KubeProxy { our_mode: "" }.cleanup(true).await.map_err(Into::into).unwrap_or_else(&mut fail);
+        former::KubeProxy::beside("").cleanup(true).await.map_err(Into::into).unwrap_or_else(&mut fail);
     }
     Ok(code)
 }

@@ -1,15 +1,17 @@
 //! What a kube-proxy leaves behind when it ends, in whichever mode it was, and how it is removed: by its own marks, which
-//! are the names of its chains, tables and device. Not responsible for when.
+//! are the names of its chains, tables, sets and device. Not responsible for when.
 //!
 //! Our iptables mode calls its chains as kube-proxy does. While it is in force, those in its flavour are its own, and only
 //! what it doesn't have is removed.
 
+use std::time::{Duration, Instant};
+
 use futures::future::BoxFuture;
 use iptables::sets::SetError;
 use iptables::{ChainName, Family, Flavour, Iptables, Jumps, Saved, Table, Tool, Transaction};
-use ipvs::{Ipvs, IpvsError, Op, ServerKey};
+use ipvs::{Destination, DestinationState, Ipvs, IpvsError, Op, ServerKey};
 use nft::Nft;
-use proxy::{ModeError, ModeStep, Rules};
+use proxy::{ModeError, ModeStep, Retired, Rules};
 use proxy_iptables::HINTS;
 use service_model::IpFamily;
 
@@ -51,10 +53,14 @@ const SETS: [&str; 17] = [
 const BEFORE_1_24: &str = "KUBE-XLB-";
 const TABLES: [Table; 3] = [Table::Filter, Table::Nat, Table::Mangle];
 
+/// How long the last connections of its virtual servers are waited for, as by kube-proxy itself.
+const DRAIN: Duration = Duration::from_secs(15 * 60);
+
 /// A kube-proxy's remains.
 pub struct KubeProxy {
     /// The mode of ours that is in force.
-    pub our_mode: &'static str,
+    our_mode: &'static str,
+    since: Instant,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -84,24 +90,38 @@ struct Found {
     jumps: Vec<(String, String)>,
 }
 
+impl KubeProxy {
+    pub fn beside(our_mode: &'static str) -> KubeProxy {
+        KubeProxy { our_mode, since: Instant::now() }
+    }
+
+    fn remove(&self, patient: bool) -> BoxFuture<'_, Result<Retired, ModeError>> {
+        Box::pin(async move {
+            let our_mode = self.our_mode;
+            let failed =
+                |source| ModeError { mode: "kube-proxy", family: IpFamily::V4, step: ModeStep::Remove, source };
+            let removed = tokio::task::spawn_blocking(move || remove(our_mode, patient)).await;
+            removed.map_err(|error| failed(error.into()))?.map_err(|error| failed(error.into()))
+        })
+    }
+}
+
 impl Rules for KubeProxy {
     fn name(&self) -> &'static str {
         "kube-proxy"
     }
 
     fn cleanup(&self, _close_loopback: bool) -> BoxFuture<'_, Result<(), ModeError>> {
-        Box::pin(async {
-            let our_mode = self.our_mode;
-            let failed =
-                |source| ModeError { mode: "kube-proxy", family: IpFamily::V4, step: ModeStep::Remove, source };
-            let removed = tokio::task::spawn_blocking(move || remove(our_mode)).await;
-            removed.map_err(|error| failed(error.into()))?.map_err(|error| failed(error.into()))
-        })
+        Box::pin(async move { self.remove(false).await.map(drop) })
+    }
+
+    fn retire(&self, _close_loopback: bool) -> BoxFuture<'_, Result<Retired, ModeError>> {
+        self.remove(self.since.elapsed() < DRAIN)
     }
 }
 
-fn remove(our_mode: &str) -> Result<(), Error> {
-    remove_tables().map_err(Error::Tables)?;
+fn remove(our_mode: &str, patient: bool) -> Result<Retired, Error> {
+    let ours_too = remove_tables().map_err(Error::Tables)?;
     let hints: Vec<(Table, &str)> = HINTS.iter().chain(&OTHERS).copied().collect();
     let ours = if our_mode == "iptables" { Some(iptables::detect(HINTS).map_err(Error::Look)?) } else { None };
     for flavour in iptables::traces(&hints).map_err(Error::Look)? {
@@ -115,33 +135,47 @@ fn remove(our_mode: &str) -> Result<(), Error> {
     if !kept.is_empty() {
         tracing::warn!(sets = kept.join(", "), "sets of kube-proxy's stay: somebody's rules have them");
     }
-    // Ours has the same device, and takes over what is on it.
-    if our_mode == "ipvs" { Ok(()) } else { remove_servers_and_device() }
+    // Our ipvs mode has the same device. It takes over what is on it, and it lets it go itself.
+    if our_mode == "ipvs" || ours_too { Ok(Retired::Gone) } else { remove_servers_and_device(patient) }
 }
 
 /// Without the device no virtual server is told to be its, and the kernel isn't asked for IPVS, which it might load.
-fn remove_servers_and_device() -> Result<(), Error> {
+fn remove_servers_and_device(patient: bool) -> Result<Retired, Error> {
     let mut device = ipvs::Device::open().map_err(Error::Device)?;
     if !device.addresses(ipvs::Family::V4).map_err(Error::Device)?.device_exists {
-        return Ok(());
+        return Ok(Retired::Gone);
     }
-    match ipvs::Kernel::open() {
-        Ok(mut kernel) => remove_servers(&mut kernel).map_err(Error::Servers)?,
-        Err(IpvsError::NoIpvs) => {}
+    let retired = match ipvs::Kernel::open() {
+        Ok(mut kernel) => remove_servers(&mut kernel, patient).map_err(Error::Servers)?,
+        Err(IpvsError::NoIpvs) => Retired::Gone,
         Err(error) => return Err(Error::Servers(error)),
+    };
+    if retired == Retired::Gone {
+        device.remove().map_err(Error::Device)?;
     }
-    device.remove().map_err(Error::Device)
+    Ok(retired)
 }
 
-/// Those at the addresses on its device.
-fn remove_servers(kernel: &mut impl Ipvs) -> Result<(), IpvsError> {
+/// Those at the addresses on its device: at once, or each with its last connection.
+fn remove_servers(kernel: &mut impl Ipvs, patient: bool) -> Result<Retired, IpvsError> {
+    let mut retired = Retired::Gone;
     for family in [ipvs::Family::V4, ipvs::Family::V6] {
         let bound = kernel.addresses(family)?.bound;
         let its = |key: &ServerKey| matches!(key, ServerKey::Address { at, .. } if bound.contains(&at.ip()));
-        let servers: Vec<Op> = kernel.servers(family)?.into_keys().filter(its).map(Op::DeleteServer).collect();
-        kernel.change(&servers)?;
+        for server in kernel.servers(family)?.into_keys().filter(its) {
+            let destinations = kernel.destinations(&server)?;
+            if patient && destinations.values().any(|state| state.connections() > 0) {
+                let closed = |state: &DestinationState| Destination { weight: 0, ..state.destination };
+                let open = destinations.iter().filter(|(_, state)| state.destination.weight > 0);
+                let close: Vec<Op> = open.map(|(at, state)| Op::SetDestination(server, *at, closed(state))).collect();
+                kernel.change(&close)?;
+                retired = Retired::Draining;
+            } else {
+                kernel.change(&[Op::DeleteServer(server)])?;
+            }
+        }
     }
-    Ok(())
+    Ok(retired)
 }
 
 fn is_set(name: &str) -> bool {
@@ -149,14 +183,17 @@ fn is_set(name: &str) -> bool {
     kind.is_some_and(|kind| SETS.contains(&kind))
 }
 
-fn remove_tables() -> Result<(), nft::NftError> {
+/// Says whether our own ipvs mode has a table too.
+fn remove_tables() -> Result<bool, nft::NftError> {
     let mut kernel = nft::Kernel::open()?;
-    for table in kernel.tables()?.into_iter().filter(|table| table.name == NFTABLES) {
+    let tables = kernel.tables()?;
+    let ours_too = tables.iter().any(|table| table.name == proxy_ipvs::TABLE_NAME);
+    for table in tables.into_iter().filter(|table| table.name == NFTABLES) {
         let mut transaction = nft::Transaction::new(table);
         transaction.destroy_table();
         kernel.apply(&transaction)?;
     }
-    Ok(())
+    Ok(ours_too)
 }
 
 fn remove_chains(tool: &mut impl Iptables, ours_in_force: bool) -> Result<(), iptables::Error> {
@@ -205,7 +242,7 @@ fn is_kube_proxys(table: Table, chain: &str, ours_in_force: bool) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ipvs::{Options, Scheduler, Server};
+    use ipvs::{Forwarding, Options, Scheduler, Server};
 
     #[test]
     fn virtual_servers_go_that_are_at_the_devices_addresses() {
@@ -219,7 +256,17 @@ mod tests {
         for key in [at("10.96.0.1:80"), at("10.96.0.1:443"), at("[fd00:96::1]:80")].into_iter().chain(others) {
             kernel.change(&[Op::AddServer(key, server.clone())]).unwrap();
         }
-        remove_servers(&mut kernel).unwrap();
+        let (busy, endpoint) = (at("10.96.0.1:443"), "10.244.1.5:443".parse().unwrap());
+        let destination = Destination { forwarding: Forwarding::Masquerade, weight: 1 };
+        kernel.change(&[Op::AddDestination(busy, endpoint, destination)]).unwrap();
+        assert!(kernel.occupy(&busy, endpoint, 1, 0));
+        for _ in 0..2 {
+            assert_eq!(remove_servers(&mut kernel, true).unwrap(), Retired::Draining);
+            assert_eq!(kernel.servers(ipvs::Family::V4).unwrap().len(), others.len() + 1, "its connections need one");
+            assert_eq!(kernel.destinations(&busy).unwrap()[&endpoint].destination.weight, 0);
+        }
+        kernel.occupy(&busy, endpoint, 0, 0);
+        assert_eq!(remove_servers(&mut kernel, true).unwrap(), Retired::Gone);
         let left: Vec<ServerKey> = kernel.servers(ipvs::Family::V4).unwrap().into_keys().collect();
         assert!(left.len() == others.len() && others.iter().all(|key| left.contains(key)), "{left:?}");
         assert!(kernel.servers(ipvs::Family::V6).unwrap().is_empty());

@@ -92,7 +92,7 @@ impl Maker {
     fn left_behind(&self, mode: &'static str) -> Vec<Arc<dyn Rules>> {
         let mut left = modes::left_behind(mode);
         if self.take_over {
-            left.push(Arc::new(former::KubeProxy { our_mode: mode }));
+            left.push(Arc::new(former::KubeProxy::beside(mode)));
         }
         left
     }
