@@ -11,6 +11,7 @@ pub mod small;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -40,6 +41,8 @@ const PROGRAMS: &[(&str, &str)] =
 const SLOWNESS: u32 = 10;
 /// The timer's check counts ticks, of which a busy host hands out too few.
 const COMMAND_LINE: &str = "root=/dev/vda rw console=ttyS0 quiet cgroup_no_v1=all systemd.show_status=0 no_timer_check";
+/// Seconds.
+const LOCKED_UP: u64 = 100;
 /// In MiB.
 const MEMORY: u32 = 3072;
 /// For everything together.
@@ -59,6 +62,9 @@ pub struct Options {
     /// In the guest that is there in seconds: only what needs a kernel with IPVS, SCTP and dummy devices.
     #[arg(long)]
     small: bool,
+    /// In that guest, all cases of the packet table instead of a sample, and a whole proxy's life.
+    #[arg(long, requires = "small")]
+    whole: bool,
 }
 
 /// What QEMU boots.
@@ -73,6 +79,10 @@ struct Machine<'a> {
     patience: Duration,
 }
 
+/// The guest's own kernel has locked itself up: that says nothing about what was tested.
+#[derive(Debug)]
+struct LockedUp;
+
 /// How a test binary ended in the guest.
 #[derive(Debug, Default)]
 struct Outcome {
@@ -86,9 +96,14 @@ struct Outcome {
 
 /// Builds the image unless it is there, builds the tests, and boots.
 pub fn run(options: &Options) -> Result<()> {
-    let Options { package, test, filter, small } = options;
+    let Options { package, test, filter, small, whole } = options;
     if *small {
-        return small::run(&small::Choice { package: package.clone(), test: test.clone(), filter: filter.clone() });
+        return small::run(&small::Choice {
+            package: package.clone(),
+            test: test.clone(),
+            filter: filter.clone(),
+            whole: *whole,
+        });
     }
     machine::prepare_for("the guest", PROGRAMS)?;
     let image = image::prepare()?;
@@ -119,7 +134,7 @@ pub fn run(options: &Options) -> Result<()> {
 impl Machine<'_> {
     /// Boots, shows what the guest says, and collects how each binary ended. How nice it is to others is in nice's words:
     /// up to 19.
-    fn boot(&self, nice: u8, show: impl FnMut(&str) + Send) -> Result<Vec<Outcome>> {
+    fn boot(&self, nice: u8, mut show: impl FnMut(&str) + Send) -> Result<Vec<Outcome>> {
         let mut qemu = Command::new("nice");
         qemu.args(["-n", &nice.to_string(), "qemu-system-x86_64"]);
         qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", &self.memory.to_string()])
@@ -135,11 +150,19 @@ impl Machine<'_> {
             .stdout(Stdio::piped());
         let mut guest = qemu.spawn().context("cannot start qemu-system-x86_64")?;
         let lines = BufReader::new(guest.stdout.take().context("the guest's console")?);
+        let locked_up = AtomicBool::new(false);
         let (ended, outcomes) = std::thread::scope(|scope| {
+            let show = |line: &str| {
+                locked_up.fetch_or(is_lockup(line), Ordering::Relaxed);
+                show(line);
+            };
             let console = scope.spawn(|| follow(lines, show));
-            let ended = wait(&mut guest, self.patience);
+            let ended = wait(&mut guest, self.patience, &locked_up);
             (ended, console.join().ok())
         });
+        if locked_up.into_inner() {
+            return Err(LockedUp.into());
+        }
         match ended? {
             Some(status) if status.success() => outcomes.context("the console's reader ended"),
             Some(status) => bail!("qemu-system-x86_64 ended with {status}"),
@@ -148,20 +171,27 @@ impl Machine<'_> {
     }
 }
 
-/// How it ended; it is killed when that takes too long.
-fn wait(guest: &mut Child, patience: Duration) -> Result<Option<ExitStatus>> {
+/// How it ended; it is killed when that takes too long, and when its kernel will never do anything again.
+fn wait(guest: &mut Child, patience: Duration, locked_up: &AtomicBool) -> Result<Option<ExitStatus>> {
     let begun = Instant::now();
     loop {
         if let Some(status) = guest.try_wait()? {
             return Ok(Some(status));
         }
-        if begun.elapsed() > patience {
+        if begun.elapsed() > patience || locked_up.load(Ordering::Relaxed) {
             guest.kill()?;
             guest.wait()?;
             return Ok(None);
         }
         std::thread::sleep(Duration::from_millis(100));
     }
+}
+
+/// Whether the kernel says that a processor hasn't left a lock alone for longer than a busy host explains.
+fn is_lockup(line: &str) -> bool {
+    let stuck = line.split_once("soft lockup").and_then(|(_, rest)| rest.split_once("stuck for "));
+    let seconds = stuck.and_then(|(_, rest)| rest.split('s').next()?.parse::<u64>().ok());
+    seconds.is_some_and(|seconds| seconds >= LOCKED_UP)
 }
 
 /// Shows each line; those that begin with RESULT are for us, and those that say how a test ended are counted.
@@ -226,6 +256,14 @@ fn report(outcomes: &[Outcome], wanted: usize) -> Result<()> {
     Ok(())
 }
 
+impl std::fmt::Display for LockedUp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the guest's kernel has locked itself up")
+    }
+}
+
+impl std::error::Error for LockedUp {}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -238,6 +276,14 @@ mod tests {
         let counts: Vec<_> = outcomes.iter().map(|o| (o.binary.as_str(), o.passed, o.failed.len())).collect();
         assert_eq!(counts, [("one", 1, 1), ("two", 1, 0)]);
         assert_eq!(verdict("test e ... what it says"), None);
+    }
+
+    #[test]
+    fn a_kernel_that_has_locked_itself_up_is_told_from_one_that_had_to_wait() {
+        let line =
+            |seconds| format!("   [  60.4] watchdog: BUG: soft lockup - CPU#0 stuck for {seconds}s! [suite:409]");
+        assert_eq!([45, 99, 100, 365].map(|seconds| is_lockup(&line(seconds))), [false, false, true, true]);
+        assert!(!is_lockup("test no_soft_lockup ... ok"));
     }
 
     #[test]

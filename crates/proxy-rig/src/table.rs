@@ -3,17 +3,18 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Mutex;
 use std::time::Instant;
 
 use ipnet::IpNet;
 use proxy::Backend;
-use proxy::battery::table::{Case, Expected, Mode, OUTER_NETS, SERVICE_CIDRS, Seen, Stage, stages};
+use proxy::battery::table::{Case, Expected, Mode, OUTER_NETS, Probe, SERVICE_CIDRS, Seen, Stage, stages};
 use proxy::battery::{self, World};
 use service_model::{IpFamily, Protocol};
 
-use crate::ask::{ask, patience};
+use crate::ask::{ask, is_emulated, patience};
 use crate::serve::socket;
 use crate::{Rig, witness};
 
@@ -21,6 +22,11 @@ const EVERY_PROTOCOL: [Protocol; 3] = [Protocol::Tcp, Protocol::Udp, Protocol::S
 /// How many clients ask at the same time, and how many of those who will hear nothing.
 const CLIENTS: usize = 16;
 const WAITERS: usize = 128;
+/// An emulated processor that stands still for a second sends a second SYN while the first is still on its way: two
+/// connections may come of it for a balancer, one of which is reset. So often it's asked again there.
+const MOST_RESETS: u32 = 2;
+/// Where the whole table takes too long, one in so many cases is sent, and the first of every kind.
+const ONE_IN: &str = "PORTOLAN_TEST_ONE_IN";
 
 impl Rig {
     /// A node with both families, beyond which somebody would answer whatever a stage's Services must not take or let
@@ -58,7 +64,7 @@ pub fn protocols() -> Vec<Protocol> {
 pub fn every_case<T>(mode: Mode, mut bring: impl FnMut(&Rig, &Stage) -> T) {
     let begun = Instant::now();
     let mut tally = Tally::default();
-    for stage in stages(&protocols()) {
+    for stage in chosen(stages(&protocols())) {
         let rig = Rig::for_stage(&stage);
         let proxy = bring(&rig, &stage);
         tally.play(mode, &rig, &stage);
@@ -67,6 +73,29 @@ pub fn every_case<T>(mode: Mode, mut bring: impl FnMut(&Rig, &Stage) -> T) {
     eprintln!("{mode:?}: {tally} in {:.1} s", begun.elapsed().as_secs_f64());
     assert!(tally.cases >= 400, "{tally}");
     assert!(tally.complaints.is_empty(), "{tally}:\n{}", tally.complaints.join("\n"));
+}
+
+/// All cases, or as few of them as is asked for: every sender, target, family and protocol is still there together, and
+/// everything that a scene expects.
+fn chosen(mut stages: Vec<Stage>) -> Vec<Stage> {
+    let Ok(text) = std::env::var(ONE_IN) else { return stages };
+    let one_in: usize = text.parse().unwrap_or_else(|error| panic!("{ONE_IN}={text}: {error}"));
+    let (mut met, mut number) = (BTreeSet::new(), 0_usize);
+    for stage in &mut stages {
+        stage.cases.retain(|case| {
+            let before = met.len();
+            met.extend(kinds(case));
+            number += 1;
+            met.len() > before || number.is_multiple_of(one_in.max(1))
+        });
+    }
+    stages
+}
+
+/// What a case is an example of.
+fn kinds(Case { scene, probe, expected }: &Case) -> [String; 2] {
+    let Probe { sender, target, family, protocol, .. } = probe;
+    [format!("{sender:?} {target:?} {family} {protocol}"), format!("{scene}: {expected:?}")]
 }
 
 /// Backends that write to the kernel are brought to a stage by this alone. What goes with their rules is the syncer's: it
@@ -156,9 +185,15 @@ fn ask_enough(rig: &Rig, case: &Case, expected: &Expected) -> Vec<Seen> {
     let patience = patience(*expected == Expected::Silent);
     let probe = &case.probe;
     let tries = || {
-        let mut seen = Vec::new();
+        let (mut seen, mut resets) = (Vec::new(), 0);
         while !expected.is_settled(case, &seen) {
-            seen.push(ask(probe.from, probe.to, probe.protocol, patience));
+            let met = ask(probe.from, probe.to, probe.protocol, patience);
+            if met == Seen::Failed(ErrorKind::ConnectionReset) && is_emulated() && resets < MOST_RESETS {
+                resets += 1;
+                eprintln!("{case}: reset, asked again");
+            } else {
+                seen.push(met);
+            }
         }
         seen
     };

@@ -43,12 +43,14 @@ fn execute() -> Result<()> {
     }
     // What the kernel itself has to say is of no interest unless it is an emergency.
     fs::write("/proc/sys/kernel/printk", "1")?;
+    let mut environment = Vec::new();
     for line in fs::read_to_string(PLAN).context("read the plan")?.lines() {
         let words: Vec<&str> = line.split(' ').collect();
         match words.as_slice() {
             ["modules", names @ ..] => load(names)?,
             ["set", path, value] => fs::write(path, value).with_context(|| format!("set {path}"))?,
-            ["test", name, program, arguments @ ..] => test(name, program, arguments),
+            ["env", name, value] => environment.push((name.to_string(), value.to_string())),
+            ["test", name, program, arguments @ ..] => test(name, program, arguments, &environment),
             _ => bail!("no line of a plan: {line:?}"),
         }
     }
@@ -64,7 +66,7 @@ fn load(names: &[&str]) -> Result<()> {
 }
 
 /// A line that begins with RESULT says how it ended: 0 is well.
-fn test(name: &str, program: &str, arguments: &[&str]) {
+fn test(name: &str, program: &str, arguments: &[&str], environment: &[(String, String)]) {
     let begun = Instant::now();
     let ended: io::Result<ExitStatus> = Command::new(program)
         .args(arguments)
@@ -73,6 +75,7 @@ fn test(name: &str, program: &str, arguments: &[&str]) {
         .env("PORTOLAN_TEST_PATIENCE", super::SLOWNESS.to_string())
         .env("PROPTEST_RNG_SEED", "20")
         .env("PROPTEST_CASES", "8")
+        .envs(environment.iter().map(|(name, value)| (name, value)))
         .current_dir("/tmp")
         .status();
     let status = match ended {

@@ -24,7 +24,7 @@ pub struct Test {
 pub struct Binaries {
     pub tests: Vec<Test>,
     /// The product and other programs that tests start.
-    programs: Vec<PathBuf>,
+    pub programs: Vec<PathBuf>,
 }
 
 /// Builds the tests of these packages; `only` keeps the binaries of some names.

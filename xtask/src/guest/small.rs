@@ -13,11 +13,13 @@ use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
 
 use super::cpio::Archive;
-use super::{Machine, Outcome, init, payload};
+use super::{LockedUp, Machine, Outcome, init, payload};
 use crate::{machine, peers, step};
 
 /// Whose tests are for this guest: those that are ignored anywhere else.
 const PACKAGES: &[&str] = &["ipvs", "proxy-ipvs"];
+/// And those for which there isn't the time always: a whole proxy's life.
+const MORE: &[&str] = &["portolan"];
 /// The metapackage that leads to the current kernel of the machine's own Debian release.
 const KERNEL: &str = "linux-image-cloud-amd64";
 /// What is kept of a kernel's modules: a few megabytes.
@@ -54,8 +56,26 @@ pub const PROGRAMS: &[(&str, &str)] = &[
     ("modprobe", "kmod"),
     ("ip", "iproute2"),
     ("nft", "nftables"),
+    ("iptables-nft-restore", "iptables"),
 ];
-const INSIDE: &[(&str, &str)] = &[("ip", "/sbin/ip"), ("nft", "/sbin/nft"), ("modprobe", "/sbin/modprobe")];
+const INSIDE: &[(&str, &str)] = &[
+    ("ip", "/sbin/ip"),
+    ("nft", "/sbin/nft"),
+    ("modprobe", "/sbin/modprobe"),
+    ("iptables-nft", "/sbin/iptables-nft"),
+    ("iptables-nft-restore", "/sbin/iptables-nft-restore"),
+    ("iptables-nft-save", "/sbin/iptables-nft-save"),
+    ("ip6tables-nft", "/sbin/ip6tables-nft"),
+    ("ip6tables-nft-restore", "/sbin/ip6tables-nft-restore"),
+    ("ip6tables-nft-save", "/sbin/ip6tables-nft-save"),
+];
+/// Where iptables has a library for each match and target.
+const EXTENSIONS: &str = "/usr/lib/x86_64-linux-gnu/xtables";
+/// What such a processor has the time for.
+const PROBES: &str = "env PORTOLAN_TEST_PROBES 100\n";
+/// Where there isn't much of it: one in so many cases of the packet table, and of each kind one.
+const SHORT: &str = "env PORTOLAN_TEST_ONE_IN 4\n";
+const PRODUCT: &str = "portolan";
 const INITRD: &str = "initrd.img";
 const COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1 no_timer_check";
 const MEMORY: u32 = 1024;
@@ -63,6 +83,8 @@ const MEMORY: u32 = 1024;
 const PATIENCE: Duration = Duration::from_secs(10 * 60);
 /// The guest is as nice as can be to tests that run beside it.
 const NICE: u8 = 19;
+/// Linux 6.1 was seen to lock itself up with two processors, in one of some ten runs on a very busy host.
+const BOOTS: u32 = 3;
 /// Grows with what is kept of the kernel's package.
 const REVISION: u32 = 1;
 
@@ -75,6 +97,8 @@ pub struct Choice {
     pub test: Vec<String>,
     /// Only tests whose names contain this.
     pub filter: Option<String>,
+    /// All cases of the packet table, and a whole proxy's life.
+    pub whole: bool,
 }
 
 /// A guest that is made and may boot.
@@ -97,10 +121,11 @@ pub struct Said {
 pub fn run(choice: &Choice) -> Result<()> {
     machine::prepare_for("the small guest", PROGRAMS)?;
     let packages: Vec<&str> = match choice.package.as_slice() {
+        [] if choice.whole => [PACKAGES, MORE].concat(),
         [] => PACKAGES.to_vec(),
         some => some.iter().map(String::as_str).collect(),
     };
-    let guest = Guest::new(payload::build(&packages, &choice.test)?.tests, choice.filter.as_deref())?;
+    let guest = Guest::new(payload::build(&packages, &choice.test)?, choice.filter.as_deref(), choice.whole)?;
     eprintln!("── the small guest: {} test binaries", guest.binaries);
     super::report(&guest.boot(0, |line| eprintln!("{line}"))?, guest.binaries)
 }
@@ -108,11 +133,12 @@ pub fn run(choice: &Choice) -> Result<()> {
 /// The guest for all that needs it of what was built for everything.
 pub fn whole(mut binaries: payload::Binaries) -> Result<Guest> {
     binaries.tests.retain(|test| PACKAGES.contains(&test.package.as_str()));
-    Guest::new(binaries.tests, None)
+    Guest::new(binaries, None, false)
 }
 
 impl Guest {
-    fn new(mut tests: Vec<payload::Test>, filter: Option<&str>) -> Result<Guest> {
+    fn new(binaries: payload::Binaries, filter: Option<&str>, whole: bool) -> Result<Guest> {
+        let payload::Binaries { mut tests, programs } = binaries;
         let counts = tests.iter().map(|test| ignored(test, filter)).collect::<Result<Vec<usize>>>()?;
         let mut counts = counts.into_iter();
         tests.retain(|_| counts.next().is_some_and(|count| count > 0));
@@ -121,11 +147,14 @@ impl Guest {
         }
         let kernel = kernel()?;
         let folder = tempfile::Builder::new().prefix("portolan-guest-").tempdir().context("a temporary folder")?;
-        fs::write(folder.path().join(INITRD), archive(&kernel, &tests, filter)?.finish())?;
+        fs::write(
+            folder.path().join(INITRD),
+            archive(&kernel, &product(programs), &plan(&tests, filter, whole))?.finish(),
+        )?;
         Ok(Guest { kernel, folder, binaries: tests.len() })
     }
 
-    fn boot(&self, nice: u8, show: impl FnMut(&str) + Send) -> Result<Vec<Outcome>> {
+    fn boot(&self, nice: u8, mut show: impl FnMut(&str) + Send) -> Result<Vec<Outcome>> {
         let machine = Machine {
             kernel: &self.kernel.join("vmlinuz"),
             initrd: &self.folder.path().join(INITRD),
@@ -134,6 +163,12 @@ impl Guest {
             memory: MEMORY,
             patience: PATIENCE,
         };
+        for _ in 1..BOOTS {
+            match machine.boot(nice, &mut show) {
+                Err(error) if error.is::<LockedUp>() => show(&format!("── {error}: it boots once more")),
+                done => return done,
+            }
+        }
         machine.boot(nice, show)
     }
 
@@ -152,6 +187,11 @@ impl Said {
         self.lines.iter().for_each(|line| eprintln!("{line}"));
         super::report(&self.outcomes?, self.binaries)
     }
+}
+
+/// The product, of all programs that were built: tests start it where it was built.
+fn product(programs: Vec<PathBuf>) -> Vec<PathBuf> {
+    programs.into_iter().filter(|program| program.file_name().is_some_and(|name| name == PRODUCT)).collect()
 }
 
 /// How many tests of a binary are ignored here.
@@ -211,7 +251,29 @@ fn kernel_package() -> Result<String> {
     }
 }
 
-fn archive(kernel: &Path, tests: &[payload::Test], filter: Option<&str>) -> Result<Archive> {
+/// What to do in there, and the programs that takes, each with its place.
+struct Plan {
+    text: String,
+    programs: Vec<(String, PathBuf)>,
+}
+
+fn plan(tests: &[payload::Test], filter: Option<&str>, whole: bool) -> Plan {
+    let mut plan = Plan { text: format!("modules {}\n", LOADED.join(" ")), programs: Vec::new() };
+    plan.text.push_str(PROBES);
+    if !whole {
+        plan.text.push_str(SHORT);
+    }
+    let filter = filter.map(|filter| format!(" {filter}")).unwrap_or_default();
+    for (number, payload::Test { package, name, path, .. }) in tests.iter().enumerate() {
+        let at = format!("/tests/{number}-{name}");
+        let flags = "--ignored --test-threads=1 --color=never";
+        plan.text.push_str(&format!("test {package}/{name} {at} {flags}{filter}\n"));
+        plan.programs.push((at, path.clone()));
+    }
+    plan
+}
+
+fn archive(kernel: &Path, product: &[PathBuf], plan: &Plan) -> Result<Archive> {
     let mut archive = Archive::default();
     archive.program("/init", &fs::read(std::env::current_exe()?)?);
     for folder in ["/proc", "/sys", "/dev", "/tmp", "/run"] {
@@ -224,21 +286,24 @@ fn archive(kernel: &Path, tests: &[payload::Test], filter: Option<&str>) -> Resu
         archive.program(at, &fs::read(&path)?);
         libraries.extend(libraries_of(&path)?);
     }
+    for entry in fs::read_dir(EXTENSIONS).with_context(|| format!("cannot list {EXTENSIONS}"))? {
+        let path = entry?.path();
+        // Some need more than the tool does.
+        libraries.extend(libraries_of(&path)?);
+        libraries.insert(path);
+    }
     for library in libraries {
         let path = library.to_str().context("a library's path")?.to_owned();
         archive.program(&path, &fs::read(&library).with_context(|| format!("cannot read {path}"))?);
     }
-    let mut plan = format!("modules {}\n", LOADED.join(" "));
-    for (number, test) in tests.iter().enumerate() {
-        let at = format!("/tests/{number}-{}", test.name);
-        archive.program(&at, &fs::read(&test.path)?);
-        let filter = filter.map(|filter| format!(" {filter}")).unwrap_or_default();
-        plan.push_str(&format!(
-            "test {}/{} {at} --ignored --test-threads=1 --color=never{filter}\n",
-            test.package, test.name
-        ));
+    for program in product {
+        let path = program.to_str().context("a program's path")?;
+        archive.program(path, &fs::read(program).with_context(|| format!("cannot read {path}"))?);
     }
-    archive.file(init::PLAN, plan.as_bytes());
+    for (at, path) in &plan.programs {
+        archive.program(at, &fs::read(path)?);
+    }
+    archive.file(init::PLAN, plan.text.as_bytes());
     Ok(archive)
 }
 

@@ -6,6 +6,7 @@
 //! `PORTOLAN_TEST_OUTAGE` for how many seconds the API is gone (2).
 #![allow(clippy::unwrap_used)]
 
+mod limits;
 mod place;
 #[path = "../proxy_node/mod.rs"]
 mod proxy_node;
@@ -14,8 +15,9 @@ mod stream;
 use std::time::{Duration, Instant};
 
 use place::{ENDPOINTS, Place};
+use proxy_node::Proxy;
 use stream::Stream;
-use testkit::eventually;
+use testkit::{eventually, slowly};
 
 /// A datagram may still reach an endpoint for so long after it was taken from its Service. The bar of an idle machine is
 /// 100 ms; this one holds where other tests run beside.
@@ -28,59 +30,48 @@ const MODES: [&str; 7] = ["nftables", "iptables", "userspace", "nftables", "user
 #[test]
 fn nothing_is_lost_whatever_the_proxy_goes_through() {
     let place = Place::new();
-    place.endpoints(&ready(0..4));
-    place.configure(&in_mode(MODES[0]));
-    let mut proxy = place.start_proxy();
-    let mut life = Life { place: &place, stream: Stream::start(&place), slowest: Duration::ZERO, told: Vec::new() };
-    life.go_through("nothing", true, |_| {});
-    for (number, mode) in MODES.into_iter().enumerate() {
-        if number > 0 {
-            let before = MODES[number - 1];
-            let translated = before != "userspace" && mode != "userspace";
-            let what = format!("{before} mode becomes {mode} mode");
-            life.go_through(&what, translated, |_| place.become_mode(mode, &in_mode(mode)));
-            life.stream.keep_more();
+    let mut life = Life::begin(&place, MODES[0]);
+    life.go_through_everything();
+    for (number, mode) in MODES.into_iter().enumerate().skip(1) {
+        life.become_mode(mode);
+        if !MODES[..number].contains(&mode) {
+            life.go_through_everything();
         }
-        if MODES[..number].contains(&mode) {
-            continue;
-        }
-        if mode != "userspace" {
-            life.go_through(&format!("{mode}: the proxy ends and starts again"), true, |_| {
-                proxy.end();
-                proxy = place.start_proxy();
-            });
-            life.go_through(&format!("{mode}: the proxy is killed and starts again"), true, |_| {
-                proxy.kill();
-                proxy = place.start_proxy();
-            });
-        }
-        life.go_through(&format!("{mode}: another configuration"), true, |_| {
-            place.reload(&format!(
-                "{}iptables: {{masqueradeAll: true}}\nnftables: {{masqueradeAll: true}}\n",
-                in_mode(mode)
-            ));
-            place.reload(&in_mode(mode));
-        });
-        life.go_through(&format!("{mode}: the API is gone for a while"), true, |_| {
-            place.api.stop();
-            std::thread::sleep(outage());
-            place.api.serve(&place.node);
-            place.until_followed();
-        });
-        life.go_through(&format!("{mode}: every endpoint is replaced"), false, |life| {
-            for (old, _) in place.endpoints_now() {
-                life.replace(old, (old + 4) % ENDPOINTS);
-            }
-        });
     }
-    let (slowest, told) = (life.slowest, std::mem::take(&mut life.told));
-    let done = life.stream.end();
-    eprintln!("{done}; no datagram later than {slowest:?} after its endpoint went\n{}", told.join("\n"));
-    drop(proxy);
+    drop(life.end());
+}
+
+/// ipvs mode takes every other's place and gives it back, once while the proxy is gone.
+#[test]
+#[ignore = "needs a kernel with IPVS"]
+fn nothing_is_lost_with_ipvs() {
+    let place = Place::new();
+    // IPVS must not forget a flow before connection tracking does: a client that takes the same port again would be taken
+    // for the one before, whom nobody knows.
+    netns::sysctl::set(&place.node, "net.netfilter.nf_conntrack_udp_timeout", "5").unwrap();
+    netns::sysctl::set(&place.node, "net.netfilter.nf_conntrack_udp_timeout_stream", "5").unwrap();
+    let mut life = Life::begin(&place, "ipvs");
+    life.go_through_restarts();
+    life.go_through("ipvs: the proxy starts again in nftables mode", true, |life| {
+        life.proxy.end();
+        place.configure(&in_mode("nftables"));
+        life.proxy = place.start_proxy();
+    });
+    life.mode = "nftables";
+    for mode in ["ipvs", "iptables", "ipvs", "userspace", "ipvs", "nftables"] {
+        life.become_mode(mode);
+    }
+    assert!(place.devices().contains("kube-ipvs0"), "connections that began in ipvs mode need it");
+    let _proxy = life.end();
+    eventually("when the last connections have ended, nothing of ipvs mode is left", || {
+        let devices = place.devices();
+        if devices.contains("kube-ipvs0") { Err(format!("{devices}\n{}", place.log())) } else { Ok(()) }
+    });
 }
 
 fn in_mode(mode: &str) -> String {
-    format!("mode: {mode}\nnodePortAddresses: [all]\n")
+    // IPVS forgets flows that are over in time for a test.
+    format!("mode: {mode}\nnodePortAddresses: [all]\nipvs: {{udpTimeout: 10s}}\n")
 }
 
 /// How long the API is gone: what is under test is that time passes, so there is no state to wait for.
@@ -93,15 +84,82 @@ fn ready(numbers: std::ops::Range<usize>) -> Vec<(usize, bool)> {
     numbers.map(|number| (number, true)).collect()
 }
 
+/// Of a proxy.
 struct Life<'a> {
     place: &'a Place,
+    proxy: Proxy,
+    mode: &'static str,
     stream: Stream,
     /// The latest that a datagram reached an endpoint after it was gone.
     slowest: Duration,
     told: Vec<String>,
 }
 
-impl Life<'_> {
+impl<'a> Life<'a> {
+    fn begin(place: &'a Place, mode: &'static str) -> Life<'a> {
+        place.endpoints(&ready(0..4));
+        place.configure(&in_mode(mode));
+        let (proxy, stream) = (place.start_proxy(), Stream::start(place));
+        let mut life = Life { place, proxy, mode, stream, slowest: Duration::ZERO, told: Vec::new() };
+        life.go_through("nothing", true, |_| {});
+        life
+    }
+
+    fn become_mode(&mut self, mode: &'static str) {
+        let before = std::mem::replace(&mut self.mode, mode);
+        let translated = before != "userspace" && mode != "userspace";
+        let what = format!("{before} mode becomes {mode} mode");
+        self.go_through(&what, translated, |life| life.place.become_mode(mode, &in_mode(mode)));
+        self.stream.keep_more();
+    }
+
+    fn go_through_restarts(&mut self) {
+        let mode = self.mode;
+        self.go_through(&format!("{mode}: the proxy ends and starts again"), true, |life| {
+            life.proxy.end();
+            life.proxy = life.place.start_proxy();
+        });
+        self.go_through(&format!("{mode}: the proxy is killed and starts again"), true, |life| {
+            life.proxy.kill();
+            life.proxy = life.place.start_proxy();
+        });
+    }
+
+    /// Whatever may happen in a mode.
+    fn go_through_everything(&mut self) {
+        let mode = self.mode;
+        if mode != "userspace" {
+            self.go_through_restarts();
+        }
+        self.go_through(&format!("{mode}: another configuration"), true, |life| {
+            life.place.reload(&format!(
+                "{}iptables: {{masqueradeAll: true}}\nnftables: {{masqueradeAll: true}}\n",
+                in_mode(mode)
+            ));
+            life.place.reload(&in_mode(mode));
+        });
+        self.go_through(&format!("{mode}: the API is gone for a while"), true, |life| {
+            life.place.api.stop();
+            std::thread::sleep(outage());
+            life.place.api.serve(&life.place.node);
+            life.place.until_followed();
+        });
+        self.go_through(&format!("{mode}: every endpoint is replaced"), false, |life| {
+            for (old, _) in life.place.endpoints_now() {
+                life.replace(old, (old + 4) % ENDPOINTS);
+            }
+        });
+    }
+
+    /// Ends the stream; nothing of it may have been lost. The proxy goes on.
+    fn end(self) -> Proxy {
+        let Life { slowest, told, stream, proxy, .. } = self;
+        eprintln!("{}", told.join("\n"));
+        let done = stream.end();
+        eprintln!("{done}; no datagram later than {slowest:?} after its endpoint went");
+        proxy
+    }
+
     /// Something happens, the stream goes on before and after it, and nothing of it is lost. A datagram flow whose endpoint is
     /// healthy stays with it, if flows are said to stay.
     #[track_caller]
@@ -133,7 +191,7 @@ impl Life<'_> {
         let gone = Instant::now();
         self.stream.until_new_ones_spare(old, gone);
         let late = self.stream.last_datagram(old).saturating_duration_since(gone);
-        assert!(late < STALE, "a datagram reached endpoint {old} {late:?} after it was gone");
+        assert!(late < slowly(STALE), "a datagram reached endpoint {old} {late:?} after it was gone");
         self.slowest = self.slowest.max(late);
         self.place.servers.close(old);
         self.stream.go_on();
@@ -157,7 +215,7 @@ fn no_datagram_reaches_an_endpoint_that_is_gone_also_if_it_was_the_last() {
             if silence > Duration::from_millis(500) { Ok(()) } else { Err(format!("silent for {silence:?}")) }
         });
         let late = stream.last_datagram(0).saturating_duration_since(gone);
-        assert!(late < STALE, "{mode}: {late:?}");
+        assert!(late < slowly(STALE), "{mode}: {late:?}");
         // Somebody comes back: the same flows reach them.
         place.endpoints(&[(1, true)]);
         stream.until_new_ones_reach(1);

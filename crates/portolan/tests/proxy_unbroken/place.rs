@@ -144,6 +144,11 @@ impl Place {
         });
     }
 
+    /// The node's network devices.
+    pub fn devices(&self) -> String {
+        self.node.run(|| std::fs::read_to_string("/proc/thread-self/net/dev").unwrap()).unwrap()
+    }
+
     pub fn log(&self) -> String {
         let text = std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
