@@ -49,7 +49,7 @@ fn execute() -> Result<()> {
         match words.as_slice() {
             ["modules", names @ ..] => load(names)?,
             ["set", path, value] => fs::write(path, value).with_context(|| format!("set {path}"))?,
-            ["env", name, value] => environment.push((name.to_string(), value.to_string())),
+            ["env", name, value] => environment.push(((*name).to_owned(), (*value).to_owned())),
             ["test", name, program, arguments @ ..] => test(name, program, arguments, &environment),
             _ => bail!("no line of a plan: {line:?}"),
         }
@@ -75,7 +75,7 @@ fn test(name: &str, program: &str, arguments: &[&str], environment: &[(String, S
         .env("PORTOLAN_TEST_PATIENCE", super::SLOWNESS.to_string())
         .env("PROPTEST_RNG_SEED", "20")
         .env("PROPTEST_CASES", "8")
-        .envs(environment.iter().map(|(name, value)| (name, value)))
+        .envs(environment.iter().cloned())
         .current_dir("/tmp")
         .status();
     let status = match ended {
