@@ -128,15 +128,13 @@ pub fn run(options: &Options) -> Result<()> {
         memory: MEMORY,
         patience: PATIENCE,
     };
-    report(&machine.boot(0, |line| eprintln!("{line}"))?, binaries.tests.len())
+    report(&machine.boot(|line| eprintln!("{line}"))?, binaries.tests.len())
 }
 
 impl Machine<'_> {
-    /// Boots, shows what the guest says, and collects how each binary ended. How nice it is to others is in nice's words:
-    /// up to 19.
-    fn boot(&self, nice: u8, mut show: impl FnMut(&str) + Send) -> Result<Vec<Outcome>> {
-        let mut qemu = Command::new("nice");
-        qemu.args(["-n", &nice.to_string(), "qemu-system-x86_64"]);
+    /// Boots, shows what the guest says, and collects how each binary ended.
+    fn boot(&self, mut show: impl FnMut(&str) + Send) -> Result<Vec<Outcome>> {
+        let mut qemu = Command::new("qemu-system-x86_64");
         qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", &self.memory.to_string()])
             // No network card: nothing in there can reach anything out here.
             .args(["-nodefaults", "-nographic", "-no-reboot", "-serial", "stdio", "-nic", "none"])

@@ -37,7 +37,7 @@ pub fn run(packages: &[String]) -> Result<()> {
         return step::run("tests", &mut running);
     }
     let guest = small::whole(step::timed("building the tests", || payload::built(tests()))?)?;
-    // Most of what runs here waits for something most of the time. The guest has what that leaves of the processors.
+    // Most of what runs here waits for something most of the time: that leaves the guest a processor.
     std::thread::scope(|scope| {
         let guest = scope.spawn(|| guest.boot_behind());
         let here = step::run("tests", &mut running);

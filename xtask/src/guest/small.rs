@@ -81,8 +81,6 @@ const COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1 no_timer_check";
 const MEMORY: u32 = 1024;
 /// It takes two or three minutes if it has a processor for itself.
 const PATIENCE: Duration = Duration::from_secs(10 * 60);
-/// The guest is as nice as can be to tests that run beside it.
-const NICE: u8 = 19;
 /// Linux 6.1 was seen to lock itself up with two processors, in one of some ten runs on a very busy host.
 const BOOTS: u32 = 3;
 /// Grows with what is kept of the kernel's package.
@@ -127,7 +125,7 @@ pub fn run(choice: &Choice) -> Result<()> {
     };
     let guest = Guest::new(payload::build(&packages, &choice.test)?, choice.filter.as_deref(), choice.whole)?;
     eprintln!("── the small guest: {} test binaries", guest.binaries);
-    super::report(&guest.boot(0, |line| eprintln!("{line}"))?, guest.binaries)
+    super::report(&guest.boot(|line| eprintln!("{line}"))?, guest.binaries)
 }
 
 /// The guest for all that needs it of what was built for everything.
@@ -154,7 +152,7 @@ impl Guest {
         Ok(Guest { kernel, folder, binaries: tests.len() })
     }
 
-    fn boot(&self, nice: u8, mut show: impl FnMut(&str) + Send) -> Result<Vec<Outcome>> {
+    fn boot(&self, mut show: impl FnMut(&str) + Send) -> Result<Vec<Outcome>> {
         let machine = Machine {
             kernel: &self.kernel.join("vmlinuz"),
             initrd: &self.folder.path().join(INITRD),
@@ -164,18 +162,19 @@ impl Guest {
             patience: PATIENCE,
         };
         for _ in 1..BOOTS {
-            match machine.boot(nice, &mut show) {
+            match machine.boot(&mut show) {
                 Err(error) if error.is::<LockedUp>() => show(&format!("── {error}: it boots once more")),
                 done => return done,
             }
         }
-        machine.boot(nice, show)
+        machine.boot(show)
     }
 
-    /// Boots beside something else, which comes first, and keeps what the guest says.
+    /// Boots beside something else, and keeps what the guest says. It has the same priority: with a lower one it would miss
+    /// its own deadlines whenever the processors are busy.
     pub fn boot_behind(&self) -> Said {
         let mut lines = Vec::new();
-        let outcomes = self.boot(NICE, |line| lines.push(line.to_owned()));
+        let outcomes = self.boot(|line| lines.push(line.to_owned()));
         Said { lines, outcomes, binaries: self.binaries }
     }
 }
