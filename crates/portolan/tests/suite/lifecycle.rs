@@ -9,8 +9,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use testkit::{Kind, Outcome, System, eventually, shell};
 
-const PORTOLAN: &str = env!("CARGO_BIN_EXE_portolan");
-const MYAPP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/myapp");
+use crate::{MYAPP, PORTOLAN};
 
 #[test]
 fn nothing_is_left_and_everything_comes_back() {

@@ -7,8 +7,8 @@ use std::net::{TcpListener, TcpStream, UdpSocket};
 use serde_json::{Value, json};
 use testkit::{Kind, Net, Outcome, Outside, System, eventually, patience};
 
-const PORTOLAN: &str = env!("CARGO_BIN_EXE_portolan");
-const MYAPP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/myapp");
+use crate::{MYAPP, PORTOLAN};
+
 const CLIENT: &str = "default/client";
 const SERVER: &str = "192.0.2.7:8080";
 const NOBODY: &str = "192.0.2.7:9";

@@ -7,8 +7,8 @@ use std::net::IpAddr;
 use serde_json::{Value, json};
 use testkit::{Kind, Net, Outcome, Outside, System, eventually};
 
-const PORTOLAN: &str = env!("CARGO_BIN_EXE_portolan");
-const MYAPP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/myapp");
+use crate::{MYAPP, PORTOLAN};
+
 const REDIS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/redis-like");
 const NODE: &str = "172.30.0.11";
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use testkit::{Kind, Net, Outcome, System, eventually};
 
-const PORTOLAN: &str = env!("CARGO_BIN_EXE_portolan");
-const MYAPP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/myapp");
+use crate::{MYAPP, PORTOLAN};
+
 const NODES: [&str; 3] = ["172.30.0.11", "172.30.0.12", "172.30.0.13"];
 const HOST: &str = "172.30.0.1";
 

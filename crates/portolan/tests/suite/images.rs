@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use testkit::registry::{Access, Layer, Mishap, Packed, Packing, Registry, digest};
 use testkit::{Kind, System, WebProxy, eventually};
 
-const PORTOLAN: &str = env!("CARGO_BIN_EXE_portolan");
+use crate::PORTOLAN;
+
 const SECRET: Kind = Kind::namespaced("api/v1", "secrets");
 const SERVICE_ACCOUNT: Kind = Kind::namespaced("api/v1", "serviceaccounts");
 

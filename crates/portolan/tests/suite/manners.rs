@@ -11,7 +11,8 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use testkit::{Kind, Kubectl, System};
 
-const PORTOLAN: &str = env!("CARGO_BIN_EXE_portolan");
+use crate::PORTOLAN;
+
 /// `nobody`, on every Linux machine.
 const NOBODY: u32 = 65534;
 

@@ -3,8 +3,7 @@
 use serde_json::Value;
 use testkit::{Kubectl, System};
 
-const PORTOLAN: &str = env!("CARGO_BIN_EXE_portolan");
-const MYAPP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/myapp");
+use crate::{MYAPP, PORTOLAN};
 
 const WEB: &str = r"
 apiVersion: apps/v1
