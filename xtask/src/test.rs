@@ -4,6 +4,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use crate::guest::small::Said;
 use crate::guest::{payload, small};
 use crate::{check, machine, peers, step};
 
@@ -41,8 +42,12 @@ pub fn run(packages: &[String]) -> Result<()> {
     std::thread::scope(|scope| {
         let guest = scope.spawn(|| guest.boot_behind());
         let here = step::run("tests", &mut running);
-        let there = guest.join().ok().context("whoever watches the guest ended")?;
-        here.and(there.show())
+        let there = guest.join().ok().context("whoever watches the guest ended").and_then(Said::show);
+        // Both are told.
+        if let (Err(_), Err(error)) = (&here, &there) {
+            eprintln!("xtask: the small guest: {error:#}");
+        }
+        here.and(there)
     })
 }
 

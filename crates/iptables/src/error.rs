@@ -39,6 +39,9 @@ pub enum Error {
     RouteLoopback(#[source] io::Error),
     #[error("cannot ask the kernel whether its rules have changed")]
     Generation(#[source] nft::NftError),
+    /// It may have been written.
+    #[error("the kernel has not said whether it has taken the rules")]
+    Write(#[source] nft::NftError),
     #[error("`{0}` names no flavour of iptables: it is `nft` or `legacy`")]
     NoFlavour(String),
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
-use nft::Nft;
+use nft::{Nft, NftError};
 
 use crate::flavour::{Flavour, find};
 use crate::native;
@@ -25,7 +25,7 @@ const LIMIT: Duration = Duration::from_secs(600);
 const RESOURCE_PROBLEM: i32 = 4;
 /// Of the network namespace of whoever opens it.
 const ROUTE_LOCALNET: &str = "/proc/sys/net/ipv4/conf/all/route_localnet";
-/// With more rules than this a transaction is the tools': encoded at once it would take a kilobyte of our memory for each rule,
+/// With more rules and chains than this a transaction is the tools': encoded at once it would take a kilobyte of our memory for each rule,
 /// and text is fed as it is made.
 const NATIVE_LIMIT: usize = 5_000;
 /// How much of a refused line an error shows.
@@ -43,6 +43,8 @@ pub struct Tool {
     kernel: Option<nft::Kernel>,
     /// Transactions that no tool was run for.
     written_natively: u64,
+    /// The kernel hasn't said what became of the last one: the next is a tool's.
+    unanswered: bool,
 }
 
 impl Tool {
@@ -54,7 +56,7 @@ impl Tool {
             Flavour::Legacy => None,
         };
         let (restore, save, list) = (find("-restore")?, find("-save")?, find("")?);
-        Ok(Tool { family, flavour, restore, save, list, lock: None, kernel, written_natively: 0 })
+        Ok(Tool { family, flavour, restore, save, list, lock: None, kernel, written_natively: 0, unanswered: false })
     }
 
     /// Takes another file as the legacy tools' lock. Only for whoever is alone in a network namespace: on one lock wait all
@@ -73,12 +75,13 @@ impl Tool {
     }
 
     /// Writes what needs no tool, up to the first transaction that does, and returns the rest. What the kernel refuses is left to
-    /// the tools too, who say which line is wrong.
-    fn write_natively<'a>(&mut self, transactions: &'a [Transaction]) -> &'a [Transaction] {
-        let Some(kernel) = &mut self.kernel else { return transactions };
+    /// the tools too, who say which line is wrong. What may have been written is not written again.
+    fn write_natively<'a>(&mut self, transactions: &'a [Transaction]) -> Result<&'a [Transaction], Error> {
+        let doubtful = std::mem::take(&mut self.unanswered);
+        let Some(kernel) = self.kernel.as_mut().filter(|_| !doubtful) else { return Ok(transactions) };
         let mut rest = transactions;
         while let Some((first, behind)) = rest.split_first()
-            && first.replace.iter().map(|(_, rules)| rules.len()).sum::<usize>() <= NATIVE_LIMIT
+            && size(first) <= NATIVE_LIMIT
         {
             // Which chains are there is only asked where something is to lead from the kernel's to ours.
             let there = match first.jumps.is_empty() {
@@ -88,13 +91,18 @@ impl Tool {
             let Some(native) = there.ok().and_then(|there| native::transaction(self.family, first, &there)) else {
                 break;
             };
-            if kernel.apply(&native).is_err() {
-                break;
+            match kernel.apply(&native) {
+                Ok(_) => {}
+                Err(source @ NftError::Netlink { .. }) => {
+                    self.unanswered = true;
+                    return Err(Error::Write(source));
+                }
+                Err(_) => break,
             }
             self.written_natively += 1;
             rest = behind;
         }
-        rest
+        Ok(rest)
     }
 
     /// Feeds `iptables-restore` with anything, for tests.
@@ -149,7 +157,7 @@ impl Iptables for Tool {
     }
 
     fn restore(&mut self, transactions: &[Transaction]) -> Result<(), Error> {
-        let transactions = self.write_natively(transactions);
+        let transactions = self.write_natively(transactions)?;
         if transactions.is_empty() {
             return Ok(());
         }
@@ -200,6 +208,12 @@ impl Iptables for Tool {
 }
 
 /// `-c PACKETS BYTES`
+/// How much there is to encode: rules, and chains.
+fn size(transaction: &Transaction) -> usize {
+    let rules = transaction.replace.iter().map(|(_, rules)| rules.len()).sum::<usize>();
+    rules + transaction.replace.len() + transaction.empty.len() + transaction.delete.len()
+}
+
 fn counted(rule: &str) -> Option<u64> {
     rule.split_once(" -c ")?.1.split(' ').next()?.parse().ok()
 }
@@ -240,6 +254,7 @@ mod tests {
             lock: None,
             kernel: None,
             written_natively: 0,
+            unanswered: false,
         };
         let mut lines = Vec::new();
         tool.save(Table::Nat, &mut |line| lines.push(format!("{line:?}"))).map(|()| lines)

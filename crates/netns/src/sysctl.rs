@@ -72,7 +72,15 @@ mod tests {
     fn two_who_let_a_namespace_forward_at_once_leave_no_link_out() {
         let (namespace, elsewhere) = (NetNs::new().unwrap(), NetNs::new().unwrap());
         let (namespace, start, done) = (&namespace, Barrier::new(2), AtomicBool::new(false));
+        /// However the turns end, who waits for it does too.
+        struct Done<'a>(&'a AtomicBool);
+        impl Drop for Done<'_> {
+            fn drop(&mut self) {
+                self.0.store(true, Ordering::Relaxed);
+            }
+        }
         std::thread::scope(|scope| {
+            let _done = Done(&done);
             // That takes the kernel's lock for long enough.
             scope.spawn(|| {
                 let come_and_go = "ip link add here type veth peer name there && ip link del here";
@@ -94,7 +102,6 @@ mod tests {
                     .map(|link| get(namespace, &format!("net.ipv4.conf.{link}.forwarding")).unwrap())
             };
             let turned_out: Vec<_> = (0..3_000).map(|_| turn()).filter(|values| *values != ["1", "1", "1"]).collect();
-            done.store(true, Ordering::Relaxed);
             assert_eq!(turned_out, [[""; 3]; 0], "all, default, lo");
         });
     }

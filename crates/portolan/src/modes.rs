@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use iptables::{Flavour, Iptables, Table};
 use proxy::config::settings::Mode;
 use proxy::{Backends, Rules};
@@ -18,7 +19,7 @@ pub struct Entry {
     pub about: &'static str,
     open: fn(&ModeOptions) -> Result<Arc<dyn proxy::Mode>, OpenError>,
     /// What a former run has left in the kernel.
-    left_behind: fn() -> Vec<Arc<dyn Rules>>,
+    left_behind: fn(&[IpNet]) -> Vec<Arc<dyn Rules>>,
 }
 
 pub const MODES: &[Entry] = &[
@@ -30,7 +31,7 @@ pub const MODES: &[Entry] = &[
     },
     Entry {
         mode: Mode::Iptables,
-        about: "kube-proxy's chains, by iptables-restore",
+        about: "kube-proxy's chains, as iptables-restore writes them",
         open: iptables,
         left_behind: left_iptables,
     },
@@ -98,15 +99,17 @@ pub fn open(mode: Mode, options: &ModeOptions) -> Result<Opened, OpenError> {
     }
 }
 
-/// What former runs have left of all modes but this one.
-pub fn left_behind(but: &str) -> Vec<Arc<dyn Rules>> {
+/// What former runs have left of all modes but this one. What is at `excluded` addresses was never ours (ipvs mode's
+/// `excludeCIDRs`).
+pub fn left_behind(but: &str, excluded: &[IpNet]) -> Vec<Arc<dyn Rules>> {
     let others = MODES.iter().filter(|entry| entry.mode.name() != but);
-    others.flat_map(|entry| (entry.left_behind)()).collect()
+    others.flat_map(|entry| (entry.left_behind)(excluded)).collect()
 }
 
 /// Every mode's rules, or why they can't be got at.
-pub fn all() -> Vec<Result<Arc<dyn Rules>, OpenError>> {
-    let open = |entry: &Entry| (entry.open)(&ModeOptions::default()).map(|mode| mode as Arc<dyn Rules>);
+pub fn all(excluded: &[IpNet]) -> Vec<Result<Arc<dyn Rules>, OpenError>> {
+    let options = sparing(excluded);
+    let open = |entry: &Entry| (entry.open)(&options).map(|mode| mode as Arc<dyn Rules>);
     MODES.iter().map(open).collect()
 }
 
@@ -115,7 +118,7 @@ fn nftables(_: &ModeOptions) -> Result<Arc<dyn proxy::Mode>, OpenError> {
     Ok(Arc::new(Backends::new(Nftables::pair(kernel))))
 }
 
-fn left_nftables() -> Vec<Arc<dyn Rules>> {
+fn left_nftables(_: &[IpNet]) -> Vec<Arc<dyn Rules>> {
     left_table(proxy_nftables::TABLE_NAME, |kernel| Arc::new(Backends::new(Nftables::pair(kernel))))
 }
 
@@ -136,7 +139,7 @@ fn iptables_of(
 }
 
 /// By a chain that a kube-proxy doesn't make. A tool runs only where there are tables that nothing else can read.
-fn left_iptables() -> Vec<Arc<dyn Rules>> {
+fn left_iptables(_: &[IpNet]) -> Vec<Arc<dyn Rules>> {
     let ours = [(Table::Filter, proxy_iptables::OURS_ALONE)];
     let mut left: Vec<Arc<dyn Rules>> = Vec::new();
     for flavour in iptables::traces(&ours).unwrap_or_default() {
@@ -166,7 +169,7 @@ fn userspace(_: &ModeOptions) -> Result<Arc<dyn proxy::Mode>, OpenError> {
     Ok(mode)
 }
 
-fn left_userspace() -> Vec<Arc<dyn Rules>> {
+fn left_userspace(_: &[IpNet]) -> Vec<Arc<dyn Rules>> {
     left_table(proxy_userspace::TABLE_NAME, |kernel| Arc::new(Backends::new(Userspace::pair(kernel))))
 }
 
@@ -182,10 +185,16 @@ fn ipvs(options: &ModeOptions) -> Result<Arc<dyn proxy::Mode>, OpenError> {
     Ok(Arc::new(Backends::new(backends)))
 }
 
-fn left_ipvs() -> Vec<Arc<dyn Rules>> {
+/// Whatever else was asked for when the rules were made.
+fn sparing(excluded: &[IpNet]) -> ModeOptions {
+    let ipvs = proxy_ipvs::Options { exclude_cidrs: excluded.to_vec(), ..Default::default() };
+    ModeOptions { ipvs, ..ModeOptions::default() }
+}
+
+fn left_ipvs(excluded: &[IpNet]) -> Vec<Arc<dyn Rules>> {
     let ours = |table: &nft::Table| table.name == proxy_ipvs::TABLE_NAME;
     if !nft::Kernel::open().and_then(|mut kernel| kernel.tables()).is_ok_and(|tables| tables.iter().any(ours)) {
         return Vec::new();
     }
-    ipvs(&ModeOptions::default()).map(|mode| mode as Arc<dyn Rules>).into_iter().collect()
+    ipvs(&sparing(excluded)).map(|mode| mode as Arc<dyn Rules>).into_iter().collect()
 }

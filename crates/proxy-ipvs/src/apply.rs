@@ -167,10 +167,9 @@ impl<N: Nft, I: Ipvs> Shared<N, I> {
     ) -> Result<(), IpvsError> {
         let addresses = self.ipvs.addresses(family)?;
         observed.node_addresses = addresses.others;
-        observed
-            .objects
-            .extend(addresses.bound.into_iter().map(|address| (Object::Address(address), Content::Address)));
         let excluded = |address: IpAddr| options.exclude_cidrs.iter().any(|cidr| cidr.contains(&address));
+        let bound = addresses.bound.into_iter().filter(|address| !excluded(*address));
+        observed.objects.extend(bound.map(|address| (Object::Address(address), Content::Address)));
         let mut waiting: HashMap<Place, Instant> = HashMap::new();
         for (key, server) in self.ipvs.servers(family)? {
             if matches!(key, ipvs::ServerKey::Address { at, .. } if excluded(at.ip())) {
@@ -251,23 +250,36 @@ impl<N: Nft, I: Ipvs> Shared<N, I> {
         flows: &[Flow],
     ) -> Result<(), BackendError> {
         let failed = BackendError::CleanupServers;
+        // Before their servers, who alone say whose they are: the next run would not find them. And once more, since until
+        // then a packet may have made one anew.
+        self.forget(going, flows)?;
         self.ipvs.change(&going.ops()).map_err(failed)?;
-        for flow in flows.iter().filter(|flow| going.had(flow)) {
-            if let Some(conntrack) = &mut self.conntrack {
-                conntrack.delete(flow).map_err(BackendError::Flows)?;
-            }
-        }
+        self.forget(going, flows)?;
         self.ipvs.unbind(&going.addresses).map_err(failed)?;
         if !going.all {
             let settings = Settings::plain(family);
             let edits = going.edits(observed);
             return edits.chunks(EDITS).try_for_each(|edits| self.write(&transaction(&settings, edits)));
         }
-        let other = if family == IpFamily::V4 { ipvs::Family::V6 } else { ipvs::Family::V4 };
-        if self.ipvs.addresses(other).map_err(failed)?.bound.is_empty() {
+        // Somebody else's addresses may be on it, or those of the other family's Services.
+        let mut free = true;
+        for family in [ipvs::Family::V4, ipvs::Family::V6] {
+            free &= self.ipvs.addresses(family).map_err(failed)?.bound.is_empty();
+        }
+        if free {
             self.ipvs.remove_device().map_err(failed)?;
         }
         self.nft.destroy(table(family)).map_err(BackendError::CleanupTable)
+    }
+
+    /// One that can't be deleted keeps no other.
+    fn forget(&mut self, going: &Going, flows: &[Flow]) -> Result<(), BackendError> {
+        let Some(conntrack) = &mut self.conntrack else { return Ok(()) };
+        let mut failed = None;
+        for flow in flows.iter().filter(|flow| going.had(flow)) {
+            failed = conntrack.delete(flow).err().or(failed);
+        }
+        failed.map_or(Ok(()), |error| Err(BackendError::Flows(error)))
     }
 
     /// Whatever else has changed.

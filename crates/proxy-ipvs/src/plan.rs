@@ -251,12 +251,10 @@ impl Planner<'_> {
     fn structure(&self, phases: &mut Phases) {
         let chains = self.desired.settings.chains();
         if !self.observed.sound {
-            let chains = chains.into_iter().map(|(chain, rules)| (chain.name, rules)).collect();
-            phases.structure(NftEdit::Rebuild { chains });
-            return;
+            phases.structure(NftEdit::Rebuild);
         }
         for (chain, rules) in chains {
-            if self.observed.rules.get(&chain.name) != Some(&rules) {
+            if !self.observed.sound || self.observed.rules.get(&chain.name) != Some(&rules) {
                 phases.structure(NftEdit::ReplaceRules { chain: chain.name, rules });
             }
         }

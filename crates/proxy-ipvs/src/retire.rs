@@ -89,7 +89,7 @@ pub fn anew(observed: &Observed) -> Vec<NftEdit> {
         Object::Server(server) if !observed.foreign.contains(server) => Object::ledger(server).and_then(put),
         _ => None,
     });
-    [NftEdit::Rebuild { chains: Vec::new() }].into_iter().chain(listed).collect()
+    [NftEdit::Rebuild].into_iter().chain(listed).collect()
 }
 
 /// Destinations of ours that still get connections.

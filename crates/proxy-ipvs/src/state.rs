@@ -101,9 +101,9 @@ impl Observed {
 
     fn take_edit(&mut self, edit: &NftEdit) {
         match edit {
-            NftEdit::Rebuild { chains } => {
+            NftEdit::Rebuild => {
                 self.objects.retain(|object, _| !matches!(object, Object::Element(..)));
-                self.rules = chains.iter().cloned().collect();
+                self.rules.clear();
                 self.sound = true;
             }
             NftEdit::ReplaceRules { chain, rules } => {

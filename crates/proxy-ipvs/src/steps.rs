@@ -30,10 +30,8 @@ pub enum Step {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NftEdit {
-    /// Replaces the table by one without Services.
-    Rebuild {
-        chains: Vec<(String, Vec<Rule>)>,
-    },
+    /// Replaces the table by one without Services and without rules.
+    Rebuild,
     ReplaceRules {
         chain: String,
         rules: Vec<Rule>,
@@ -72,7 +70,8 @@ pub struct Phases {
 impl Phases {
     pub fn structure(&mut self, edit: NftEdit) {
         match edit {
-            // A table that another mode had silenced has addresses, and nothing yet that says what they are for.
+            // A table that is new, or that another mode had silenced, says nothing yet of what its Services' addresses are
+            // for, and the mode that is still in force must not be kept from them.
             NftEdit::ReplaceRules { .. } => self.rules.push(edit),
             _ => self.structure.push(edit),
         }
@@ -175,8 +174,9 @@ pub fn transaction(settings: &Settings, edits: &[NftEdit]) -> Transaction {
     let mut added: BTreeMap<SetName, Vec<Element>> = BTreeMap::new();
     for edit in edits {
         match edit {
-            NftEdit::Rebuild { .. } => {
-                transaction.rebuild(SetName::ALL.map(|set| set.set(settings.family)), settings.chains());
+            NftEdit::Rebuild => {
+                let chains = settings.chains().into_iter().map(|(chain, _)| (chain, Vec::new())).collect();
+                transaction.rebuild(SetName::ALL.map(|set| set.set(settings.family)), chains);
             }
             NftEdit::ReplaceRules { chain, rules } => drop(transaction.replace_rules(chain, rules)),
             NftEdit::Put { set, key, data, replaces } => {

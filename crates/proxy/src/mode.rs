@@ -24,7 +24,7 @@ pub trait Rules: Send + Sync + 'static {
     fn cleanup(&self, close_loopback: bool) -> BoxFuture<'_, Result<(), ModeError>>;
 
     /// The same when another mode is in force, but for what connections still need. Asked again until all is gone.
-    fn retire(&self, close_loopback: bool) -> BoxFuture<'_, Result<Retired, ModeError>> {
+    fn retire(&self, _in_force: &'static str, close_loopback: bool) -> BoxFuture<'_, Result<Retired, ModeError>> {
         Box::pin(async move { self.cleanup(close_loopback).await.map(|()| Retired::Gone) })
     }
 }
@@ -131,7 +131,7 @@ impl<B: Backend> Rules for Backends<B> {
         })
     }
 
-    fn retire(&self, close_loopback: bool) -> BoxFuture<'_, Result<Retired, ModeError>> {
+    fn retire(&self, _: &'static str, close_loopback: bool) -> BoxFuture<'_, Result<Retired, ModeError>> {
         Box::pin(async move {
             let mut retired = Retired::Gone;
             for backend in &self.backends {

@@ -90,7 +90,7 @@ impl Engine {
             let refused = next.end().await;
             bench.status.take_counts(&apart);
             if !matches!(error, SwitchError::Ended)
-                && let Err(error) = refused.retire(!self.mode.can_guard_loopback()).await
+                && let Err(error) = refused.retire(self.mode.name(), !self.mode.can_guard_loopback()).await
             {
                 tracing::warn!(error = %runtime::driver::chain(&error), "rules of the refused mode stay");
             }
@@ -160,12 +160,12 @@ impl Engine {
     }
 }
 
-/// Removes what a mode that is not in force any more has left, as far as no connection needs it. The way to the node's loopback stays open only if it is
-/// wanted and the mode in force guards it.
+/// Removes what a mode that is not in force any more has left, as far as no connection needs it. The way to the node's
+/// loopback stays open only if it is wanted and the mode in force guards it.
 pub(crate) async fn clear(bench: &Bench, in_force: &dyn Mode, old: &dyn Rules) -> Result<Retired, ModeError> {
     let table = bench.shared.table(IpFamily::V4, false);
     let stays = in_force.can_guard_loopback() && table.is_some_and(|table| loopback::answers(&table));
-    old.retire(!stays).await
+    old.retire(in_force.name(), !stays).await
 }
 
 async fn reached(status: &Status, families: &[IpFamily]) {

@@ -79,6 +79,8 @@ pub struct Syncer<B: Backend> {
     /// The news that the last pass that succeeded took up, and when this syncer was made.
     taken_up: Option<Instant>,
     made: Instant,
+    /// It has been said that forwarding is off.
+    said_off: bool,
     tally: Tally,
 }
 
@@ -109,12 +111,10 @@ impl Shared {
         }
     }
 
-    /// Has all flows looked at once more.
+    /// Has all flows looked at once more. That is no news of a Service.
     pub(crate) fn doubt_flows(&self) {
-        self.change(Instant::now(), |state| {
-            state.flows_doubted += 1;
-            true
-        });
+        self.lock().flows_doubted += 1;
+        self.changed.send_modify(|count| *count += 1);
     }
 
     pub(crate) fn node_ports(&self) -> NodePortAddresses {
@@ -209,6 +209,7 @@ impl<B: Backend> Syncer<B> {
             flows_doubted: 0,
             taken_up: None,
             made: Instant::now(),
+            said_off: false,
             tally: Tally::default(),
         }
     }
@@ -246,8 +247,8 @@ impl<B: Backend> Syncer<B> {
                             count_at = looks.wrapping_add(COUNT_EVERY);
                         }
                         looks = looks.wrapping_add(1);
-                        // By then whoever attaches pods has begun, too.
-                        if looks == 2 {
+                        // By the second look whoever attaches pods has begun, too.
+                        if looks >= 2 {
                             self.look_at_forwarding(table.as_ref());
                         }
                         if !self.interfered(observed.as_ref()).await {
@@ -302,9 +303,12 @@ impl<B: Backend> Syncer<B> {
         });
     }
 
-    fn look_at_forwarding(&self, table: Option<&ForwardingTable>) {
+    /// Says it once each time it is switched off.
+    fn look_at_forwarding(&mut self, table: Option<&ForwardingTable>) {
         let needed = self.backend.programs_the_kernel() && table.is_some_and(|table| !table.ports.is_empty());
-        let Some(name) = crate::forwarding::switched_off(self.backend.family()).filter(|_| needed) else { return };
+        let off = crate::forwarding::switched_off(self.backend.family()).filter(|_| needed);
+        let said = std::mem::replace(&mut self.said_off, off.is_some());
+        let Some(name) = off.filter(|_| !said) else { return };
         tracing::warn!(
             family = %self.backend.family(),
             "{name} is 0: Services answer this node alone, no pod and nobody outside; what attaches pods should set it, or \

@@ -78,7 +78,7 @@ async fn proxy(config: &Path) -> Result<ExitCode> {
     }
     let mut setup = proxy::Setup::new(client, proxy::Config::for_node(config.node_name), opened.mode);
     setup.asked = opened.asked.name();
-    setup.replaces = modes::left_behind(setup.mode.name());
+    setup.replaces = modes::left_behind(setup.mode.name(), &[]);
     // Nobody changes its configuration.
     let (_, orders) = mpsc::channel(1);
     proxy::serve(setup, orders, proxy::Status::default(), stop).await.context("the proxy ended")?;

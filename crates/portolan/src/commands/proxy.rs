@@ -19,6 +19,7 @@ use ::proxy::config::write::to_yaml;
 use ::proxy::tuning::PROC_SYS;
 use ::proxy::{EMULATED, Rules, Status};
 use anyhow::{Context, Result};
+use ipnet::IpNet;
 use service_model::ServiceName;
 use tokio::sync::mpsc;
 
@@ -54,7 +55,7 @@ pub fn run(options: &Proxy) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     if options.cleanup == Some(true) {
-        return block_on(cleanup(options.take_over));
+        return block_on(cleanup(options.take_over, setup::excluded(&config.ipvs)));
     }
     let settings = settings(&config, machine::processors())?;
     if let Some(Instrument::Dump { service, output }) = &options.command {
@@ -139,13 +140,13 @@ async fn dump(options: &Proxy, settings: Settings, service: Option<&str>, output
 }
 
 /// One mode that can't be cleaned up keeps no other from being.
-async fn cleanup(former: bool) -> Result<ExitCode> {
+async fn cleanup(former: bool, excluded: Vec<IpNet>) -> Result<ExitCode> {
     let mut code = ExitCode::SUCCESS;
     let mut fail = |error: anyhow::Error| {
         eprintln!("portolan: {error:#}");
         code = ExitCode::FAILURE;
     };
-    for rules in modes::all() {
+    for rules in modes::all(&excluded) {
         match rules {
             Ok(rules) => rules.cleanup(true).await.map_err(Into::into).unwrap_or_else(&mut fail),
             // What the kernel lacks has left nothing in it.
@@ -154,7 +155,7 @@ async fn cleanup(former: bool) -> Result<ExitCode> {
         }
     }
     if former {
-        former::KubeProxy::beside("").cleanup(true).await.map_err(Into::into).unwrap_or_else(&mut fail);
+        former::KubeProxy::new().cleanup(true).await.map_err(Into::into).unwrap_or_else(&mut fail);
     }
     Ok(code)
 }

@@ -466,7 +466,7 @@ fn pods_are_told_by_the_link_their_packets_come_in_by() {
 #[test]
 fn a_flow_through_a_relay_that_died_finds_its_way_again() {
     let stand = Stand::new();
-    // The tool's chains were there first, so the kernel asks the relay's rules after them for as long as there are any.
+    // The kernel asks the newest of equals first: the relay's rules before the tool's chains, for as long as there are any.
     for chain in ["PREROUTING", "OUTPUT"] {
         stand.tool(&format!("iptables-nft -t nat -A {chain} -p tcp --dport 9 -j ACCEPT"));
     }

@@ -294,9 +294,19 @@ async fn excluded_addresses_are_neither_made_nor_touched() {
     let node_ports = [6, 17].map(|protocol| at(protocol, "172.30.0.11:30080"));
     assert_eq!(servers, BTreeSet::from([theirs(), inside, node_ports[0], node_ports[1]]));
     assert_eq!(weights(&backend, &inside), [], "without our endpoints");
+    // Nor when another mode takes over, nor when all is cleaned up.
+    let left = || {
+        backend.with_handles(|_, ipvs| {
+            let addresses = ipvs.addresses(ipvs::Family::V4).unwrap();
+            (ipvs.servers(ipvs::Family::V4).unwrap().len(), addresses.bound.into_iter().collect::<Vec<_>>())
+        })
+    };
+    let theirs = (2, vec!["198.51.100.7".parse::<IpAddr>().unwrap()]);
+    assert_eq!(backend.retire().await.unwrap(), Retired::Gone);
+    assert_eq!(left(), theirs);
+    battery::settle(&backend, &world(&["10.244.1.5"])).await;
     backend.cleanup().await.unwrap();
-    let servers = backend.with_handles(|_, ipvs| ipvs.servers(ipvs::Family::V4).unwrap().len());
-    assert_eq!(servers, 2);
+    assert_eq!(left(), theirs);
 }
 
 #[tokio::test]
@@ -312,6 +322,16 @@ async fn the_scheduler_is_the_operator_s_and_affinity_is_persistence() {
         assert_eq!((&server.scheduler, server.persistence), (&scheduler, Some(77)));
         assert_eq!(server.options, SchedulerOptions::FALLBACK, "no client stays with an endpoint that is drained");
     }
+}
+
+#[tokio::test]
+async fn a_new_table_has_rules_when_its_services_are_in_it() {
+    let backend = backend(IpFamily::V4, options());
+    let observed = backend.observe().await.unwrap();
+    let text = backend.plan(&backend.desired(&world(&["10.244.1.5"])), &observed).to_string();
+    let last_element = text.rfind("add element ip portolan-ipvs ").unwrap();
+    assert!(text.find("add rule ip portolan-ipvs ").unwrap() > last_element, "{text}");
+    assert!(text.find("ip address add ").unwrap() > text.rfind("add rule ip portolan-ipvs ").unwrap(), "{text}");
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 //! which make room themselves.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -32,13 +32,32 @@ pub(super) struct Room {
 #[derive(Default)]
 struct Held {
     all: usize,
-    by_client: HashMap<IpAddr, usize>,
+    by_client: HashMap<Client, usize>,
 }
 
 /// One connection's, until it's dropped.
 pub(super) struct Seat {
     room: Arc<Room>,
-    client: IpAddr,
+    client: Client,
+}
+
+/// Whom an address is of. Of IPv6's, a whole link's worth is anybody's to take (RFC 4291 section 2.5.4).
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Client {
+    V4(Ipv4Addr),
+    V6([u16; 4]),
+}
+
+impl From<IpAddr> for Client {
+    fn from(address: IpAddr) -> Client {
+        match address.to_canonical() {
+            IpAddr::V4(address) => Client::V4(address),
+            IpAddr::V6(address) => {
+                let [a, b, c, d, ..] = address.segments();
+                Client::V6([a, b, c, d])
+            }
+        }
+    }
 }
 
 /// Something that is said now and then, however often it happens.
@@ -80,6 +99,7 @@ impl Room {
     /// A client may have as many as are still free: alone it gets half of all, and where n take all they can get, an
     /// n+1st part is left for the next one.
     pub fn admit(self: &Arc<Room>, client: IpAddr) -> Option<Seat> {
+        let client = Client::from(client);
         let mut held = self.lock();
         let free = self.most.saturating_sub(held.all);
         if held.by_client.get(&client).copied().unwrap_or(0) >= free {
@@ -131,6 +151,16 @@ mod tests {
     /// Takes all that a client can get.
     fn take_all(room: &Arc<Room>, number: u8) -> Vec<Seat> {
         std::iter::from_fn(|| room.admit(client(number))).collect()
+    }
+
+    #[test]
+    fn a_links_worth_of_ipv6_addresses_is_one_client() {
+        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        let room = Room::new(4);
+        let seats: Vec<Seat> =
+            (1..=4).filter_map(|number| room.admit(address(&format!("2001:db8::{number}")))).collect();
+        assert_eq!(seats.len(), 2, "as much as one may have");
+        assert!(room.admit(address("2001:db8:0:1::1")).is_some(), "and somebody else another");
     }
 
     #[test]

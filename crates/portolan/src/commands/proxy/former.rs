@@ -4,6 +4,8 @@
 //! Our iptables mode calls its chains as kube-proxy does. While it is in force, those in its flavour are its own, and only
 //! what it doesn't have is removed.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
@@ -58,9 +60,9 @@ const DRAIN: Duration = Duration::from_secs(15 * 60);
 
 /// A kube-proxy's remains.
 pub struct KubeProxy {
-    /// The mode of ours that is in force.
-    our_mode: &'static str,
     since: Instant,
+    /// Chains, tables and sets are gone, and only virtual servers wait for their connections.
+    rules_gone: Arc<AtomicBool>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -91,16 +93,24 @@ struct Found {
 }
 
 impl KubeProxy {
-    pub fn beside(our_mode: &'static str) -> KubeProxy {
-        KubeProxy { our_mode, since: Instant::now() }
+    pub fn new() -> KubeProxy {
+        KubeProxy { since: Instant::now(), rules_gone: Arc::default() }
     }
 
-    fn remove(&self, patient: bool) -> BoxFuture<'_, Result<Retired, ModeError>> {
+    /// `our_mode` is the one of ours that is in force, and empty if none is.
+    fn remove(&self, our_mode: &'static str, patient: bool) -> BoxFuture<'_, Result<Retired, ModeError>> {
         Box::pin(async move {
-            let our_mode = self.our_mode;
+            let rules_gone = self.rules_gone.clone();
             let failed =
                 |source| ModeError { mode: "kube-proxy", family: IpFamily::V4, step: ModeStep::Remove, source };
-            let removed = tokio::task::spawn_blocking(move || remove(our_mode, patient)).await;
+            let remove = move || {
+                if !rules_gone.load(Ordering::Relaxed) {
+                    remove_rules(our_mode)?;
+                    rules_gone.store(true, Ordering::Relaxed);
+                }
+                remove_servers_unless_ours(our_mode, patient)
+            };
+            let removed = tokio::task::spawn_blocking(remove).await;
             removed.map_err(|error| failed(error.into()))?.map_err(|error| failed(error.into()))
         })
     }
@@ -112,16 +122,16 @@ impl Rules for KubeProxy {
     }
 
     fn cleanup(&self, _close_loopback: bool) -> BoxFuture<'_, Result<(), ModeError>> {
-        Box::pin(async move { self.remove(false).await.map(drop) })
+        Box::pin(async move { self.remove("", false).await.map(drop) })
     }
 
-    fn retire(&self, _close_loopback: bool) -> BoxFuture<'_, Result<Retired, ModeError>> {
-        self.remove(self.since.elapsed() < DRAIN)
+    fn retire(&self, in_force: &'static str, _close_loopback: bool) -> BoxFuture<'_, Result<Retired, ModeError>> {
+        self.remove(in_force, self.since.elapsed() < DRAIN)
     }
 }
 
-fn remove(our_mode: &str, patient: bool) -> Result<Retired, Error> {
-    let ours_too = remove_tables().map_err(Error::Tables)?;
+fn remove_rules(our_mode: &str) -> Result<(), Error> {
+    remove_tables().map_err(Error::Tables)?;
     let hints: Vec<(Table, &str)> = HINTS.iter().chain(&OTHERS).copied().collect();
     let ours = if our_mode == "iptables" { Some(iptables::detect(HINTS).map_err(Error::Look)?) } else { None };
     for flavour in iptables::traces(&hints).map_err(Error::Look)? {
@@ -135,8 +145,14 @@ fn remove(our_mode: &str, patient: bool) -> Result<Retired, Error> {
     if !kept.is_empty() {
         tracing::warn!(sets = kept.join(", "), "sets of kube-proxy's stay: somebody's rules have them");
     }
-    // Our ipvs mode has the same device. It takes over what is on it, and it lets it go itself.
-    if our_mode == "ipvs" || ours_too { Ok(Retired::Gone) } else { remove_servers_and_device(patient) }
+    Ok(())
+}
+
+/// Our ipvs mode has the same device. It takes over what is on it, and it lets it go itself.
+fn remove_servers_unless_ours(our_mode: &str, patient: bool) -> Result<Retired, Error> {
+    let tables = nft::Kernel::open().and_then(|mut kernel| kernel.tables()).map_err(Error::Tables)?;
+    let ours = our_mode == "ipvs" || tables.iter().any(|table| table.name == proxy_ipvs::TABLE_NAME);
+    if ours { Ok(Retired::Gone) } else { remove_servers_and_device(patient) }
 }
 
 /// Without the device no virtual server is told to be its, and the kernel isn't asked for IPVS, which it might load.
@@ -183,17 +199,14 @@ fn is_set(name: &str) -> bool {
     kind.is_some_and(|kind| SETS.contains(&kind))
 }
 
-/// Says whether our own ipvs mode has a table too.
-fn remove_tables() -> Result<bool, nft::NftError> {
+fn remove_tables() -> Result<(), nft::NftError> {
     let mut kernel = nft::Kernel::open()?;
-    let tables = kernel.tables()?;
-    let ours_too = tables.iter().any(|table| table.name == proxy_ipvs::TABLE_NAME);
-    for table in tables.into_iter().filter(|table| table.name == NFTABLES) {
+    for table in kernel.tables()?.into_iter().filter(|table| table.name == NFTABLES) {
         let mut transaction = nft::Transaction::new(table);
         transaction.destroy_table();
         kernel.apply(&transaction)?;
     }
-    Ok(ours_too)
+    Ok(())
 }
 
 fn remove_chains(tool: &mut impl Iptables, ours_in_force: bool) -> Result<(), iptables::Error> {

@@ -7,7 +7,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use ipnet::IpNet;
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use proxy::config::file::Ipvs;
 use proxy::config::settings::{LogLevel, Mode, Settings};
 use proxy::tuning::{PROC_SYS, TuningPlan, set_oom_score};
 use proxy::{Config, FollowedAddresses, Notice, Rules, Setup};
@@ -75,7 +77,7 @@ impl Maker {
             notices.extend(not_tuned(&settings.tuning));
         }
         // What others have left is there from the beginning or not at all.
-        let replaces = if self.before.is_none() { self.left_behind(mode.name()) } else { Vec::new() };
+        let replaces = if self.before.is_none() { self.left_behind(mode.name(), &options) } else { Vec::new() };
         let config = self.config(&settings, name);
         let setup = Setup { client, config, mode, server, asked, notices, replaces };
         Ok(Made { settings, options, setup })
@@ -89,10 +91,10 @@ impl Maker {
         self.before = Some(made);
     }
 
-    fn left_behind(&self, mode: &'static str) -> Vec<Arc<dyn Rules>> {
-        let mut left = modes::left_behind(mode);
+    fn left_behind(&self, mode: &'static str, options: &ModeOptions) -> Vec<Arc<dyn Rules>> {
+        let mut left = modes::left_behind(mode, &options.ipvs.exclude_cidrs);
         if self.take_over {
-            left.push(Arc::new(former::KubeProxy::beside(mode)));
+            left.push(Arc::new(former::KubeProxy::new()));
         }
         left
     }
@@ -147,6 +149,11 @@ pub fn oom_score(settings: &Settings) {
 }
 
 /// What ipvs mode is told; a scheduler that none could be is an error in every mode.
+/// The addresses at which ipvs mode leaves everything as it is. What is no CIDR has been refused.
+pub fn excluded(ipvs: &Ipvs) -> Vec<IpNet> {
+    ipvs.exclude_cidrs.iter().flatten().filter_map(|cidr| cidr.parse().ok()).collect()
+}
+
 fn ipvs_options(settings: &Settings) -> Result<proxy_ipvs::Options> {
     let ipvs = &settings.ipvs;
     let seconds = |timeout: proxy::config::duration::GoDuration| u32::try_from(timeout.whole_seconds()).unwrap_or(0);
@@ -156,7 +163,7 @@ fn ipvs_options(settings: &Settings) -> Result<proxy_ipvs::Options> {
     };
     Ok(proxy_ipvs::Options {
         scheduler,
-        exclude_cidrs: ipvs.exclude_cidrs.iter().flatten().filter_map(|cidr| cidr.parse().ok()).collect(),
+        exclude_cidrs: excluded(&settings.ipvs),
         strict_arp: ipvs.strict_arp,
         timeouts: ipvs::Timeouts {
             tcp: seconds(ipvs.tcp_timeout),
