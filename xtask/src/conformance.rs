@@ -19,6 +19,11 @@ const COMPARISONS: &[Comparison] = &[
         peers: &["etcd", "kube-apiserver"],
     },
     Comparison {
+        name: "corefile",
+        about: "Corefiles, good and bad ones, through the real CoreDNS and ours: whether they are taken",
+        peers: &["coredns"],
+    },
+    Comparison {
         name: "endpoints",
         about: "random histories of Services, Pods and Nodes against the real kube-controller-manager: endpoints, writes",
         peers: &["etcd", "kube-apiserver", "kube-controller-manager"],

@@ -1,6 +1,7 @@
 //! Comparisons of ours with the originals; `cargo xtask conformance` gets the originals and runs one.
 
 mod contest;
+mod corefiles;
 mod deployments;
 mod dice;
 mod endpoints;
@@ -23,6 +24,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Corefiles, good and bad ones: whether CoreDNS takes them.
+    Corefile(corefiles::Options),
     /// Generated requests: verdict, message, object.
     Api(api::Options),
     /// Random histories of Services, Pods and Nodes: the same endpoints as kube-controller-manager makes.
@@ -41,6 +44,7 @@ fn main() -> Result<ExitCode> {
     let cli = Cli::parse();
     enter_own_network()?;
     let agree = match &cli.command {
+        Command::Corefile(options) => corefiles::run(options)?,
         Command::Api(options) => {
             let originals = Originals::start(api::flags())?;
             runtime()?.block_on(api::run(options, &originals))?

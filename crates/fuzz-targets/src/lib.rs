@@ -4,11 +4,13 @@
 //! `fuzz/` gives them bytes that a fuzzer makes up; `tests/corpus.rs` gives them every input that is kept. A step that
 //! can't fail ends with a panic, which is what both look for. Not responsible for whether answers are right.
 
+mod files;
 mod kinds;
 mod network;
 mod requests;
 mod tars;
 
+pub use files::corefile;
 pub use kinds::{json, patches, protobuf, selectors};
 pub use network::{dns, netlink};
 pub use requests::{requests, tokens};
@@ -29,6 +31,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "requests", run: requests },
     Target { name: "tokens", run: tokens },
     Target { name: "dns", run: dns },
+    Target { name: "corefile", run: corefile },
     Target { name: "netlink", run: netlink },
     Target { name: "images", run: images },
 ];

@@ -1,5 +1,6 @@
 //! The command line: names, flags and their help. Not responsible for doing any of it.
 
+mod dns;
 mod proxy;
 
 use std::path::PathBuf;
@@ -11,6 +12,7 @@ use images::Reference;
 use images::registry::Mirror;
 use ipnet::IpNet;
 
+pub use self::dns::Dns;
 pub use self::proxy::{Instrument, Output, Proxy};
 use crate::help;
 use crate::modes::MODES;
@@ -41,6 +43,9 @@ pub enum Command {
     /// Make the Services of any cluster work on this node: takes kube-proxy's place, with its flags and its file.
     #[command(after_long_help = help::PROXY)]
     Proxy(Box<Proxy>),
+    /// CoreDNS's configuration.
+    #[command(subcommand, after_long_help = help::DNS)]
+    Dns(Dns),
     /// Container images on this machine.
     #[command(subcommand, after_long_help = help::IMAGE)]
     Image(Image),

@@ -92,6 +92,18 @@ A change of the file is applied while the proxy runs, the mode too. One that can
 configuration stays in force. `dump` ends with exit code 1 when something is missing.
 PORTOLAN_LOG sets what is logged, before -v.";
 
+pub const DNS: &str = "\
+Examples:
+  See what a Corefile means, with everything that it leaves to defaults:
+    portolan dns check Corefile
+  The one of a cluster:
+    kubectl -n kube-system get configmap coredns -o 'jsonpath={.data.Corefile}' | portolan dns check -
+  For a program:
+    portolan dns check Corefile -o json
+
+Corefiles are read as CoreDNS 1.15.0 reads them. Everything that is wrong is told, with its line and how to mend it, and
+then the exit code is 1. Plugins and options of CoreDNS that aren't supported are among it.";
+
 pub const IMAGE: &str = "\
 Examples:
   Bring in an image that Docker has:

@@ -1,5 +1,6 @@
 //! What each command does.
 
+mod dns;
 mod down;
 mod image;
 mod manual;
@@ -25,6 +26,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Status(system) => block_on(status::status(&system)),
         Command::Run(options) => run::run(&options),
         Command::Proxy(options) => proxy::run(&options),
+        Command::Dns(command) => dns::run(&command),
         Command::Image(image) => image::run(&image),
         Command::Completion { shell } => manual::completion(shell),
         Command::Man { dir } => manual::man(dir.as_deref()),
