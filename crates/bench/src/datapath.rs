@@ -18,6 +18,7 @@ use crate::objects::{SERVICES, SLICES, create, create_all, endpoint, service, sl
 use crate::report::{Report, Row};
 use crate::source::{Mode, Source};
 use crate::{Peers, figures};
+use load::Places;
 use way::{SERVER_PORT, Way, endpoints};
 
 const DIRECT: &str = "straight to the pod";
@@ -49,6 +50,9 @@ pub struct Options {
     /// Rules that are measured, too: files for `nft -f` that lead 10.111.255.1:80 to 10.244.2.1:8080.
     #[arg(long, value_name = "FILE")]
     rules: Vec<PathBuf>,
+    /// Client and server share a processor, instead of having one each.
+    #[arg(long)]
+    one_processor: bool,
     /// More Services than these are not asked of iptables, ours or kube-proxy's.
     #[arg(long, default_value_t = 1_000)]
     iptables_at_most: usize,
@@ -90,31 +94,36 @@ pub fn run(options: &Options, peers: &Peers, report: &mut Report) -> Result<()> 
     for services in &options.services {
         size(*services, options, peers.kube_proxy.as_deref(), report)?;
     }
-    report.note(
-        "Processor time is that of client, server and everything on a packet's way, per connection: a byte there and back, \
+    let places = if options.one_processor {
+        "Client and server share a processor"
+    } else {
+        "Client and server have a processor each"
+    };
+    report.note(format!(
+        "{places}. Processor time is that of both and of everything on a packet's way, per connection: a byte there and back, \
          then a reset. A quotient is the mean of the rounds' quotients, with its 95 % interval. Bars hold the upper end.",
-    );
+    ));
     Ok(())
 }
 
 fn size(services: usize, options: &Options, kube_proxy: Option<&Path>, report: &mut Report) -> Result<()> {
     eprintln!("{services} Services");
-    let source = Source::start()?;
+    let (source, places) = (Source::start()?, Places::choose(options.one_processor)?);
     let targets = populate(&source, services)?;
-    let (mut ways, mut subjects) = plain(&source, &options.rules)?;
+    let (mut ways, mut subjects) = plain(&source, &options.rules, places)?;
     for mode in &options.modes {
         if mode.is_iptables() && services > options.iptables_at_most {
             continue;
         }
         let name = mode.label();
-        let mut way = Way::new(name, &source.threads)?;
+        let mut way = Way::new(name, &source.threads, places)?;
         way.proxy = Some(source.ours(&way.node, *mode, &format!("ours-{name}"))?);
         way.relays = *mode == Mode::Userspace;
         let all =
             [("", targets.few), (", 1 endpoint", targets.one), (", 100", targets.many), (", affinity", targets.sticky)];
         add(&mut ways, &mut subjects, way, &all, mode.is_nftables())?;
         if let Some(program) = kube_proxy.filter(|_| mode.has_original()) {
-            let mut way = Way::new(format!("kube-proxy {name}"), &source.threads)?;
+            let mut way = Way::new(format!("kube-proxy {name}"), &source.threads, places)?;
             source.serve_in(&way.node)?;
             way.proxy = Some(source.original(program, &way.node, *mode, &format!("original-{name}"))?);
             add(&mut ways, &mut subjects, way, &[("", targets.few), (", affinity", targets.sticky)], false)?;
@@ -144,19 +153,19 @@ fn size(services: usize, options: &Options, kube_proxy: Option<&Path>, report: &
 }
 
 /// The ways without a proxy.
-fn plain(source: &Source, rules: &[PathBuf]) -> Result<(Vec<Way>, Vec<Subject>)> {
+fn plain(source: &Source, rules: &[PathBuf], places: Places) -> Result<(Vec<Way>, Vec<Subject>)> {
     let (mut ways, mut subjects) = (Vec::new(), Vec::new());
     let pod: IpAddr = endpoints(1..=1)[0].parse()?;
     let pod = SocketAddr::new(pod, SERVER_PORT);
-    let direct = Way::new(DIRECT, &source.threads)?;
+    let direct = Way::new(DIRECT, &source.threads, places)?;
     add(&mut ways, &mut subjects, direct, &[("", pod)], false)?;
     let address = SocketAddr::from(([10, 111, 255, 1], 80));
     for file in rules {
-        let way = Way::new(file.display().to_string(), &source.threads)?;
+        let way = Way::new(file.display().to_string(), &source.threads, places)?;
         ran(&way.node, &["nft", "-f", &way.name])?;
         add(&mut ways, &mut subjects, way, &[("", address)], false)?;
     }
-    let rule = Way::new(ONE_RULE, &source.threads)?;
+    let rule = Way::new(ONE_RULE, &source.threads, places)?;
     ran(&rule.node, &["nft", "add table ip hand"])?;
     ran(&rule.node, &["nft", "add chain ip hand prerouting { type nat hook prerouting priority dstnat; }"])?;
     let translate = format!("ip daddr {} tcp dport 80 dnat to {pod}", address.ip());

@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use netns::NetNs;
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::socket::{setsockopt, sockopt};
+use nix::unistd::Pid;
 
 /// The first byte of a connection says what it is for.
 const ECHO: u8 = b'e';
@@ -20,6 +22,16 @@ const SINK: u8 = b's';
 const CHUNK: usize = 64 << 10;
 /// A connection that isn't answered for so long is lost.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// sched_setaffinity(2)
+const THIS_THREAD: Pid = Pid::from_raw(0);
+
+/// The processors that client and server keep to. Left to itself, the scheduler puts the two of one way on one processor and
+/// those of another on two, for whole runs, and to wake somebody on another processor costs more than any rule.
+#[derive(Clone, Copy, Debug)]
+pub struct Places {
+    client: usize,
+    server: usize,
+}
 
 /// What a piece of work took.
 #[derive(Clone, Copy, Debug, Default)]
@@ -37,13 +49,34 @@ pub struct Server {
     thread: Option<JoinHandle<()>>,
 }
 
+impl Places {
+    /// On the first and the last of the processors that this process may use, or both on the last.
+    pub fn choose(together: bool) -> Result<Places> {
+        let allowed = sched_getaffinity(THIS_THREAD).context("cannot read which processors there are")?;
+        let mut able = (0..CpuSet::count()).filter(|number| allowed.is_set(*number) == Ok(true));
+        let first = able.next().context("no processor may be used")?;
+        let last = able.next_back().unwrap_or(first);
+        Ok(Places { client: if together { last } else { first }, server: last })
+    }
+}
+
+/// Keeps this thread on one processor.
+fn stay_on(processor: usize) -> io::Result<()> {
+    let mut only = CpuSet::new();
+    only.set(processor)?;
+    Ok(sched_setaffinity(THIS_THREAD, &only)?)
+}
+
 impl Server {
     /// Listens on a port of all addresses.
-    pub fn start(namespace: &NetNs, address: SocketAddr) -> Result<Server> {
+    pub fn start(namespace: &NetNs, address: SocketAddr, places: Places) -> Result<Server> {
         let listener = namespace.run(|| TcpListener::bind(address))?.context("cannot listen")?;
         let ending = Arc::new(AtomicBool::new(false));
         let until = ending.clone();
         let thread = std::thread::spawn(move || {
+            if let Err(error) = stay_on(places.server) {
+                eprintln!("the server may run on any processor: {error}");
+            }
             for connection in listener.incoming() {
                 if until.load(Ordering::Relaxed) {
                     return;
@@ -121,6 +154,12 @@ pub fn connections(target: SocketAddr, count: usize, between: Option<u32>) -> Re
         Ok(())
     })?;
     Ok((cost, latencies))
+}
+
+/// Does something as the client, where it belongs.
+pub fn as_client<T>(places: Places, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    stay_on(places.client).context("cannot stay on one processor")?;
+    work()
 }
 
 /// One connection, made and asked once.

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use netns::{LinkName, Links, NetNs};
 use tokio::runtime::Runtime;
 
-use super::load::{self, Server};
+use super::load::{self, Places, Server};
 use crate::lab::{self, run};
 use crate::process::Process;
 
@@ -24,6 +24,7 @@ pub struct Way {
     pub name: String,
     client: NetNs,
     pub node: NetNs,
+    places: Places,
     /// What carries packets, or only programs the kernel to.
     pub proxy: Option<Process>,
     /// Its processor time belongs to the connections: it carries their bytes.
@@ -38,7 +39,7 @@ pub fn endpoints(numbers: RangeInclusive<u8>) -> Vec<String> {
 }
 
 impl Way {
-    pub fn new(name: impl Into<String>, threads: &Runtime) -> Result<Way> {
+    pub fn new(name: impl Into<String>, threads: &Runtime, places: Places) -> Result<Way> {
         let [client, node, server] = [lab::namespace()?, lab::namespace()?, lab::namespace()?];
         threads.block_on(async {
             link(&node, "pod", &client).await?;
@@ -58,8 +59,8 @@ impl Way {
         on(&node, &format!("ip route add {SERVERS} via 192.168.9.2"))?;
         netns::sysctl::set(&node, "net.ipv4.ip_forward", "1")?;
         let listen = SocketAddr::from((Ipv4Addr::UNSPECIFIED, SERVER_PORT));
-        let server = Server::start(&server, listen)?;
-        Ok(Way { name: name.into(), client, node, proxy: None, relays: false, _server: server })
+        let server = Server::start(&server, listen, places)?;
+        Ok(Way { name: name.into(), client, node, places, proxy: None, relays: false, _server: server })
     }
 
     /// What carries the bytes of its connections besides the kernel.
@@ -69,7 +70,7 @@ impl Way {
 
     /// Does something as the client.
     pub fn as_client<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-        self.client.run(work)?.with_context(|| format!("on the way {:?}", self.name))
+        self.client.run(|| load::as_client(self.places, work))?.with_context(|| format!("on the way {:?}", self.name))
     }
 
     /// Waits until a target answers.
