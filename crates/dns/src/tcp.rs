@@ -20,6 +20,7 @@ use crate::resolver::{Reaction, Resolver};
 const CONNECTIONS_MAX: usize = 1000;
 /// Questions of one connection that may wait for other servers; reading goes on when one is answered.
 const WAITING_MAX: usize = 100;
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 /// RFC 7766 section 6.2.3: a few seconds.
 const IDLE: Duration = Duration::from_secs(10);
 
@@ -37,7 +38,16 @@ pub async fn serve(listener: TcpListener, resolver: Arc<Resolver>, stop: Cancell
             Some(_) = connections.join_next() => continue,
             accepted = listener.accept() => accepted,
         };
-        let (Ok((stream, _)), Ok(permit)) = (accepted, permits.clone().try_acquire_owned()) else { continue };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of descriptors, say: asked again at once, it fails at once.
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_AGAIN).await;
+                continue;
+            }
+        };
+        let Ok(permit) = permits.clone().try_acquire_owned() else { continue };
         let resolver = resolver.clone();
         connections.spawn(async move {
             // A client that goes away in the middle is its own affair.

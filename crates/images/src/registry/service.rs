@@ -5,6 +5,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
@@ -20,6 +21,7 @@ use crate::digest::Digest;
 const LONGEST_REQUEST: u64 = 16 << 20;
 /// Asked at a time; more wait in the socket's queue.
 const REQUESTS: usize = 256;
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -66,7 +68,11 @@ pub async fn serve(listener: UnixListener, puller: Puller, stop: CancellationTok
                         }
                     });
                 }
-                Err(error) => tracing::warn!(%error, "cannot take a request to pull"),
+                Err(error) => {
+                    // Out of descriptors, say: asked again at once, it fails at once.
+                    tracing::warn!(%error, "cannot take a request to pull");
+                    tokio::time::sleep(ACCEPT_AGAIN).await;
+                }
             },
         }
     }

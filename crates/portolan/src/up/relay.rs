@@ -28,6 +28,7 @@ const CONNECTIONS_OF_ONE: usize = 32;
 const CONNECTION: Duration = Duration::from_secs(20);
 /// Longer than a resolver's own patience, so that it's the asker who gives up.
 const PATIENCE: Duration = Duration::from_secs(5);
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 const PORT: u16 = 53;
 const MESSAGE_MAX: usize = 65_535;
 
@@ -71,7 +72,15 @@ impl Relay {
                     });
                 }
                 accepted = self.tcp.accept() => {
-                    let Ok((stream, from)) = accepted else { continue };
+                    let (stream, from) = match accepted {
+                        Ok(accepted) => accepted,
+                        Err(error) => {
+                            // Out of descriptors, say: asked again at once, it fails at once.
+                            tracing::warn!(%error, "cannot accept a connection");
+                            tokio::time::sleep(ACCEPT_AGAIN).await;
+                            continue;
+                        }
+                    };
                     let Some(place) = connections.place(from.ip()) else { continue };
                     tasks.spawn(async move {
                         if let Ok(Err(error)) = tokio::time::timeout(CONNECTION, connection(stream)).await {
