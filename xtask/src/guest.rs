@@ -1,6 +1,6 @@
 //! `cargo xtask test-vm`: the tests that touch the kernel, in a QEMU guest like most people's machine: Debian's own
-//! kernel, systemd, and control groups of version 2 alone; with `--small`, those that this
-//! machine's kernel may not be able to pass. Not responsible for what the tests check.
+//! kernel, systemd, and control groups of version 2 alone; with `--small`, and as a part of every `cargo xtask test`, those
+//! that this machine's kernel may not be able to pass. Not responsible for what the tests check.
 
 mod cpio;
 mod image;

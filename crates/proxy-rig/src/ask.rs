@@ -25,16 +25,8 @@ const ONCE_MORE: Duration = Duration::from_millis(400);
 
 /// `SILENCE` is the kernel's own time and the same on a slow machine.
 pub fn patience(silent: bool) -> Duration {
-    if silent { SILENCE } else { PATIENCE * slowness() }
-}
-
-/// Whether the machine's processor is slow for reasons of its own.
-pub fn is_emulated() -> bool {
-    slowness() > 1
-}
-
-fn slowness() -> u32 {
-    std::env::var(SLOWNESS).ok().and_then(|text| text.parse().ok()).unwrap_or(1)
+    let slowness = std::env::var(SLOWNESS).ok().and_then(|text| text.parse::<u32>().ok());
+    if silent { SILENCE } else { PATIENCE * slowness.unwrap_or(1) }
 }
 
 pub fn ask(from: IpAddr, to: SocketAddr, protocol: Protocol, patience: Duration) -> Seen {

@@ -55,12 +55,14 @@ impl Wanted {
 
     /// One Service port whose packets are led to listeners.
     pub fn by_rules(&mut self, name: &ServicePortName, port: &Arc<ServicePort>, homes: &mut Homes<'_>) {
-        if port.protocol == Protocol::Sctp {
-            return self.refuse(name, RefusalReason::NotRelayed);
-        }
         // All or nothing: no rules lead to a listener, nor guard it, whose port can't be served whole.
         let places = match homes.places(name, port) {
             Ok(places) => places,
+            // Nobody will ever listen for it, and whoever comes is told so.
+            Err(RefusalReason::NotRelayed) => {
+                self.refuse(name, RefusalReason::NotRelayed);
+                BTreeMap::new()
+            }
             Err(reason) => return self.refuse(name, reason),
         };
         for (way, place) in &places {
@@ -90,7 +92,7 @@ impl Wanted {
                 Verdict::Drop => (denied(frontend, local), to(Target::Drop)),
                 Verdict::Forward(_) => match places.get(way) {
                     Some(place) => (leading(frontend, local), to_listener(place.address)),
-                    None => continue,
+                    None => (denied(frontend, local), to(Target::Goto(REJECT.to_owned()))),
                 },
             };
             self.element(set, key.clone(), content);
@@ -183,6 +185,9 @@ impl<'a> Homes<'a> {
         name: &ServicePortName,
         port: &Arc<ServicePort>,
     ) -> Result<BTreeMap<Way, Place>, RefusalReason> {
+        if port.protocol == Protocol::Sctp {
+            return Err(RefusalReason::NotRelayed);
+        }
         let mut places = BTreeMap::new();
         for way in port.frontends.iter().flat_map(|frontend| [Way::of_others(frontend), Way::of_here(frontend, port)]) {
             if places.contains_key(&way) || (List { port: port.clone(), way }).endpoints().is_empty() {

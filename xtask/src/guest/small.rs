@@ -17,7 +17,7 @@ use super::{LockedUp, Machine, Outcome, init, payload};
 use crate::{machine, peers, step};
 
 /// Whose tests are for this guest: those that are ignored anywhere else.
-const PACKAGES: &[&str] = &["ipvs", "proxy-ipvs"];
+const PACKAGES: &[&str] = &["ipvs", "proxy-ipvs", "proxy-nftables", "proxy-iptables", "proxy-userspace"];
 /// And those for which there isn't the time always: a whole proxy's life.
 const MORE: &[&str] = &["portolan"];
 /// The metapackage that leads to the current kernel of the machine's own Debian release.

@@ -1,7 +1,7 @@
 //! Where a mode intentionally does something else than the table says, each with its reason. One that does not differ any
 //! more is a mistake as well. Not responsible for what all modes do: that is the table's.
 
-use service_model::IpFamily;
+use service_model::{IpFamily, Protocol};
 
 use super::{Case, Expected, Pod, Sees, Sender, Target};
 use crate::battery::World;
@@ -51,6 +51,12 @@ impl Difference {
 
 pub fn differences() -> Vec<Difference> {
     vec![
+        Difference {
+            modes: &[Mode::Userspace],
+            cases: |case| case.probe.protocol == Protocol::Sctp && matches!(case.expected, Expected::Reaches { .. }),
+            expected: |_| Expected::Rejected,
+            reason: "SCTP is not relayed, and whoever comes is told so",
+        },
         Difference {
             modes: &[Mode::Userspace],
             cases: shows_the_client,
