@@ -43,7 +43,7 @@ pub struct Tuple {
 pub struct Status(pub u32);
 
 /// The kernel's number of a flow. A later flow with the same tuple has another, unless it got the same memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FlowId(pub u32);
 
 #[derive(Debug, Clone, PartialEq, Eq)]

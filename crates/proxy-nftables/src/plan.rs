@@ -52,6 +52,7 @@ struct Planner<'a> {
     observed: &'a Observed,
     strays: Edits,
     structure: Edits,
+    rules: Edits,
     additions: Edits,
     puts: BTreeMap<Entry, Mark>,
     drops: BTreeSet<Entry>,
@@ -125,6 +126,7 @@ impl<'a> Planner<'a> {
             observed,
             strays: Edits::default(),
             structure: Edits::default(),
+            rules: Edits::default(),
             additions: Edits::default(),
             puts: BTreeMap::new(),
             drops: BTreeSet::new(),
@@ -143,11 +145,11 @@ impl<'a> Planner<'a> {
     fn plan_structure(&mut self) {
         if !self.observed.sound {
             self.structure.push(Edit::Rebuild);
-            return;
         }
         for (chain, rules) in self.desired.settings.chains() {
-            if self.observed.rules.get(&chain.name) != Some(&rules) {
-                self.structure.push(Edit::ReplaceRules { chain: chain.name, rules });
+            let found = self.observed.rules.get(&chain.name);
+            if found != Some(&rules) && (self.observed.sound || !rules.is_empty()) {
+                self.rules.push(Edit::ReplaceRules { chain: chain.name, rules });
             }
         }
     }
@@ -277,8 +279,9 @@ impl<'a> Planner<'a> {
         let gone = self.drops.iter().filter(|entry| !self.puts.contains_key(*entry));
         let gone = gone.filter(|entry| self.observed.entries.contains_key(*entry));
         switch.extend(gone.map(|entry| Edit::DropEntry { entry: *entry }));
-        // A source range has to be in force before its frontend and to outlive it.
-        let phases = [self.strays, self.structure, self.additions, before, switch, after, self.removals];
+        // A source range has to be in force before its frontend and to outlive it. A new table says nothing yet of what the
+        // Services' addresses are for, and whoever is still in force without one of NAT (IPVS) must not be kept from them.
+        let phases = [self.strays, self.structure, self.additions, before, switch, self.rules, after, self.removals];
         NftPlan {
             settings: self.desired.settings.clone(),
             steps: steps(phases, self.looking),

@@ -130,7 +130,7 @@ impl Observed {
         match edit {
             Edit::Rebuild => {
                 *self = Observed { sound: true, next_list: self.next_list, ..Observed::absent(self.epoch) };
-                self.rules = settings.chains().into_iter().map(|(chain, rules)| (chain.name, rules)).collect();
+                self.rules = settings.chains().into_iter().map(|(chain, _)| (chain.name, Vec::new())).collect();
             }
             Edit::ReplaceRules { chain, rules } => {
                 self.rules.insert(chain.clone(), rules.clone());

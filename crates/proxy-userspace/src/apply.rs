@@ -1,14 +1,15 @@
 //! Executes plans: on whatever takes nf_tables transactions, and on this process's own listeners. Both families share one
 //! handle, so that each knows the other's commits from those of strangers.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use conntrack::ConntrackError;
+use conntrack::{ConntrackError, Flow, FlowId};
 use nft::{Epoch, Kernel, Nft, NftError, Watched};
-use proxy::{Backend, Packets, Size};
+use proxy::{Backend, Packets, Retired, Size};
 use service_model::{ForwardingTable, IpFamily, NodePortAddresses};
 
 use crate::doors::Doors;
@@ -22,7 +23,20 @@ pub struct Userspace<N> {
     /// None without the privilege to write rules.
     rules: Option<Arc<Mutex<Watched<N>>>>,
     doors: Mutex<Doors>,
+    leaving: Mutex<Option<Leaving>>,
 }
+
+/// Another mode has taken over, and nothing leads to the doors any more.
+struct Leaving {
+    since: Instant,
+    /// The UDP flows to doors at the last look, and how many seconds the kernel kept each then.
+    flows: BTreeMap<FlowId, u32>,
+}
+
+/// Whoever has not heard an answer by then is not waiting for one.
+const PATIENCE: Duration = Duration::from_secs(6);
+/// A flow that has lost so many seconds of its time since the last look has had no packet since then.
+const IDLE: u32 = 2;
 
 #[derive(Debug, thiserror::Error)]
 pub enum BackendError {
@@ -76,7 +90,7 @@ impl<N: Nft + Send + 'static> Userspace<N> {
     }
 
     fn new(family: IpFamily, rules: Option<Arc<Mutex<Watched<N>>>>) -> Userspace<N> {
-        Userspace { family, rules, doors: Mutex::new(Doors::new(family)) }
+        Userspace { family, rules, doors: Mutex::new(Doors::new(family)), leaving: Mutex::new(None) }
     }
 
     /// Gives access to the handle, for tests and instruments.
@@ -87,6 +101,10 @@ impl<N: Nft + Send + 'static> Userspace<N> {
     fn shared(&self) -> Option<MutexGuard<'_, Watched<N>>> {
         // A panic elsewhere leaves nothing half-written here: the kernel's own state is what counts.
         self.rules.as_ref().map(|shared| shared.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn leaving(&self) -> MutexGuard<'_, Option<Leaving>> {
+        self.leaving.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn doors(&self) -> MutexGuard<'_, Doors> {
@@ -208,10 +226,29 @@ impl<N: Nft + Send + 'static> Backend for Userspace<N> {
     async fn cleanup(&self) -> Result<(), BackendError> {
         if let Some(mut shared) = self.shared() {
             shared.destroy(table(self.family)).map_err(BackendError::Cleanup)?;
-            self.doors().forget_flows().map_err(BackendError::Flows)?;
+            self.doors().forget_flows(|_| true).map(drop).map_err(BackendError::Flows)?;
         }
         self.doors().close_all();
         Ok(())
+    }
+
+    /// Who was asking when the rules went still comes in, and still gets an answer: a flow is forgotten when it has been
+    /// silent for a while, and the doors are closed at the end.
+    async fn retire(&self) -> Result<Retired, BackendError> {
+        let before = self.leaving().take();
+        let since = before.as_ref().map_or_else(Instant::now, |before| before.since);
+        let over = before.as_ref().is_some_and(|before| before.flows.is_empty()) || since.elapsed() >= PATIENCE;
+        if over || !self.doors().is_any_open() {
+            return self.cleanup().await.map(|()| Retired::Gone);
+        }
+        if let Some(mut shared) = self.shared() {
+            shared.destroy(table(self.family)).map_err(BackendError::Cleanup)?;
+        }
+        let kept = |flow: &Flow| before.as_ref().and_then(|before| before.flows.get(&flow.id));
+        let idle = |flow: &Flow| kept(flow).is_some_and(|kept| flow.timeout.unwrap_or(0) + IDLE <= *kept);
+        let flows = self.doors().forget_flows(idle).map_err(BackendError::Flows)?;
+        *self.leaving() = Some(Leaving { since, flows });
+        Ok(Retired::Answering)
     }
 
     fn answers_at(&self, address: SocketAddr) -> bool {

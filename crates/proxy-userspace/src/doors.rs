@@ -8,7 +8,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use conntrack::{Conntrack, ConntrackError, Family, Filter};
+use conntrack::{Conntrack, ConntrackError, Family, Filter, Flow, FlowId};
 use nix::ifaddrs::getifaddrs;
 use proxy::RefusalReason;
 use service_model::{Endpoint, IpFamily, Protocol, ServicePortName};
@@ -144,22 +144,32 @@ impl Doors {
         }
     }
 
-    /// Forgets the UDP flows that are translated to listeners here: their next packets meet whatever rules there are then.
-    /// Call it when no rule leads here any more.
-    pub fn forget_flows(&self) -> Result<(), ConntrackError> {
+    pub fn is_any_open(&self) -> bool {
+        !self.open.is_empty()
+    }
+
+    /// Forgets UDP flows that are translated to listeners here: their next packets meet whatever rules there are then. Call
+    /// it when no rule leads here any more. Tells those that stay, and how many seconds the kernel keeps each.
+    pub fn forget_flows(&self, which: impl Fn(&Flow) -> bool) -> Result<BTreeMap<FlowId, u32>, ConntrackError> {
+        let mut stay = BTreeMap::new();
         if !self.open.keys().any(|place| place.protocol == Protocol::Udp) {
-            return Ok(());
+            return Ok(stay);
         }
         let mut conntrack = Conntrack::open()?;
         let family = if self.family == IpFamily::V4 { Family::Ipv4 } else { Family::Ipv6 };
         let udp = Filter { family: Some(family), proto: Some(Protocol::Udp.number()), ..Filter::default() };
         for flow in conntrack.list(&udp)? {
             let answers = flow.reply.source;
-            if self.answers_at(SocketAddr::new(answers.addr, answers.port)) {
+            if !self.answers_at(SocketAddr::new(answers.addr, answers.port)) {
+                continue;
+            }
+            if which(&flow) {
                 conntrack.delete(&flow)?;
+            } else {
+                stay.insert(flow.id, flow.timeout.unwrap_or(0));
             }
         }
-        Ok(())
+        Ok(stay)
     }
 
     pub fn close_all(&mut self) {

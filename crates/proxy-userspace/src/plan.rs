@@ -56,7 +56,7 @@ pub enum Step {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Edit {
-    /// Replaces the table by one without Services.
+    /// Replaces the table by one without Services and without rules.
     Rebuild,
     ReplaceRules {
         chain: String,
@@ -87,21 +87,20 @@ impl Desired {
     pub fn plan(&self, observed: &Observed) -> UserspacePlan {
         let mut wanted = self.wanted(observed);
         self.keep_old_flows(observed, &mut wanted);
-        let mut steps = Vec::new();
-        let nothing = Rules::default();
-        let mut rules = &observed.rules;
-        if self.by_rules {
-            let structure = self.structure(rules);
-            if structure.first() == Some(&Edit::Rebuild) {
-                rules = &nothing;
-            }
-            steps.extend((!structure.is_empty()).then_some(Step::Rules(structure)));
+        let rebuilt;
+        let (mut steps, mut rules) = (Vec::new(), &observed.rules);
+        if self.by_rules && !rules.sound {
+            steps.push(Step::Rules(vec![Edit::Rebuild]));
+            rebuilt = Rules::rebuilt(&self.settings);
+            rules = &rebuilt;
         }
         steps.extend(process_steps(observed, &wanted));
         if self.by_rules {
             let Difference { guards, leading, no_longer_leading, no_longer_guarding } =
                 difference(rules, &wanted.elements);
-            steps.extend(packed([guards, leading, no_longer_leading, no_longer_guarding]));
+            // A new table says nothing yet of what the Services' addresses are for, and whoever is still in force without
+            // one of NAT (IPVS) must not be kept from them.
+            steps.extend(packed([guards, leading, self.rules(rules), no_longer_leading, no_longer_guarding]));
         }
         steps.extend(closing(observed, &wanted));
         let (settings, next_port) = (self.settings.clone(), wanted.next_port);
@@ -157,12 +156,9 @@ impl Desired {
         }
     }
 
-    fn structure(&self, rules: &Rules) -> Vec<Edit> {
-        if !rules.sound {
-            return vec![Edit::Rebuild];
-        }
+    fn rules(&self, found: &Rules) -> Vec<Edit> {
         let chains = self.settings.chains().into_iter().map(|(chain, rules)| (chain.name, rules));
-        let differing = chains.filter(|(name, wanted)| rules.chains.get(name) != Some(wanted));
+        let differing = chains.filter(|(name, wanted)| found.chains.get(name) != Some(wanted));
         differing.map(|(chain, rules)| Edit::ReplaceRules { chain, rules }).collect()
     }
 }
@@ -222,7 +218,7 @@ fn difference(rules: &Rules, wanted: &BTreeMap<SetName, Elements>) -> Difference
 }
 
 /// Phases one after the other, in few transactions.
-fn packed(phases: [Vec<Edit>; 4]) -> Vec<Step> {
+fn packed(phases: [Vec<Edit>; 5]) -> Vec<Step> {
     let mut steps = Vec::new();
     let (mut step, mut weight) = (Vec::new(), 0);
     for edit in phases.into_iter().flatten() {
@@ -254,7 +250,8 @@ pub fn transaction(settings: &Settings, edits: &[Edit]) -> Transaction {
     for edit in edits {
         match edit {
             Edit::Rebuild => {
-                transaction.rebuild(SetName::ALL.map(|set| set.set(settings.family)), settings.chains());
+                let chains = settings.chains().into_iter().map(|(chain, _)| chain);
+                transaction.rebuild(SetName::ALL.map(|set| set.set(settings.family)), chains);
             }
             Edit::ReplaceRules { chain, rules } => drop(transaction.replace_rules(chain, rules)),
             Edit::Put { set, key, content, replaces } => {

@@ -83,7 +83,7 @@ impl Rules {
 
     /// As right after a rebuild.
     pub fn rebuilt(settings: &Settings) -> Rules {
-        let chains = settings.chains().into_iter().map(|(chain, rules)| (chain.name, rules)).collect();
+        let chains = settings.chains().into_iter().map(|(chain, _)| (chain.name, Vec::new())).collect();
         Rules { sound: true, chains, sets: BTreeMap::new() }
     }
 

@@ -76,7 +76,7 @@ pub trait Backend: Send + Sync + 'static {
     }
 
     /// Whether this process itself answers there, so that a UDP flow that was translated to it is served as well as it
-    /// can be.
+    /// can be, also after another mode has taken over.
     fn answers_at(&self, _address: SocketAddr) -> bool {
         false
     }
@@ -137,11 +137,13 @@ impl Packets {
 }
 
 /// How far rules have gone whose place another mode's have taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Retired {
     Gone,
     /// They take no new connections, and there are some left that need them.
     Draining,
+    /// They take no new connections, and this process still owes answers: for some seconds.
+    Answering,
 }
 
 /// What a frontend's rules do.

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use conntrack::{Conntrack, ConntrackError};
@@ -26,6 +27,11 @@ pub trait Rules: Send + Sync + 'static {
     /// The same when another mode is in force, but for what connections still need. Asked again until all is gone.
     fn retire(&self, _in_force: &'static str, close_loopback: bool) -> BoxFuture<'_, Result<Retired, ModeError>> {
         Box::pin(async move { self.cleanup(close_loopback).await.map(|()| Retired::Gone) })
+    }
+
+    /// Whether this process answers there for them, also after another mode has taken their place.
+    fn answers_at(&self, _address: SocketAddr) -> bool {
+        false
     }
 }
 
@@ -139,12 +145,14 @@ impl<B: Backend> Rules for Backends<B> {
                     self.close_loopback(backend).await?;
                 }
                 let one = backend.retire().await.map_err(|error| self.failed(backend, ModeStep::Remove, error))?;
-                if one == Retired::Draining {
-                    retired = one;
-                }
+                retired = retired.max(one);
             }
             Ok(retired)
         })
+    }
+
+    fn answers_at(&self, address: SocketAddr) -> bool {
+        self.backends.iter().any(|backend| backend.answers_at(address))
     }
 }
 

@@ -38,6 +38,8 @@ const PLATFORM: &str = if cfg!(target_arch = "aarch64") { "linux/arm64" } else {
 const FOR_CIDRS: Duration = Duration::from_secs(2);
 /// How long after a failure, or while connections need it, what a former mode has left is tried to be removed again.
 const CLEAR_AGAIN: Duration = Duration::from_secs(10);
+/// The same where it's known that it takes some seconds.
+const CLEAR_SOON: Duration = Duration::from_secs(2);
 
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -312,6 +314,7 @@ impl Proxy {
             self.leftovers.push(old);
         }
         let in_force = self.engine.mode.name();
+        self.bench.shared.forget_former(in_force);
         self.leftovers.retain(|leftover| leftover.name() != in_force);
         self.draining.remove(in_force);
         self.clear_at = tokio::time::Instant::now();
@@ -341,11 +344,14 @@ impl Proxy {
     }
 
     async fn clear_leftovers(&mut self) {
+        let now = tokio::time::Instant::now();
+        self.clear_at = now + CLEAR_AGAIN;
         for old in std::mem::take(&mut self.leftovers) {
             match clear(&self.bench, &*self.engine.mode, &*old).await {
                 Ok(Retired::Gone) => {
                     tracing::info!(mode = old.name(), "its rules are removed");
                     self.bench.status.forget_packets(old.name());
+                    self.bench.shared.forget_former(old.name());
                     self.draining.remove(old.name());
                     // Until now they could lead datagrams to where nobody is any more.
                     self.bench.shared.doubt_flows();
@@ -356,7 +362,11 @@ impl Proxy {
                         self.bench.shared.doubt_flows();
                     }
                     self.leftovers.push(old);
-                    self.clear_at = tokio::time::Instant::now() + CLEAR_AGAIN;
+                }
+                Ok(Retired::Answering) => {
+                    self.draining.insert(old.name());
+                    self.leftovers.push(old);
+                    self.clear_at = now + CLEAR_SOON;
                 }
                 Err(error) => {
                     tracing::warn!(error = %runtime::driver::chain(&error), "will try again");
@@ -366,7 +376,6 @@ impl Proxy {
                         metrics.increment(&NFTABLES_CLEANUP_FAILURES, &[error.family.address_type()]);
                     }
                     self.leftovers.push(old);
-                    self.clear_at = tokio::time::Instant::now() + CLEAR_AGAIN;
                 }
             }
         }

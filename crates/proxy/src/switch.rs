@@ -85,8 +85,12 @@ impl Engine {
             return self.renew(bench, mode).await;
         }
         let apart = bench.status.apart();
-        let next = Engine::reporting_to(bench, mode, apart.clone())?;
+        let former = self.mode.name();
+        bench.shared.add_former(self.mode.clone());
+        let next =
+            Engine::reporting_to(bench, mode, apart.clone()).inspect_err(|_| bench.shared.forget_former(former))?;
         if let Err(error) = next.in_force(bench, &apart).await {
+            bench.shared.forget_former(former);
             let refused = next.end().await;
             bench.status.take_counts(&apart);
             if !matches!(error, SwitchError::Ended)

@@ -19,6 +19,7 @@ use crate::backend::{Backend, Plan, RULES, Size};
 use crate::flows;
 use crate::loopback;
 use crate::metrics::{self, Family, Metrics};
+use crate::mode::Rules;
 use crate::status::{Applied, Reporter, Status};
 use crate::tally::Tally;
 
@@ -37,6 +38,8 @@ pub struct Shared {
     state: Arc<Mutex<State>>,
     /// Goes up with every change, also of the node.
     changed: Arc<watch::Sender<u64>>,
+    /// Modes in whose place another is, or is about to be, and for which this process may still owe an answer.
+    formers: Arc<Mutex<Vec<Arc<dyn Rules>>>>,
 }
 
 pub struct State {
@@ -98,7 +101,22 @@ impl Shared {
         let (model, triggers) = (ServiceModel::new(), BTreeMap::new());
         let (latest, flows_doubted) = (Instant::now(), 0);
         let state = State { model, node, node_known: false, cidrs_known: false, latest, triggers, flows_doubted };
-        Shared { state: Arc::new(Mutex::new(state)), changed: Arc::new(watch::Sender::new(0)) }
+        Shared { state: Arc::new(Mutex::new(state)), changed: Arc::new(watch::Sender::new(0)), formers: Arc::default() }
+    }
+
+    /// Another mode is about to take this one's place.
+    pub(crate) fn add_former(&self, mode: Arc<dyn Rules>) {
+        self.formers().push(mode);
+    }
+
+    /// Nobody is owed an answer by the mode of this name any more, or it is in force again.
+    pub(crate) fn forget_former(&self, name: &str) {
+        self.formers().retain(|former| former.name() != name);
+    }
+
+    fn formers(&self) -> MutexGuard<'_, Vec<Arc<dyn Rules>>> {
+        // A panic elsewhere leaves nothing half-written here.
+        self.formers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Changes the state and wakes the syncers if `change` says that anything is different now.
@@ -451,7 +469,9 @@ impl<B: Backend> Syncer<B> {
         }
         let family = [table.family.address_type()];
         let started = Instant::now();
-        let answers_here = |address| self.backend.answers_at(address);
+        let formers = self.shared.formers();
+        let owed = |address| formers.iter().any(|former| former.answers_at(address));
+        let answers_here = |address| self.backend.answers_at(address) || owed(address);
         match flows::reconcile(conntrack, table, &self.udp, answers_here) {
             Ok(deleted) => {
                 self.reporter.count(|metrics| {

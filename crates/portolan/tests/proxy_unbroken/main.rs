@@ -149,14 +149,16 @@ impl<'a> Life<'a> {
                 life.replace(old, (old + 4) % ENDPOINTS);
             }
         });
+        let late = std::mem::take(&mut self.slowest);
+        self.told.push(format!("{mode}: no datagram later than {late:?} after its endpoint went"));
     }
 
     /// Ends the stream; nothing of it may have been lost. The proxy goes on.
     fn end(self) -> Proxy {
-        let Life { slowest, told, stream, proxy, .. } = self;
+        let Life { told, stream, proxy, .. } = self;
         eprintln!("{}", told.join("\n"));
         let done = stream.end();
-        eprintln!("{done}; no datagram later than {slowest:?} after its endpoint went");
+        eprintln!("{done}");
         proxy
     }
 
@@ -164,17 +166,24 @@ impl<'a> Life<'a> {
     /// healthy stays with it, if flows are said to stay.
     #[track_caller]
     fn go_through(&mut self, what: &str, flows_stay: bool, happen: impl FnOnce(&mut Self)) {
-        let begun = Instant::now();
+        let begun = self.stream.lasted();
         self.stream.go_on();
         let before = self.stream.flows();
         happen(self);
         self.stream.go_on();
         let failures = self.stream.failures();
-        assert!(failures.is_empty(), "{what}: {} lost: {failures:#?}\n{}", failures.len(), self.place.log());
+        let (told, now) = (self.told.join("\n"), self.stream.lasted().as_secs_f64());
+        assert!(
+            failures.is_empty(),
+            "{told}\n{what}, until {now:.1} s: {} lost: {failures:#?}\n{}",
+            failures.len(),
+            self.place.log()
+        );
         if flows_stay {
             assert_eq!(self.stream.flows(), before, "{what}: flows went elsewhere\n{}", self.place.log());
         }
-        self.told.push(format!("{what}: {:.1} s", begun.elapsed().as_secs_f64()));
+        let [begun, ended] = [begun, self.stream.lasted()].map(|time| time.as_secs_f64());
+        self.told.push(format!("{what}: from {begun:.1} to {ended:.1} s"));
     }
 
     /// As a rolling update does it: the new endpoint is ready, the old one ends while it still serves, then it is gone, and

@@ -111,11 +111,13 @@ impl Stream {
     }
 
     fn prober(&mut self, pace: Duration, probe: impl Fn(&Shared) -> std::io::Result<()> + Send + 'static) {
+        let begun = self.begun;
         self.spawn(move |shared| {
             let mut next = Instant::now();
             while !shared.ending.load(Ordering::Relaxed) {
+                let asked = begun.elapsed();
                 if let Err(error) = probe(shared) {
-                    shared.fail(&error);
+                    shared.fail(&error, asked);
                 }
                 // The pace of what is asked; behind it, the next comes at once.
                 next = (next + pace).max(Instant::now());
@@ -127,10 +129,10 @@ impl Stream {
     /// More connections that stay, begun now.
     pub fn keep_more(&mut self) {
         for number in 0..KEPT {
-            let to: SocketAddr = TCP[number % 2].into();
+            let (to, asked): (SocketAddr, Duration) = (TCP[number % 2].into(), self.lasted());
             self.spawn(move |shared| {
                 if let Err(error) = keep(to, shared) {
-                    shared.fail(&error);
+                    shared.fail(&error, asked);
                 }
             });
         }
@@ -180,6 +182,10 @@ impl Stream {
 
     fn sent_again(&self) -> u64 {
         retransmitted(&self.clients) - self.retransmitted
+    }
+
+    pub fn lasted(&self) -> Duration {
+        self.begun.elapsed()
     }
 
     pub fn flows(&self) -> HashMap<usize, u8> {
@@ -232,7 +238,7 @@ impl Stream {
         assert!(failures.is_empty(), "{failures:#?}");
         let [connections, datagrams] =
             [&self.shared.connections, &self.shared.datagrams].map(|count| count.load(Ordering::Relaxed));
-        Done { connections, datagrams, lasted: self.begun.elapsed(), again: self.sent_again() }
+        Done { connections, datagrams, lasted: self.lasted(), again: self.sent_again() }
     }
 
     fn stop(&mut self) {
@@ -248,8 +254,9 @@ impl Drop for Stream {
 }
 
 impl Shared {
-    fn fail(&self, error: &std::io::Error) {
-        self.failures.lock().unwrap().push(error.to_string());
+    /// `asked` is how long after the beginning it was.
+    fn fail(&self, error: &std::io::Error, asked: Duration) {
+        self.failures.lock().unwrap().push(format!("asked at {:.1} s: {error}", asked.as_secs_f64()));
     }
 }
 

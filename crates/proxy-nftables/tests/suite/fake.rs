@@ -7,8 +7,8 @@ use std::time::Duration;
 use nft::fake::Fake;
 use nft::tracer::{self, Entry, Link, SourceTranslation};
 use nft::{AddrType, Nft, Transaction};
-use proxy::Backend;
 use proxy::battery::{self, Fate, Random, World};
+use proxy::{Backend, Plan};
 use proxy_nftables::Nftables;
 use service_model::{Change, Event, IpFamily, Packet, Port, Protocol, ServiceModel, Source};
 
@@ -177,4 +177,48 @@ async fn affinity_is_refreshed_by_each_connection_and_ends_with_its_timeout() {
     assert_eq!(patient.len(), 1, "each connection starts the timeout anew");
     let late: BTreeSet<_> = (0..20).map(|seed| after(61, seed)).collect();
     assert!(late.len() > 1, "after the timeout the dice decide again: {late:?}");
+}
+
+/// Until it is whole whoever was there before may still serve, and IPVS has nothing that would keep our rules from refusing
+/// its packets.
+#[tokio::test]
+async fn a_new_table_says_nothing_before_it_says_everything() {
+    const SERVICES: usize = 600;
+    let (family, world) = (IpFamily::V4, World::new(IpFamily::V4));
+    let mut model = ServiceModel::new();
+    for number in 0..SERVICES {
+        let name = format!("s{number}");
+        let service = serde_json::json!({
+            "metadata": {"namespace": "ns", "name": name},
+            "spec": {"clusterIPs": [format!("10.96.{}.{}", number / 200, number % 200)], "ports": [{"port": 80}]}
+        });
+        let slice = serde_json::json!({
+            "metadata": {"namespace": "ns", "name": name, "labels": {"kubernetes.io/service-name": name}},
+            "addressType": "IPv4", "endpoints": [{"addresses": ["10.244.2.1"]}, {"addresses": ["10.244.2.2"]}],
+            "ports": [{"port": 8080}]
+        });
+        model.apply(Event::Service(Change::Upsert(serde_json::from_value(service).unwrap())));
+        model.apply(Event::EndpointSlice(Change::Upsert(serde_json::from_value(slice).unwrap())));
+    }
+    let table = model.resolve(&world.node, family);
+    let plan = {
+        let backend = backend(family);
+        backend.plan(&backend.desired(&table), &backend.observe().await.unwrap())
+    };
+    assert!(plan.steps() > 2, "{} steps", plan.steps());
+    for steps in 0..=plan.steps() {
+        let backend = backend(family);
+        let observed = backend.observe().await.unwrap();
+        backend.apply(&plan.first(steps), observed).await.unwrap();
+        let Some(found) = backend.with_nft(|fake| fake.dump(&proxy_nftables::table(family))).unwrap() else { continue };
+        let speaks = found.chains.iter().any(|(name, chain)| !name.starts_with("pick-") && !chain.rules.is_empty());
+        let whole = found.sets["frontends"].elements.len() == SERVICES;
+        assert_eq!(speaks, steps == plan.steps(), "after {steps} steps");
+        assert!(whole || !speaks, "after {steps} steps");
+        // Whoever ends here is followed by one who says it all.
+        battery::settle(&backend, &table).await;
+        let found = backend.with_nft(|fake| fake.dump(&proxy_nftables::table(family))).unwrap().unwrap();
+        assert_eq!(found.sets["frontends"].elements.len(), SERVICES);
+        assert!(!found.chains["no-frontend"].rules.is_empty());
+    }
 }

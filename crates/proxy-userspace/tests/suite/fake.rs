@@ -120,3 +120,28 @@ fn listeners_are_at_the_address_that_the_node_lists_first() {
         }
     });
 }
+
+/// Until its listeners are there whoever was there before may still serve, and IPVS has nothing that would keep our rules from
+/// refusing its packets.
+#[test]
+fn a_new_table_says_nothing_before_it_leads_to_listeners() {
+    let world = World::new(IpFamily::V4);
+    inside(&node(&world), async || {
+        let table_of_services = two_services(&world.node);
+        let steps = {
+            let backend = backend(IpFamily::V4);
+            backend.plan(&backend.desired(&table_of_services), &backend.observe().await.unwrap()).steps()
+        };
+        assert!(steps > 2, "{steps} steps");
+        for last in 0..=steps {
+            let backend = backend(IpFamily::V4);
+            let observed = backend.observe().await.unwrap();
+            let plan = backend.plan(&backend.desired(&table_of_services), &observed);
+            backend.apply(&plan.first(last), observed).await.unwrap();
+            let found = backend.with_nft(|fake| fake.dump(&table(IpFamily::V4)).unwrap()).unwrap();
+            let speaks = found.is_some_and(|found| found.chains.values().any(|chain| !chain.rules.is_empty()));
+            assert_eq!(speaks, last == steps, "after {last} of {steps} steps");
+            backend.cleanup().await.unwrap();
+        }
+    });
+}

@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::place::inside;
 use nft::Kernel;
-use proxy::Backend;
 use proxy::battery::{self, World};
+use proxy::{Backend, Retired};
 use proxy_rig::Rig;
 use proxy_userspace::{Observed, Userspace};
 use service_model::{
@@ -261,6 +261,58 @@ fn a_session_ends_with_its_endpoint_and_answers_come_from_the_frontend() {
             assert_eq!(hears(&two).unwrap().0, "direct");
         });
     }
+}
+
+#[test]
+fn who_is_owed_an_answer_when_another_mode_takes_over_gets_it() {
+    let world = World::new(IpFamily::V4);
+    let rig = Rig::new(&world);
+    inside(&rig.node, async || {
+        let mut scene = Scene::new(IpFamily::V4, service(&world, serde_json::json!({}))).await;
+        let bind = |address: IpAddr, port| {
+            let socket = rig.outside(|| UdpSocket::bind((address, port)).unwrap());
+            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            socket
+        };
+        let (tcp, udp) = (listen(&rig, world.remote_pods[0]), bind(world.remote_pods[0], 7070));
+        scene.endpoints(&[udp.local_addr().unwrap()]).await;
+        let (asking, vip) = (bind(world.outsiders[0], 0), scene.vip());
+        asking.send_to(b"question", vip).unwrap();
+        let relay = hears(&udp).unwrap().1;
+        let mut connection = connect(&rig, vip);
+        let mut server = accept(&tcp);
+        let listeners = rig.run("nft", &["list", "set", "ip", "portolan-userspace", "listeners"]);
+        let number = listeners.split("tcp . ").nth(1).unwrap().split(|c: char| !c.is_ascii_digit()).next().unwrap();
+        let door = SocketAddr::new(world.node_address, number.parse().unwrap());
+
+        // The other mode's: without a chain of this type, and a rule that asks for a connection's state, the kernel neither
+        // translates nor tracks, not even what has begun.
+        rig.run("nft", &["add table ip other; add chain ip other nat { type nat hook prerouting priority -100; }"]);
+        rig.run("nft", &["add rule ip other nat ct state new"]);
+        assert_eq!(scene.backend.retire().await.unwrap(), Retired::Answering);
+        assert_eq!(rig.run("nft", &["list", "tables"]).trim(), "table ip other", "nobody is led here any more");
+        udp.send_to(b"answer", relay).unwrap();
+        assert_eq!(hears(&asking).unwrap(), ("answer".to_owned(), vip), "it was on its way");
+        assert!(TcpStream::connect(door).is_ok(), "a handshake was on its way");
+        drop(accept(&tcp));
+
+        let begun = Instant::now();
+        while scene.backend.retire().await.unwrap() == Retired::Answering {
+            assert!(begun.elapsed() < PATIENCE, "it never goes");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        assert_eq!(
+            rig.run("conntrack", &["-L", "-p", "udp", "-d", &vip.ip().to_string()]),
+            "",
+            "it meets other rules now"
+        );
+        // The listener's task ends a moment later.
+        while TcpStream::connect(door).is_ok() {
+            assert!(begun.elapsed() < PATIENCE, "somebody still listens there");
+            tokio::task::yield_now().await;
+        }
+        says(&mut connection, &mut server, b"still");
+    });
 }
 
 #[test]
