@@ -34,6 +34,11 @@ const COMPARISONS: &[Comparison] = &[
         peers: &["etcd", "kube-apiserver", "kube-controller-manager"],
     },
     Comparison {
+        name: "dns",
+        about: "questions about generated Services, Pods and slices to the real CoreDNS and to ours: answers",
+        peers: &["coredns", "etcd", "kube-apiserver"],
+    },
+    Comparison {
         name: "kubectl",
         about: "scripted commands of every kubectl from 1.29 on, against the real server and ours: what it prints",
         peers: &["etcd", "kube-apiserver", "kubectl"],

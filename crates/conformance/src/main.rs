@@ -4,6 +4,7 @@ mod contest;
 mod corefiles;
 mod deployments;
 mod dice;
+mod dns;
 mod endpoints;
 mod packets;
 mod side;
@@ -32,6 +33,8 @@ enum Command {
     Endpoints(endpoints::Options),
     /// Deployments and ReplicaSets through rollouts: the same objects as kube-controller-manager leaves.
     Deployments(deployments::Options),
+    /// Questions about generated Services, Pods and slices: the same answers as CoreDNS gives.
+    Dns(dns::Options),
     /// Scripted commands of the kubectls in PORTOLAN_TEST_KUBECTLS (a list like PATH): what they print.
     Kubectl(kubectl::Options),
     /// The packet table of the Service proxy through kube-proxy.
@@ -55,6 +58,7 @@ fn main() -> Result<ExitCode> {
         Command::Deployments(options) => {
             side_by_side(deployments::setup(), async |contest| deployments::run(contest, options).await)?
         }
+        Command::Dns(options) => dns::run(options)?,
         Command::Kubectl(options) => {
             let originals = Originals::start(api::flags())?;
             runtime()?.block_on(kubectl::run(options, &originals))?

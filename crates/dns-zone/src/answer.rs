@@ -1,31 +1,22 @@
-//! The answer to a question: what of the zone's shape a name means, and which records it has.
+//! The answer to a question: what of a zone's shape a name means, and which records it has.
 //!
-//! Where CoreDNS and the specification differ, or CoreDNS is known to err, the choice is named at its place.
+//! Where the specification and CoreDNS differ, or CoreDNS errs, the choice is named at its place by the letter it has in
+//! `docs/adr/0028-dns-answers-are-corednss-with-corrections.md`.
 
 mod external;
+mod reverse;
 mod services;
 
 use std::net::IpAddr;
 
-use ipnet::IpNet;
-
+use crate::config::{Config, Pods, is_reverse};
 use crate::message::{Query, Rcode, Response, RrType};
 use crate::name::Name;
 use crate::records::{Data, Record};
-use crate::view::View;
+use crate::view::{View, dashed_address};
 
-/// How the zone is served.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// `cluster.local`.
-    pub zone: Name,
-    /// Addresses whose reverse names are ours even when nothing has them; others' are asked upstream.
-    pub reverse: Vec<IpNet>,
-    /// Seconds.
-    pub ttl: u32,
-    /// Where this server answers: Services with such an endpoint are the zone's name servers.
-    pub own_addresses: Vec<IpAddr>,
-}
+pub(crate) use reverse::reverse_name;
+pub(crate) use services::names_of;
 
 /// What to do with a question.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,72 +27,100 @@ pub enum Answer {
         answers: Vec<Record>,
         target: Name,
     },
-    /// Not ours: ask upstream.
+    /// Not ours, or left to others: ask upstream.
     Forward,
+    /// All of a zone is asked for (RFC 5936, RFC 1995), by somebody who may or may not have it.
+    Transfer {
+        zone: Name,
+    },
 }
 
 /// TTL of `dns-version` by the specification, section 2.2, in seconds.
 const VERSION_TTL: u32 = 28_800;
 const SCHEMA_VERSION: &str = "1.1.0";
+/// KEP-1645's specification, section 2.2.
+const CLUSTERSET_SCHEMA_VERSION: &str = "1.0.0";
 
 /// Answers from the view. `rotation` turns the order of equal records, so that each client starts at another one.
 pub fn answer(query: &Query, view: &View, config: &Config, rotation: usize) -> Answer {
     if query.edns.is_some_and(|e| e.version != 0) {
         return Answer::Respond(Response::code(Rcode::BadVers));
     }
-    let transfer = matches!(query.rr_type, RrType::AXFR | RrType::IXFR);
-    if !query.class_in() || transfer {
+    if !query.class_in() {
         return Answer::Respond(Response::code(Rcode::Refused));
     }
-    if let Some(labels) = query.name.below(&config.zone) {
-        let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
-        return Zone { query, view, config, rotation }.answer(&labels);
+    let zone = config.zone_of(&query.name);
+    if matches!(query.rr_type, RrType::AXFR | RrType::IXFR) {
+        return match zone.filter(|zone| **zone == query.name) {
+            Some(zone) => Answer::Transfer { zone: zone.clone() },
+            None => Answer::Respond(Response::code(Rcode::Refused)),
+        };
     }
-    match reverse_address(&query.name) {
-        Some(address) => reverse(query, view, config, address),
+    match zone {
+        Some(zone) => Zone { query, view, config, rotation, name: zone }.answer(),
         None => Answer::Forward,
     }
 }
 
 /// What a name of the zone turned out to be.
-enum Found {
+pub(crate) enum Found {
     /// It exists; these are its records of the type asked for, maybe none.
     Records(Vec<Record>, Vec<Record>),
     Nothing,
     External(String),
 }
 
-struct Zone<'a> {
-    query: &'a Query,
-    view: &'a View,
-    config: &'a Config,
-    rotation: usize,
+/// A question to one of our zones.
+#[derive(Clone, Copy)]
+pub(crate) struct Zone<'a> {
+    pub(crate) query: &'a Query,
+    pub(crate) view: &'a View,
+    pub(crate) config: &'a Config,
+    pub(crate) rotation: usize,
+    pub(crate) name: &'a Name,
 }
 
-impl Zone<'_> {
-    fn answer(&self, labels: &[&str]) -> Answer {
-        match self.find(&self.query.name, labels) {
+impl<'a> Zone<'a> {
+    fn answer(&self) -> Answer {
+        match self.find(&self.query.name) {
             Found::Records(answers, additional) => Answer::Respond(self.response(answers, additional)),
+            Found::Nothing if self.falls_through() => Answer::Forward,
             Found::Nothing => Answer::Respond(self.name_error()),
             Found::External(target) => external::answer(self, &target),
         }
     }
 
-    /// `labels` lie below the zone, those nearest to it first.
-    fn find(&self, owner: &Name, labels: &[&str]) -> Found {
-        let empty = || Found::Records(Vec::new(), Vec::new());
-        match labels {
+    /// What a name in this zone is.
+    pub(crate) fn find(&self, owner: &Name) -> Found {
+        let Some(labels) = owner.below(self.name) else { return Found::Nothing };
+        let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
+        match labels[..] {
             [] => self.apex(owner),
-            ["dns-version"] => self.of_type(RrType::TXT, || (owner, VERSION_TTL, Data::Txt(SCHEMA_VERSION.to_owned()))),
-            ["svc"] | ["pod"] => empty(),
-            // RFC 8020: a name with children exists; CoreDNS says NXDOMAIN for this one.
-            ["dns"] => empty(),
-            ["dns", "ns"] => self.addresses(owner, &self.config.own_addresses),
-            ["svc" | "pod", namespace] if self.view.has_namespace(namespace) => empty(),
-            ["svc", namespace, rest @ ..] => services::find(self, owner, namespace, rest),
-            ["pod", namespace, label] => self.pod(owner, namespace, label),
+            // (b) A name with children, or with records of another type, exists (RFC 8020, RFC 2308).
+            ["dns"] => nothing_of_the_type(),
+            ["dns", "ns"] => {
+                let servers = services::name_servers(self);
+                let addresses: Vec<IpAddr> = servers.into_iter().flat_map(|(_, addresses)| addresses).collect();
+                self.addresses(owner, &addresses)
+            }
+            _ if is_reverse(self.name) => reverse::find(self, owner),
+            ["dns-version"] => self.version(owner),
+            ["svc"] | ["pod"] => nothing_of_the_type(),
+            ["svc" | "pod", namespace, ..] if !self.shows(namespace) => Found::Nothing,
+            ["svc", _] => nothing_of_the_type(),
+            ["svc", namespace, ref rest @ ..] => services::find(self, owner, namespace, rest),
+            ["pod", namespace, ref rest @ ..] => self.pod(owner, namespace, rest),
             _ => Found::Nothing,
         }
+    }
+
+    /// Whether the zone is one that several clusters share.
+    fn several_clusters(&self) -> bool {
+        self.config.multicluster.contains(self.name)
+    }
+
+    fn shows(&self, namespace: &str) -> bool {
+        self.config.shows(namespace) && self.view.has_namespace(namespace)
     }
 
     fn apex(&self, owner: &Name) -> Found {
@@ -112,30 +131,45 @@ impl Zone<'_> {
                 let servers = services::name_servers(self);
                 let records =
                     servers.iter().map(|(name, _)| Record { owner: owner.clone(), ttl, data: Data::Ns(name.clone()) });
-                let glue = servers.iter().flat_map(|(name, addresses)| self.address_records(name, addresses, true));
+                let glue = servers.iter().flat_map(|(name, addresses)| self.both_families(name, addresses));
                 Found::Records(records.collect(), glue.collect())
             }
-            _ => Found::Records(Vec::new(), Vec::new()),
+            _ => nothing_of_the_type(),
         }
     }
 
-    /// The name of a pod's address, spelled with dashes: echoed when the namespace exists (`pods insecure`).
-    fn pod(&self, owner: &Name, namespace: &str, label: &str) -> Found {
-        match dashed_address(label) {
-            Some(address) if self.view.has_namespace(namespace) => self.addresses(owner, &[address]),
-            _ => Found::Nothing,
+    fn version(&self, owner: &Name) -> Found {
+        if self.query.rr_type != RrType::TXT {
+            return nothing_of_the_type();
         }
+        let version = if self.several_clusters() { CLUSTERSET_SCHEMA_VERSION } else { SCHEMA_VERSION };
+        let data = Data::Txt(version.to_owned());
+        Found::Records(vec![Record { owner: owner.clone(), ttl: VERSION_TTL, data }], Vec::new())
     }
 
-    fn of_type<'r>(&self, rr_type: RrType, record: impl FnOnce() -> (&'r Name, u32, Data)) -> Found {
-        let wanted = self.query.rr_type == rr_type || self.query.rr_type == RrType::ANY;
-        let records = wanted.then(record).map(|(owner, ttl, data)| Record { owner: owner.clone(), ttl, data });
-        Found::Records(records.into_iter().collect(), Vec::new())
+    /// `rest` is what lies below the namespace: the address of a pod, spelled with dashes.
+    fn pod(&self, owner: &Name, namespace: &str, rest: &[&str]) -> Found {
+        if self.config.pods == Pods::Disabled {
+            return Found::Nothing;
+        }
+        let [label] = rest else { return if rest.is_empty() { nothing_of_the_type() } else { Found::Nothing } };
+        let Some(address) = dashed_address(label) else { return Found::Nothing };
+        // (d) Every address of a pod is one, of either family.
+        if self.config.pods == Pods::Verified && !self.view.is_pod(namespace, address) {
+            return Found::Nothing;
+        }
+        self.addresses(owner, &[address])
     }
 
-    /// The addresses of the family asked for, each of them once, the order turned.
-    fn addresses(&self, owner: &Name, addresses: &[IpAddr]) -> Found {
-        let mut records = self.address_records(owner, addresses, false);
+    /// The addresses of the family asked for, the order turned.
+    pub(crate) fn addresses(&self, owner: &Name, addresses: &[IpAddr]) -> Found {
+        let wanted = |address: &&IpAddr| match self.query.rr_type {
+            RrType::A => address.is_ipv4(),
+            RrType::AAAA => address.is_ipv6(),
+            _ => false,
+        };
+        let mut records: Vec<Record> =
+            addresses.iter().filter(wanted).map(|address| self.address(owner, *address)).collect();
         if !records.is_empty() {
             let turn = self.rotation % records.len();
             records.rotate_left(turn);
@@ -143,21 +177,22 @@ impl Zone<'_> {
         Found::Records(records, Vec::new())
     }
 
-    fn address_records(&self, owner: &Name, addresses: &[IpAddr], both_families: bool) -> Vec<Record> {
-        let any = both_families || self.query.rr_type == RrType::ANY;
-        let data = |address: &IpAddr| match address {
-            IpAddr::V4(v4) if any || self.query.rr_type == RrType::A => Some(Data::A(*v4)),
-            IpAddr::V6(v6) if any || self.query.rr_type == RrType::AAAA => Some(Data::Aaaa(*v6)),
-            _ => None,
+    pub(crate) fn both_families(&self, owner: &Name, addresses: &[IpAddr]) -> Vec<Record> {
+        addresses.iter().map(|address| self.address(owner, *address)).collect()
+    }
+
+    fn address(&self, owner: &Name, address: IpAddr) -> Record {
+        let data = match address {
+            IpAddr::V4(v4) => Data::A(v4),
+            IpAddr::V6(v6) => Data::Aaaa(v6),
         };
-        let record = |data| Record { owner: owner.clone(), ttl: self.config.ttl, data };
-        addresses.iter().filter_map(data).map(record).collect()
+        Record { owner: owner.clone(), ttl: self.config.ttl, data }
     }
 
     /// NODATA and positive answers.
     fn response(&self, answers: Vec<Record>, additional: Vec<Record>) -> Response {
         let authority = if answers.is_empty() { vec![self.soa()] } else { Vec::new() };
-        Response { rcode: Rcode::NoError, authoritative: true, answers, authority, additional }
+        Response { answers, authority, additional, ..self.code(Rcode::NoError) }
     }
 
     /// NXDOMAIN; before everything has been listed, nobody can know that.
@@ -165,74 +200,62 @@ impl Zone<'_> {
         if !self.view.synced {
             return Response::code(Rcode::ServFail);
         }
-        let authority = vec![self.soa()];
-        Response { rcode: Rcode::NxDomain, authoritative: true, answers: Vec::new(), authority, additional: Vec::new() }
+        Response { authority: vec![self.soa()], ..self.code(Rcode::NxDomain) }
     }
 
-    fn soa(&self) -> Record {
-        soa(&self.config.zone, self.config, self.view.serial)
+    fn code(&self, rcode: Rcode) -> Response {
+        Response { authoritative: true, zone_labels: self.name.depth(), ..Response::code(rcode) }
+    }
+
+    /// Whether a name that isn't there is left to others. Before everything has been listed nothing is, except addresses
+    /// that are known to be somebody else's.
+    fn falls_through(&self) -> bool {
+        if !self.config.falls_through(&self.query.name) {
+            return false;
+        }
+        let own = &self.config.reverse;
+        match reverse::address(&self.query.name) {
+            Some(address) if !own.is_empty() => !own.iter().any(|network| network.contains(&address)),
+            _ => self.view.synced,
+        }
+    }
+
+    /// RFC 2308: a negative answer lives as long as the smaller of the SOA's TTL and its minimum.
+    pub(crate) fn soa(&self) -> Record {
+        const NEGATIVE_TTL_MAX: u32 = 300;
+        let data = Data::Soa {
+            mname: self.below("ns.dns").unwrap_or_default(),
+            rname: self.below("hostmaster").unwrap_or_default(),
+            serial: self.view.serial,
+            refresh: 7200,
+            retry: 1800,
+            expire: 86_400,
+            minimum: self.config.ttl,
+        };
+        Record { owner: self.name.clone(), ttl: self.config.ttl.min(NEGATIVE_TTL_MAX), data }
+    }
+
+    /// The alias that an ExternalName Service is, or (e) the address.
+    pub(crate) fn alias(&self, owner: &Name, external_name: &str) -> Vec<Record> {
+        if let Ok(address) = external_name.parse() {
+            return self.both_families(owner, &[address]);
+        }
+        let data = Name::parse(external_name).map(Data::Cname);
+        data.into_iter().map(|data| Record { owner: owner.clone(), ttl: self.config.ttl, data }).collect()
     }
 
     /// A name below the zone, from presentation labels. They come from API objects, whose names fit.
-    fn name(&self, relative: &str) -> Option<Name> {
-        Name::parse(relative)?.under(&self.config.zone)
+    pub(crate) fn below(&self, relative: &str) -> Option<Name> {
+        Name::parse(relative)?.under(self.name)
+    }
+
+    /// The same question about the zone that Services are in, for names that reverse zones speak of.
+    fn primary(&self) -> Option<Zone<'a>> {
+        Some(Zone { name: self.config.primary()?, ..*self })
     }
 }
 
-/// RFC 2308: a negative answer lives as long as the smaller of the SOA's TTL and its minimum.
-fn soa(zone: &Name, config: &Config, serial: u32) -> Record {
-    const NEGATIVE_TTL_MAX: u32 = 300;
-    let below = |label: &str| Name::parse(label).and_then(|l| l.under(&config.zone)).unwrap_or_default();
-    let data = Data::Soa {
-        mname: below("ns.dns"),
-        rname: below("hostmaster"),
-        serial,
-        refresh: 7200,
-        retry: 1800,
-        expire: 86_400,
-        minimum: config.ttl,
-    };
-    Record { owner: zone.clone(), ttl: config.ttl.min(NEGATIVE_TTL_MAX), data }
-}
-
-fn reverse(query: &Query, view: &View, config: &Config, address: IpAddr) -> Answer {
-    let named = view.reverse(address);
-    let ours = config.reverse.iter().any(|net| net.contains(&address));
-    if named.is_empty() && !ours {
-        return Answer::Forward;
-    }
-    let target = |(key, label): &(crate::ObjectKey, Option<String>)| {
-        let service = format!("{}.{}.svc", key.name, key.namespace);
-        let relative = label.as_ref().map_or(service.clone(), |l| format!("{l}.{service}"));
-        Name::parse(&relative)?.under(&config.zone)
-    };
-    let wanted = matches!(query.rr_type, RrType::PTR | RrType::ANY);
-    let names = named.iter().filter_map(|n| target(n)).filter(|_| wanted);
-    let answers: Vec<Record> =
-        names.map(|name| Record { owner: query.name.clone(), ttl: config.ttl, data: Data::Ptr(name) }).collect();
-    let rcode = match (named.is_empty(), view.synced) {
-        (false, _) => Rcode::NoError,
-        (true, true) => Rcode::NxDomain,
-        (true, false) => return Answer::Respond(Response::code(Rcode::ServFail)),
-    };
-    let zone = Name::parse(if address.is_ipv4() { "in-addr.arpa" } else { "ip6.arpa" }).unwrap_or_default();
-    let authority = if answers.is_empty() { vec![soa(&zone, config, view.serial)] } else { Vec::new() };
-    Answer::Respond(Response { rcode, authoritative: true, answers, authority, additional: Vec::new() })
-}
-
-/// The address a full reverse name spells (RFC 1035 section 3.5, RFC 3596 section 2.5).
-fn reverse_address(name: &Name) -> Option<IpAddr> {
-    let (v4, v6) = (Name::parse("in-addr.arpa")?, Name::parse("ip6.arpa")?);
-    if let Some(labels) = name.below(&v4).filter(|l| l.len() == 4) {
-        return labels.join(".").parse().ok();
-    }
-    let labels = name.below(&v6).filter(|l| l.len() == 32 && l.iter().all(|n| n.len() == 1))?;
-    let groups: Vec<String> = labels.chunks(4).map(|group| group.concat()).collect();
-    groups.join(":").parse().ok()
-}
-
-/// `10-0-0-1` or `2001-db8--1`.
-fn dashed_address(label: &str) -> Option<IpAddr> {
-    let v4 = label.matches('-').count() == 3 && !label.contains("--");
-    label.replace('-', if v4 { "." } else { ":" }).parse().ok()
+/// The name exists and has no such records.
+fn nothing_of_the_type() -> Found {
+    Found::Records(Vec::new(), Vec::new())
 }

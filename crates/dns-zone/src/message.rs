@@ -49,8 +49,12 @@ pub struct Query {
     pub name: Name,
     pub rr_type: RrType,
     pub class: u16,
+    /// The client wants what it gets unchecked (RFC 4035 section 3.2.2): said again in the response.
+    pub checking_disabled: bool,
     /// The client's EDNS, if it has any.
     pub edns: Option<Edns>,
+    /// Of the zone as the client has it, when it asks for what has changed since (RFC 1995 section 3).
+    pub serial: Option<u32>,
     /// The question as it came, for the response to repeat to the letter (its case matters to 0x20 clients).
     question: Vec<u8>,
 }
@@ -60,7 +64,12 @@ pub struct Edns {
     pub udp_size: u16,
     pub version: u8,
     pub dnssec_ok: bool,
+    /// The client would like to know how long a connection stays open (RFC 7828).
+    pub keepalive: bool,
 }
+
+/// RFC 7828 section 3.1.
+const KEEPALIVE: u16 = 11;
 
 /// A message that gets no answer, or one without a question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,19 +102,14 @@ impl Query {
             return Err(reply(Rcode::FormErr));
         }
         let (rr_type, class) = (u16_at(message, at).map_err(malformed)?, u16_at(message, at + 2).map_err(malformed)?);
-        let mut opts = wire::records(message).map_err(malformed)?;
-        opts.retain(|r| r.section == 2 && r.rr_type == RrType::OPT.0);
-        if opts.len() > 1 {
-            return Err(reply(Rcode::FormErr));
-        }
-        let edns = opts.first().map(|opt| Edns {
-            udp_size: opt.class,
-            version: (opt.ttl >> 16) as u8,
-            dnssec_ok: opt.ttl & 0x8000 != 0,
-        });
+        let records = wire::records(message).map_err(malformed)?;
+        let edns = Edns::read(message, &records).map_err(|()| reply(Rcode::FormErr))?;
+        let soa = records.iter().find(|r| r.section == 1 && r.rr_type == RrType::SOA.0);
+        let serial = soa.and_then(|soa| wire::soa_serial(message, soa).ok());
         let question = message[HEADER..at + 4].to_vec();
-        let recursion_desired = flags & 0x0100 != 0;
-        Ok(Query { id, recursion_desired, name, rr_type: RrType(rr_type), class, edns, question })
+        let (recursion_desired, checking_disabled) = (flags & 0x0100 != 0, flags & 0x0010 != 0);
+        let rr_type = RrType(rr_type);
+        Ok(Query { id, recursion_desired, name, rr_type, class, checking_disabled, edns, serial, question })
     }
 
     pub fn class_in(&self) -> bool {
@@ -128,7 +132,18 @@ impl Query {
         question.push(0);
         question.extend(rr_type.0.to_be_bytes());
         question.extend(CLASS_IN.to_be_bytes());
-        Query { id: 0, recursion_desired: true, name, rr_type, class: CLASS_IN, edns, question }
+        let (recursion_desired, checking_disabled) = (true, false);
+        Query {
+            id: 0,
+            recursion_desired,
+            name,
+            rr_type,
+            class: CLASS_IN,
+            checking_disabled,
+            edns,
+            serial: None,
+            question,
+        }
     }
 
     /// The message that asks another server this question, recursion desired.
@@ -156,6 +171,31 @@ impl Query {
     }
 }
 
+impl Edns {
+    /// The OPT record's content (RFC 6891 section 6.1): one at most, at the root, its options whole. Which of them we don't
+    /// know makes no difference.
+    fn read(message: &[u8], records: &[wire::RawRecord]) -> Result<Option<Self>, ()> {
+        let mut opts = records.iter().filter(|r| r.section == 2 && r.rr_type == RrType::OPT.0);
+        let Some(opt) = opts.next() else { return Ok(None) };
+        if opts.next().is_some() || opt.owner.depth() > 0 {
+            return Err(());
+        }
+        let mut keepalive = false;
+        let mut rest = message.get(opt.data.clone()).ok_or(())?;
+        while !rest.is_empty() {
+            let (code, length) = (u16_at(rest, 0).map_err(|_| ())?, u16_at(rest, 2).map_err(|_| ())?);
+            rest = rest.get(4 + usize::from(length)..).ok_or(())?;
+            // RFC 7828 section 3.2.1: a client's has no content.
+            if code == KEEPALIVE && length > 0 {
+                return Err(());
+            }
+            keepalive |= code == KEEPALIVE;
+        }
+        let (version, dnssec_ok) = ((opt.ttl >> 16) as u8, opt.ttl & 0x8000 != 0);
+        Ok(Some(Edns { udp_size: opt.class, version, dnssec_ok, keepalive }))
+    }
+}
+
 /// A response before it's written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Response {
@@ -164,20 +204,25 @@ pub struct Response {
     pub answers: Vec<Record>,
     pub authority: Vec<Record>,
     pub additional: Vec<Record>,
+    /// How many labels of the question's end are our zone: names of records repeat their case.
+    pub zone_labels: usize,
+    /// In tenths of a second, how long the connection may stay idle: said to those who asked (RFC 7828).
+    pub keepalive: Option<u16>,
 }
 
 impl Response {
     pub fn code(rcode: Rcode) -> Self {
-        Response { rcode, authoritative: false, answers: Vec::new(), authority: Vec::new(), additional: Vec::new() }
+        let (answers, authority, additional) = (Vec::new(), Vec::new(), Vec::new());
+        Response { rcode, authoritative: false, answers, authority, additional, zone_labels: 0, keepalive: None }
     }
 
     /// Writes the message, no longer than `limit` octets. What doesn't fit is left out from the end; when a record of
-    /// the answer or the authority is left out, TC says so (RFC 2181 section 9). `zone` is the number of labels that
-    /// names of records share with the question's end, so that they repeat its case and take two octets.
-    pub fn write(&self, query: &Query, limit: usize, zone: usize) -> Vec<u8> {
-        let mut writer = Writer { bytes: Vec::with_capacity(512), query, zone };
+    /// the answer or the authority is left out, TC says so (RFC 2181 section 9).
+    pub fn write(&self, query: &Query, limit: usize) -> Vec<u8> {
+        let mut writer = Writer { bytes: Vec::with_capacity(512), query, zone: self.zone_labels };
         writer.header(self, query);
-        let opt_octets = if query.edns.is_some() { 11 } else { 0 };
+        let keepalive = self.keepalive.filter(|_| query.edns.is_some_and(|e| e.keepalive));
+        let opt_octets = if query.edns.is_some() { 11 + keepalive.map_or(0, |_| 6) } else { 0 };
         let room = limit.saturating_sub(opt_octets);
         let mut truncated = false;
         let mut counts = [0u16; 3];
@@ -194,7 +239,7 @@ impl Response {
             }
         }
         if query.edns.is_some() {
-            writer.opt(self.rcode);
+            writer.opt(self.rcode, keepalive);
             counts[2] += 1;
         }
         for (count, at) in counts.iter().zip([6, 8, 10]) {
@@ -227,6 +272,7 @@ impl Writer<'_> {
         // QR, and RA: names outside the zone are resolved for clients.
         let mut flags: u16 = 0x8080 | response.rcode as u16 & 0xf;
         flags |= u16::from(response.authoritative) << 10 | u16::from(query.recursion_desired) << 8;
+        flags |= u16::from(query.checking_disabled) << 4;
         self.u16(query.id);
         self.u16(flags);
         self.u16(1);
@@ -269,11 +315,8 @@ impl Writer<'_> {
         self.bytes[length_at..length_at + 2].copy_from_slice(&length.to_be_bytes());
     }
 
-    /// The question's own name, or a name that ends as the question does, by a pointer to it.
+    /// A name, its end by a pointer where the question ends alike.
     fn name(&mut self, name: &Name) {
-        if *name == self.query.name && name.depth() > 0 {
-            return self.u16(0xc000 | HEADER as u16);
-        }
         let shared = self.shared(name);
         match self.query.suffix_at(shared).filter(|_| shared > 0) {
             Some(at) => {
@@ -286,38 +329,45 @@ impl Writer<'_> {
         }
     }
 
+    /// A name without a pointer; the end that it shares with the question is written as the question wrote it.
     fn plain_name(&mut self, name: &Name) {
+        let query = self.query;
         let shared = self.shared(name);
-        for label in name.labels().take(name.depth() - shared) {
-            self.label(label);
-        }
-        // The shared end is written as the question wrote it, to keep its case.
-        let own_end: Vec<Vec<u8>> =
-            self.query.name.labels().skip(self.query.name.depth() - shared).map(<[u8]>::to_vec).collect();
-        for label in &own_end {
+        let own = name.labels().take(name.depth() - shared);
+        for label in own.chain(query.name.labels().skip(query.name.depth() - shared)) {
             self.label(label);
         }
         self.bytes.push(0);
     }
 
-    /// How many labels at its end a name shares with the question: those of the zone, or none.
+    /// How many labels at its end a name shares with the question: all of the question's own name, in whatever case; else
+    /// those of the zone in whatever case (0x20 clients want theirs back) and more that are spelled the same.
     fn shared(&self, name: &Name) -> usize {
-        let (own, other) = (self.query.name.depth(), name.depth());
-        if self.zone > own || self.zone > other {
-            return 0;
+        let question = &self.query.name;
+        if name == question {
+            return question.depth();
         }
-        let question = self.query.name.labels().skip(own - self.zone);
-        let same = question.zip(name.labels().skip(other - self.zone)).all(|(a, b)| a.eq_ignore_ascii_case(b));
-        if same { self.zone } else { 0 }
+        let mut depth = 0;
+        let ends = question.labels().collect::<Vec<_>>().into_iter().rev();
+        for (own, other) in ends.zip(name.labels().collect::<Vec<_>>().into_iter().rev()) {
+            if own != other && (depth >= self.zone || !own.eq_ignore_ascii_case(other)) {
+                break;
+            }
+            depth += 1;
+        }
+        depth
     }
 
-    fn opt(&mut self, rcode: Rcode) {
+    fn opt(&mut self, rcode: Rcode, keepalive: Option<u16>) {
         self.bytes.push(0);
         self.u16(RrType::OPT.0);
         self.u16(UDP_MAX);
         let dnssec_ok = self.query.edns.is_some_and(|e| e.dnssec_ok);
         self.bytes.extend([(rcode as u16 >> 4) as u8, 0, u8::from(dnssec_ok) << 7, 0]);
-        self.u16(0);
+        self.u16(keepalive.map_or(0, |_| 6));
+        for part in keepalive.into_iter().flat_map(|tenths| [KEEPALIVE, 2, tenths]) {
+            self.u16(part);
+        }
     }
 
     fn label(&mut self, label: &[u8]) {

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::hash::{Hash, Hasher};
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
 /// RFC 1035 section 2.3.4: a label's and a name's most octets, the name's counted as on the wire.
 const LABEL_MAX: usize = 63;
 const NAME_MAX: usize = 255;
@@ -60,6 +62,16 @@ impl Name {
         self.labels().count()
     }
 
+    /// Whether the name is the zone's or below it.
+    pub fn is_in(&self, zone: &Name) -> bool {
+        let Some(split) = self.0.len().checked_sub(zone.0.len()) else { return false };
+        let mut at = 0;
+        while at < split {
+            at += 1 + usize::from(self.0[at]);
+        }
+        at == split && self.0[split..].eq_ignore_ascii_case(&zone.0)
+    }
+
     /// The labels below `zone` when the name lies in it, in lower case, those nearest to the zone first.
     pub fn below(&self, zone: &Name) -> Option<Vec<String>> {
         let own: Vec<&[u8]> = self.labels().collect();
@@ -95,6 +107,19 @@ impl Hash for Name {
     }
 }
 
+impl Serialize for Name {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        Name::parse(&text).ok_or_else(|| serde::de::Error::custom(format!("{text:?} is no domain name")))
+    }
+}
+
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for label in self.labels() {
@@ -124,6 +149,8 @@ mod tests {
         assert_eq!(upper.below(&zone), Some(vec!["myapp".to_owned()]));
         assert_eq!(upper.below(&Name::parse("other").unwrap()), None);
         assert_eq!(zone.below(&upper), None);
+        assert!(upper.is_in(&zone) && zone.is_in(&zone) && zone.is_in(&Name::root()) && !zone.is_in(&upper));
+        assert!(!Name::parse("mydefault").unwrap().is_in(&zone), "half a label is none");
     }
 
     #[test]

@@ -23,6 +23,8 @@ pub enum Object {
     Namespace(Namespace),
     Service(Service),
     EndpointSlice(EndpointSlice),
+    Pod(Pod),
+    ServiceImport(ServiceImport),
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -31,6 +33,8 @@ pub struct Metadata {
     pub name: String,
     pub namespace: String,
     pub labels: BTreeMap<String, String>,
+    /// Set while an object is going away.
+    pub deletion_timestamp: Option<String>,
 }
 
 /// v1 Namespace.
@@ -79,11 +83,21 @@ pub struct EndpointSlice {
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(default, rename_all = "camelCase")]
 pub struct Endpoint {
     pub addresses: Vec<String>,
     pub hostname: Option<String>,
     pub conditions: Conditions,
+    pub target_ref: Option<TargetRef>,
+    /// Of the topology.
+    pub zone: Option<String>,
+}
+
+/// What stands behind an endpoint: a pod, as a rule.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct TargetRef {
+    pub name: String,
 }
 
 /// Only `ready` counts: the controller writes it for publishNotReadyAddresses, so DNS looks at no other.
@@ -99,4 +113,46 @@ pub struct EndpointPort {
     pub name: Option<String>,
     pub protocol: Option<String>,
     pub port: Option<u16>,
+}
+
+/// v1 Pod.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Pod {
+    pub metadata: Metadata,
+    pub status: PodStatus,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct PodStatus {
+    pub phase: String,
+    #[serde(rename = "podIP")]
+    pub pod_ip: String,
+    #[serde(rename = "podIPs")]
+    pub pod_ips: Vec<PodIp>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct PodIp {
+    pub ip: String,
+}
+
+/// multicluster.x-k8s.io/v1alpha1 ServiceImport (KEP-1645).
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ServiceImport {
+    pub metadata: Metadata,
+    pub spec: ServiceImportSpec,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ServiceImportSpec {
+    /// `ClusterSetIP` or `Headless`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub ips: Vec<String>,
+    pub ports: Vec<ServicePort>,
 }

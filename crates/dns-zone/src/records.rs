@@ -40,6 +40,22 @@ pub enum Data {
     },
 }
 
+impl Record {
+    /// Octets that it takes in a message at most.
+    pub fn octets_max(&self) -> usize {
+        const FIXED: usize = 10;
+        let data = match &self.data {
+            Data::A(_) => 4,
+            Data::Aaaa(_) => 16,
+            Data::Cname(name) | Data::Ptr(name) | Data::Ns(name) => name.wire_len(),
+            Data::Srv { target, .. } => 6 + target.wire_len(),
+            Data::Txt(text) => 1 + text.len(),
+            Data::Soa { mname, rname, .. } => 20 + mname.wire_len() + rname.wire_len(),
+        };
+        self.owner.wire_len() + FIXED + data
+    }
+}
+
 impl Data {
     pub fn rr_type(&self) -> RrType {
         match self {

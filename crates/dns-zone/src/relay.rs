@@ -15,7 +15,7 @@ pub fn answers(reply: &[u8], id: u16, query: &Query) -> bool {
 /// Another server's reply as the answer to this client: its identifier, its spelling of the name, no longer than it takes.
 pub fn relayed(query: &Query, mut reply: Vec<u8>, limit: usize) -> Vec<u8> {
     if reply.len() > limit {
-        let mut cut = Response::code(Rcode::NoError).write(query, limit, 0);
+        let mut cut = Response::code(Rcode::NoError).write(query, limit);
         cut[2] |= 0x02;
         cut[3] = cut[3] & 0xf0 | reply[3] & 0x0f;
         return cut;

@@ -1,78 +1,88 @@
 //! What the API says, in the shape questions ask for. A clone costs nothing and stays as it is; a change touches only
 //! what it's about.
 
+mod records;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use imbl::{HashMap, HashSet, OrdMap, OrdSet};
+use imbl::{HashMap, HashSet, OrdSet};
 
-use crate::objects::{Endpoint, EndpointSlice, Object, ObjectKey, Service};
+use crate::config::Config;
+use crate::objects::{EndpointSlice, Object, ObjectKey, Pod};
+pub(crate) use records::{Details, EndpointRecord, Kind, Port, Protocol, ServiceRecord, SliceRecord, dashed_address};
 
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
+const IMPORTED_SERVICE: &str = "multicluster.kubernetes.io/service-name";
+const SOURCE_CLUSTER: &str = "multicluster.kubernetes.io/source-cluster";
 
-/// Namespaces, Services and their endpoints.
+/// Namespaces, Services, their endpoints and, where they're asked for, pods and Services of other clusters.
 #[derive(Clone, Debug, Default)]
 pub struct View {
     namespaces: HashSet<String>,
-    services: HashMap<ObjectKey, Arc<ServiceRecord>>,
-    slices: HashMap<ObjectKey, Arc<SliceRecord>>,
-    /// The slices of each Service, by the Service's key.
-    slices_of: HashMap<ObjectKey, OrdSet<String>>,
-    /// Which Services an address stands for: as a ClusterIP, and as an endpoint with its label.
-    reverse: HashMap<IpAddr, OrdMap<(ObjectKey, Option<String>), u32>>,
+    cluster: Realm,
+    clusterset: Realm,
+    /// Which Services and slices hold an address.
+    holders: OrdSet<Holder>,
+    pods: HashMap<ObjectKey, Arc<[IpAddr]>>,
+    pod_addresses: OrdSet<(IpAddr, Option<Arc<ObjectKey>>)>,
+    details: Details,
     /// Every kind has been listed: what isn't here isn't anywhere.
     pub synced: bool,
     /// Unix seconds of the last change (SOA serial).
     pub serial: u32,
 }
 
-/// How a Service is found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Kind {
-    ClusterIp(Vec<IpAddr>),
-    Headless,
-    ExternalName(String),
+/// The Services of one cluster, or those that several share.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Realm {
+    services: HashMap<ObjectKey, Arc<ServiceRecord>>,
+    slices: HashMap<ObjectKey, Arc<SliceRecord>>,
+    /// The slices of each Service in the order of their names, by the Service's key.
+    slices_of: HashMap<ObjectKey, Arc<[Arc<SliceRecord>]>>,
 }
 
-/// A Service as DNS knows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ServiceRecord {
-    pub kind: Kind,
-    pub ports: Vec<Port>,
-}
-
-/// A named or unnamed port, the protocol in lower case.
+/// An address and who has it; `Nobody` comes before all others.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Port {
-    pub name: String,
-    pub protocol: String,
-    pub number: u16,
-}
+struct Holder(IpAddr, Holds);
 
-/// A ready endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct EndpointRecord {
-    pub address: IpAddr,
-    /// Its name below the Service: the pod's hostname, or the address with dashes.
-    pub label: String,
-    pub ports: Vec<Port>,
+enum Holds {
+    Nobody,
+    Service(Arc<ObjectKey>),
+    Slice(Arc<ObjectKey>),
 }
 
-#[derive(Debug)]
-struct SliceRecord {
-    service: ObjectKey,
-    endpoints: Vec<EndpointRecord>,
+/// A name that an address stands for: a Service's, or an endpoint's below it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ReverseName<'a> {
+    pub(crate) service: &'a ObjectKey,
+    pub(crate) endpoint: Option<&'a EndpointRecord>,
 }
 
 impl View {
+    /// One that keeps what the configuration asks for.
+    pub fn new(config: &Config) -> Self {
+        View { details: Details { pod_names: config.endpoint_pod_names, zones: config.zonal }, ..View::default() }
+    }
+
     /// Takes in an object as it is now.
     pub fn apply(&mut self, object: Object) {
         match object {
             Object::Namespace(namespace) => {
                 self.namespaces.insert(namespace.metadata.name);
             }
-            Object::Service(service) => self.put_service(service),
-            Object::EndpointSlice(slice) => self.put_slice(slice),
+            Object::Service(service) => {
+                let record = ServiceRecord::of(&service);
+                self.remove_service(&record.key);
+                for address in record.cluster_ips() {
+                    self.holders.insert(Holder(*address, Holds::Service(record.key.clone())));
+                }
+                self.cluster.put_service(record);
+            }
+            Object::EndpointSlice(slice) => self.put_slice(&slice),
+            Object::Pod(pod) => self.put_pod(&pod),
+            Object::ServiceImport(import) => self.clusterset.put_service(ServiceRecord::of_import(&import)),
         }
     }
 
@@ -81,33 +91,48 @@ impl View {
     }
 
     pub fn remove_service(&mut self, key: &ObjectKey) {
-        if let Some(old) = self.services.remove(key) {
-            for address in cluster_ips(&old) {
-                self.forget(*address, key, None);
-            }
+        let Some(old) = self.cluster.services.remove(key) else { return };
+        for address in old.cluster_ips() {
+            self.holders.remove(&Holder(*address, Holds::Service(old.key.clone())));
         }
     }
 
+    pub fn remove_service_import(&mut self, key: &ObjectKey) {
+        self.clusterset.services.remove(key);
+    }
+
     pub fn remove_slice(&mut self, key: &ObjectKey) {
-        let Some(old) = self.slices.remove(key) else { return };
+        self.clusterset.remove_slice(key);
+        let Some(old) = self.cluster.remove_slice(key) else { return };
         for endpoint in &old.endpoints {
-            self.forget(endpoint.address, &old.service, Some(&endpoint.label));
+            self.holders.remove(&Holder(endpoint.address, Holds::Slice(old.key.clone())));
         }
-        if let Some(names) = self.slices_of.get_mut(&old.service) {
-            names.remove(&key.name);
-            if names.is_empty() {
-                self.slices_of.remove(&old.service);
-            }
+    }
+
+    pub fn remove_pod(&mut self, key: &ObjectKey) {
+        let Some(addresses) = self.pods.remove(key) else { return };
+        let pod = Arc::new(key.clone());
+        for address in addresses.iter() {
+            self.pod_addresses.remove(&(*address, Some(pod.clone())));
         }
     }
 
     /// The keys there are of a kind: after a new listing, those not listed are to be removed.
     pub fn service_keys(&self) -> Vec<ObjectKey> {
-        self.services.keys().cloned().collect()
+        self.cluster.services.keys().cloned().collect()
+    }
+
+    pub fn service_import_keys(&self) -> Vec<ObjectKey> {
+        self.clusterset.services.keys().cloned().collect()
     }
 
     pub fn slice_keys(&self) -> Vec<ObjectKey> {
-        self.slices.keys().cloned().collect()
+        let imported = self.clusterset.slices.keys().filter(|key| !self.cluster.slices.contains_key(*key));
+        self.cluster.slices.keys().chain(imported).cloned().collect()
+    }
+
+    pub fn pod_keys(&self) -> Vec<ObjectKey> {
+        self.pods.keys().cloned().collect()
     }
 
     pub fn namespace_names(&self) -> Vec<String> {
@@ -118,125 +143,134 @@ impl View {
         self.namespaces.contains(name)
     }
 
-    pub(crate) fn service(&self, key: &ObjectKey) -> Option<&ServiceRecord> {
-        self.services.get(key).map(|s| &**s)
+    pub(crate) fn realm(&self, several_clusters: bool) -> &Realm {
+        if several_clusters { &self.clusterset } else { &self.cluster }
     }
 
-    /// A Service's ready endpoints, each once although two slices may name it for a moment.
-    pub(crate) fn endpoints(&self, key: &ObjectKey) -> Vec<&EndpointRecord> {
-        let names = self.slices_of.get(key).into_iter().flatten();
-        let slices = names.filter_map(|name| self.slices.get(&ObjectKey::new(&key.namespace, name)));
-        let mut all: Vec<&EndpointRecord> = slices.flat_map(|s| &s.endpoints).collect();
-        all.sort();
-        all.dedup();
+    /// What an address stands for: the Service whose ClusterIP it is, else an endpoint of each Service that has it.
+    pub(crate) fn reverse(&self, address: IpAddr) -> Vec<ReverseName<'_>> {
+        let holders = self.holders.range(Holder(address, Holds::Nobody)..).take_while(|holder| holder.0 == address);
+        let mut names: Vec<ReverseName<'_>> = Vec::new();
+        for Holder(_, holds) in holders {
+            match holds {
+                Holds::Nobody => {}
+                // Services come first.
+                Holds::Service(key) => return vec![ReverseName { service: key, endpoint: None }],
+                Holds::Slice(key) => {
+                    let Some(slice) = self.cluster.slices.get(&**key) else { continue };
+                    let here = slice.endpoints.iter().filter(|e| e.address == address);
+                    for name in here.map(|e| ReverseName { service: &slice.service, endpoint: Some(e) }) {
+                        let same = |n: &ReverseName<'_>| {
+                            n.service == name.service && n.endpoint.map(|e| &e.name) == name.endpoint.map(|e| &e.name)
+                        };
+                        if !names.iter().any(same) {
+                            names.push(name);
+                        }
+                    }
+                }
+            }
+        }
+        names
+    }
+
+    /// The slices that have an address, with the address as an endpoint's.
+    pub(crate) fn slices_with(&self, address: IpAddr) -> impl Iterator<Item = &SliceRecord> {
+        let holders = self.holders.range(Holder(address, Holds::Nobody)..).take_while(move |h| h.0 == address);
+        holders.filter_map(|Holder(_, holds)| match holds {
+            Holds::Slice(key) => self.cluster.slices.get(&**key).map(|slice| &**slice),
+            _ => None,
+        })
+    }
+
+    /// Whether any address between two is held by somebody.
+    pub(crate) fn any_between(&self, low: IpAddr, high: IpAddr) -> bool {
+        self.holders.range(Holder(low, Holds::Nobody)..).next().is_some_and(|holder| holder.0 <= high)
+    }
+
+    /// Every address that is held, once.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let mut last = None;
+        self.holders.iter().map(|holder| holder.0).filter(move |address| last.replace(*address) != Some(*address))
+    }
+
+    /// Whether a pod of the namespace has the address.
+    pub(crate) fn is_pod(&self, namespace: &str, address: IpAddr) -> bool {
+        let here = self.pod_addresses.range((address, None)..).take_while(|(a, _)| *a == address);
+        here.filter_map(|(_, pod)| pod.as_ref()).any(|pod| pod.namespace == namespace)
+    }
+
+    fn put_slice(&mut self, slice: &EndpointSlice) {
+        self.remove_slice(&ObjectKey::new(&slice.metadata.namespace, &slice.metadata.name));
+        let label = |name: &str| slice.metadata.labels.get(name).map(String::as_str);
+        if let Some(service) = label(SERVICE_NAME) {
+            let record = SliceRecord::of(slice, service, "", self.details);
+            for endpoint in &record.endpoints {
+                self.holders.insert(Holder(endpoint.address, Holds::Slice(record.key.clone())));
+            }
+            self.cluster.put_slice(record);
+        }
+        if let Some(service) = label(IMPORTED_SERVICE) {
+            let cluster = label(SOURCE_CLUSTER).unwrap_or_default();
+            self.clusterset.put_slice(SliceRecord::of(slice, service, cluster, self.details));
+        }
+    }
+
+    /// Pods that have ended or are on their way out have no names.
+    fn put_pod(&mut self, pod: &Pod) {
+        let key = ObjectKey::new(&pod.metadata.namespace, &pod.metadata.name);
+        self.remove_pod(&key);
+        let over = matches!(pod.status.phase.as_str(), "Succeeded" | "Failed" | "Unknown");
+        if over || pod.metadata.deletion_timestamp.is_some() {
+            return;
+        }
+        let all = std::iter::once(&pod.status.pod_ip).chain(pod.status.pod_ips.iter().map(|p| &p.ip));
+        let mut addresses: Vec<IpAddr> = all.filter_map(|ip| ip.parse().ok()).collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        let shared = Arc::new(key.clone());
+        self.pod_addresses.extend(addresses.iter().map(|address| (*address, Some(shared.clone()))));
+        self.pods.insert(key, addresses.into());
+    }
+}
+
+impl Realm {
+    pub(crate) fn service(&self, key: &ObjectKey) -> Option<&ServiceRecord> {
+        self.services.get(key).map(|service| &**service)
+    }
+
+    /// A Service's slices.
+    pub(crate) fn slices(&self, service: &ObjectKey) -> &[Arc<SliceRecord>] {
+        self.slices_of.get(service).map_or(&[], |slices| slices)
+    }
+
+    /// Every Service, by namespace and name.
+    pub(crate) fn sorted(&self) -> Vec<Arc<ServiceRecord>> {
+        let mut all: Vec<_> = self.services.values().cloned().collect();
+        all.sort_unstable_by(|a, b| a.key.cmp(&b.key));
         all
     }
 
-    /// The Services an address stands for, with the endpoint's label where it is one's endpoint.
-    pub(crate) fn reverse(&self, address: IpAddr) -> Vec<&(ObjectKey, Option<String>)> {
-        self.reverse.get(&address).into_iter().flat_map(|names| names.keys()).collect()
+    fn put_service(&mut self, record: ServiceRecord) {
+        self.services.insert((*record.key).clone(), Arc::new(record));
     }
 
-    fn put_service(&mut self, service: Service) {
-        let key = ObjectKey::new(&service.metadata.namespace, &service.metadata.name);
-        self.remove_service(&key);
-        let record = ServiceRecord { kind: kind(&service), ports: service_ports(&service) };
-        for address in cluster_ips(&record) {
-            self.remember(*address, &key, None);
+    fn put_slice(&mut self, record: SliceRecord) {
+        let record = Arc::new(record);
+        let others = self.slices(&record.service).iter().cloned();
+        let mut all: Vec<_> = others.chain([record.clone()]).collect();
+        all.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        self.slices_of.insert(record.service.clone(), all.into());
+        self.slices.insert((*record.key).clone(), record);
+    }
+
+    fn remove_slice(&mut self, key: &ObjectKey) -> Option<Arc<SliceRecord>> {
+        let old = self.slices.remove(key)?;
+        let left: Vec<_> = self.slices(&old.service).iter().filter(|slice| slice.key != old.key).cloned().collect();
+        if left.is_empty() {
+            self.slices_of.remove(&old.service);
+        } else {
+            self.slices_of.insert(old.service.clone(), left.into());
         }
-        self.services.insert(key, Arc::new(record));
+        Some(old)
     }
-
-    fn put_slice(&mut self, slice: EndpointSlice) {
-        let key = ObjectKey::new(&slice.metadata.namespace, &slice.metadata.name);
-        self.remove_slice(&key);
-        let Some(service) = slice.metadata.labels.get(SERVICE_NAME) else { return };
-        let service = ObjectKey::new(&key.namespace, service);
-        let ports = slice_ports(&slice);
-        let endpoints: Vec<EndpointRecord> = slice.endpoints.iter().filter_map(|e| endpoint(e, &ports)).collect();
-        for endpoint in &endpoints {
-            self.remember(endpoint.address, &service, Some(&endpoint.label));
-        }
-        self.slices_of.entry(service.clone()).or_default().insert(key.name.clone());
-        self.slices.insert(key, Arc::new(SliceRecord { service, endpoints }));
-    }
-
-    /// Counted, since two slices may hold one endpoint.
-    fn remember(&mut self, address: IpAddr, service: &ObjectKey, label: Option<&str>) {
-        let names = self.reverse.entry(address).or_default();
-        *names.entry((service.clone(), label.map(str::to_owned))).or_insert(0) += 1;
-    }
-
-    fn forget(&mut self, address: IpAddr, service: &ObjectKey, label: Option<&str>) {
-        let Some(names) = self.reverse.get_mut(&address) else { return };
-        let name = (service.clone(), label.map(str::to_owned));
-        if let Some(count) = names.get_mut(&name) {
-            *count -= 1;
-            if *count == 0 {
-                names.remove(&name);
-            }
-        }
-        if names.is_empty() {
-            self.reverse.remove(&address);
-        }
-    }
-}
-
-fn cluster_ips(service: &ServiceRecord) -> &[IpAddr] {
-    match &service.kind {
-        Kind::ClusterIp(addresses) => addresses,
-        _ => &[],
-    }
-}
-
-fn kind(service: &Service) -> Kind {
-    let spec = &service.spec;
-    if spec.kind == "ExternalName" {
-        return Kind::ExternalName(spec.external_name.clone());
-    }
-    let all = if spec.cluster_ips.is_empty() { std::slice::from_ref(&spec.cluster_ip) } else { &spec.cluster_ips[..] };
-    let addresses: Vec<IpAddr> = all.iter().filter_map(|ip| ip.parse().ok()).collect();
-    if addresses.is_empty() { Kind::Headless } else { Kind::ClusterIp(addresses) }
-}
-
-fn protocol(protocol: Option<&String>) -> String {
-    protocol.map_or_else(|| "tcp".to_owned(), |p| p.to_ascii_lowercase())
-}
-
-fn service_ports(service: &Service) -> Vec<Port> {
-    let port = |p: &crate::objects::ServicePort| Port {
-        name: p.name.clone(),
-        protocol: protocol(p.protocol.as_ref()),
-        number: p.port,
-    };
-    service.spec.ports.iter().map(port).collect()
-}
-
-fn slice_ports(slice: &EndpointSlice) -> Vec<Port> {
-    let ports = slice.ports.iter().flatten();
-    let port = |p: &crate::objects::EndpointPort| {
-        let name = p.name.clone().unwrap_or_default();
-        Some(Port { name, protocol: protocol(p.protocol.as_ref()), number: p.port? })
-    };
-    ports.filter_map(port).collect()
-}
-
-/// Consumers use an endpoint's first address only (discovery.k8s.io/v1 Endpoint). A nil `ready` means ready.
-fn endpoint(endpoint: &Endpoint, ports: &[Port]) -> Option<EndpointRecord> {
-    if endpoint.conditions.ready == Some(false) {
-        return None;
-    }
-    let address: IpAddr = endpoint.addresses.first()?.parse().ok()?;
-    let hostname = endpoint.hostname.as_ref().filter(|h| !h.is_empty()).map(|h| h.to_ascii_lowercase());
-    let label = hostname.unwrap_or_else(|| dashed(address));
-    Some(EndpointRecord { address, label, ports: ports.to_vec() })
-}
-
-/// `10-0-0-1`, `2001-db8--1`; an end that would be a dash gets a zero.
-fn dashed(address: IpAddr) -> String {
-    let mut label = address.to_string().replace(['.', ':'], "-");
-    if label.ends_with('-') {
-        label.push('0');
-    }
-    label
 }

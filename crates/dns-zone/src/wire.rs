@@ -88,6 +88,12 @@ pub fn records(message: &[u8]) -> Result<Vec<RawRecord>, WireError> {
     Ok(found)
 }
 
+/// The serial that an SOA record says.
+pub fn soa_serial(message: &[u8], soa: &RawRecord) -> Result<u32, WireError> {
+    let (_, rname) = name_at(message, soa.data.start)?;
+    u32_at(message, name_at(message, rname)?.1)
+}
+
 /// What a cache needs of a reply.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lifetime {

@@ -108,7 +108,7 @@ mod tests {
         let data = Data::A(Ipv4Addr::LOCALHOST);
         let mut response = Response::code(Rcode::NoError);
         response.answers.push(Record { owner: query.name.clone(), ttl, data });
-        response.write(query, 512, 0).into()
+        response.write(query, 512).into()
     }
 
     fn query(name: &str) -> Query {
@@ -129,7 +129,7 @@ mod tests {
     #[test]
     fn a_negative_reply_lives_by_its_soa_and_without_one_not_at_all() {
         let (cache, now, query) = (Cache::new(10), Instant::now(), query("nope.example"));
-        let none: Bytes = Response::code(Rcode::NxDomain).write(&query, 512, 0).into();
+        let none: Bytes = Response::code(Rcode::NxDomain).write(&query, 512).into();
         cache.put(Key::of(&query), &none, now);
         assert!(cache.get(&Key::of(&query), now).is_none());
     }

@@ -2,24 +2,21 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use dns_zone::Name;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
 
 /// The configuration of one server.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub struct Config {
     /// UDP and TCP. Explicit addresses: an answer must leave from the address that was asked.
     pub listen: Vec<SocketAddr>,
-    /// The cluster's domain.
-    pub zone: String,
-    /// Addresses whose reverse names are ours even when nothing has them.
-    pub reverse: Vec<IpNet>,
-    /// Seconds that clients may keep an answer of the zone.
-    pub ttl: u32,
+    /// What the cluster's zones hold.
+    pub records: dns_zone::Config,
+    /// Who may have a whole zone; nobody, unless it's said.
+    pub transfer_to: Vec<IpNet>,
     /// Servers that resolve every other name, in order of preference.
     pub upstreams: Vec<SocketAddr>,
     /// `/ready` and `/health`.
@@ -29,10 +26,14 @@ pub struct Config {
 }
 
 impl Config {
-    pub(crate) fn zone(&self) -> Result<dns_zone::Config, Error> {
-        let zone = Name::parse(&self.zone).ok_or_else(|| Error::Zone(self.zone.clone()))?;
-        let own_addresses: Vec<IpAddr> =
-            self.listen.iter().map(SocketAddr::ip).filter(|a| !a.is_unspecified()).collect();
-        Ok(dns_zone::Config { zone, reverse: self.reverse.clone(), ttl: self.ttl, own_addresses })
+    /// The zones, as this server answers for them: where it listens, unless told otherwise, is where name servers are.
+    pub(crate) fn zones(&self) -> Result<dns_zone::Config, Error> {
+        self.records.check()?;
+        let mut records = self.records.clone();
+        if records.own_addresses.is_empty() {
+            let addresses = self.listen.iter().map(SocketAddr::ip).filter(|a: &IpAddr| !a.is_unspecified());
+            records.own_addresses = addresses.collect();
+        }
+        Ok(records)
     }
 }

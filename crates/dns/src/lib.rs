@@ -9,6 +9,7 @@ mod metrics;
 mod observe;
 mod resolver;
 mod tcp;
+mod transfer;
 mod udp;
 mod watch;
 
@@ -19,6 +20,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
+pub use dns_zone::{Config as Records, Fallthrough, Name, Pods};
 
 use crate::metrics::Metrics;
 use crate::resolver::Resolver;
@@ -26,8 +28,8 @@ use crate::resolver::Resolver;
 /// The failed step of starting.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("{0:?} is no domain name")]
-    Zone(String),
+    #[error("the zones can't be served: {0}")]
+    Zones(#[from] dns_zone::ConfigError),
     #[error("cannot listen on {address} ({transport}): {source}")]
     Listen { address: SocketAddr, transport: &'static str, source: std::io::Error },
 }
@@ -35,9 +37,9 @@ pub enum Error {
 /// Serves until cancelled. Listens before the first object is listed; until all are, what would be denied is SERVFAIL.
 pub async fn run(client: kube::Client, config: Config, stop: CancellationToken) -> Result<(), Error> {
     let metrics = Arc::new(Metrics::default());
-    let zone = config.zone()?;
+    let zones = config.zones()?;
     let view = watch::Published::default();
-    let resolver = Arc::new(Resolver::new(zone, &config, view.clone(), metrics.clone()));
+    let resolver = Arc::new(Resolver::new(zones.clone(), &config, view.clone(), metrics.clone()));
     let mut tasks = JoinSet::new();
     for address in &config.listen {
         for socket in udp::bind(*address)? {
@@ -51,7 +53,7 @@ pub async fn run(client: kube::Client, config: Config, stop: CancellationToken) 
     if let Some(address) = config.metrics {
         tasks.spawn(observe::serve(observe::bind(address).await?, view.clone(), metrics.clone(), stop.clone()));
     }
-    tasks.spawn(watch::follow(client, view, stop.clone()));
+    tasks.spawn(watch::follow(client, zones, view, stop.clone()));
     while tasks.join_next().await.is_some() {}
     Ok(())
 }

@@ -1,13 +1,13 @@
 //! Questions by TCP (RFC 7766): many on a connection, answered as soon as each is ready.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::tcp::OwnedReadHalf;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Error;
 use crate::metrics::Transport;
-use crate::resolver::{Reaction, Resolver};
+use crate::resolver::{Asked, Reaction, Resolver};
 
 const CONNECTIONS_MAX: usize = 1000;
 /// Questions of one connection that may wait for other servers; reading goes on when one is answered.
@@ -23,6 +23,8 @@ const WAITING_MAX: usize = 100;
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 /// RFC 7766 section 6.2.3: a few seconds.
 const IDLE: Duration = Duration::from_secs(10);
+/// The same as RFC 7828 counts it: in tenths of a second.
+const IDLE_TENTHS: u16 = 100;
 
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
     TcpListener::bind(address).await.map_err(|source| Error::Listen { address, transport: "TCP", source })
@@ -38,8 +40,8 @@ pub async fn serve(listener: TcpListener, resolver: Arc<Resolver>, stop: Cancell
             Some(_) = connections.join_next() => continue,
             accepted = listener.accept() => accepted,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, client) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 // Out of descriptors, say: asked again at once, it fails at once.
                 tracing::warn!(%error, "cannot accept a connection");
@@ -51,13 +53,14 @@ pub async fn serve(listener: TcpListener, resolver: Arc<Resolver>, stop: Cancell
         let resolver = resolver.clone();
         connections.spawn(async move {
             // A client that goes away in the middle is its own affair.
-            let _ = connection(stream, &resolver).await;
+            let _ = connection(stream, client.ip(), &resolver).await;
             drop(permit);
         });
     }
 }
 
-async fn connection(stream: TcpStream, resolver: &Resolver) -> io::Result<()> {
+async fn connection(stream: TcpStream, client: IpAddr, resolver: &Resolver) -> io::Result<()> {
+    let asked = Asked { transport: Transport::Tcp, client, keepalive: Some(IDLE_TENTHS) };
     stream.set_nodelay(true)?;
     let (mut reader, mut writer) = stream.into_split();
     let mut waiting = FuturesUnordered::new();
@@ -73,22 +76,32 @@ async fn connection(stream: TcpStream, resolver: &Resolver) -> io::Result<()> {
                 };
                 drop(reading);
                 reading = Box::pin(read(&mut reader));
-                match resolver.react(&message, Transport::Tcp) {
+                match resolver.react(&message, asked) {
                     Reaction::Respond(response) => response,
                     Reaction::Wait(question) => {
                         waiting.push(resolver.finish(*question));
+                        continue;
+                    }
+                    Reaction::Transfer(zone) => {
+                        for message in *zone {
+                            write(&mut writer, &message).await?;
+                        }
                         continue;
                     }
                     Reaction::Ignore => return Ok(()),
                 }
             }
         };
-        let length = u16::try_from(response.len()).map_err(io::Error::other)?;
-        let message = [&length.to_be_bytes(), response.as_slice()].concat();
-        // Who asks and doesn't read holds no connection for ever.
-        tokio::time::timeout(IDLE, writer.write_all(&message)).await.map_err(io::Error::from)??;
+        write(&mut writer, &response).await?;
     }
     Ok(())
+}
+
+/// Who asks and doesn't read holds no connection for ever.
+async fn write(writer: &mut OwnedWriteHalf, message: &[u8]) -> io::Result<()> {
+    let length = u16::try_from(message.len()).map_err(io::Error::other)?;
+    let framed = [&length.to_be_bytes(), message].concat();
+    tokio::time::timeout(IDLE, writer.write_all(&framed)).await.map_err(io::Error::from)?
 }
 
 async fn read(reader: &mut OwnedReadHalf) -> io::Result<Vec<u8>> {

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Error;
 use crate::metrics::Transport;
-use crate::resolver::{Reaction, Resolver};
+use crate::resolver::{Asked, Reaction, Resolver};
 
 /// Bursts wait here rather than get lost (the default buffer holds some 200 questions).
 const RECEIVE_BUFFER: usize = 4 << 20;
@@ -52,7 +52,8 @@ pub async fn serve(socket: UdpSocket, resolver: Arc<Resolver>, stop: Cancellatio
         };
         // An error here is an earlier answer's (ICMP): it says nothing about the next question.
         let Ok((length, client)) = received else { continue };
-        match resolver.react(&buffer[..length], Transport::Udp) {
+        let asked = Asked { transport: Transport::Udp, client: client.ip(), keepalive: None };
+        match resolver.react(&buffer[..length], asked) {
             Reaction::Respond(response) => {
                 let _ = socket.send_to(&response, client).await;
             }
@@ -63,7 +64,7 @@ pub async fn serve(socket: UdpSocket, resolver: Arc<Resolver>, stop: Cancellatio
                     let _ = socket.send_to(&response, client).await;
                 });
             }
-            Reaction::Wait(_) | Reaction::Ignore => {}
+            Reaction::Wait(_) | Reaction::Transfer(_) | Reaction::Ignore => {}
         }
     }
 }

@@ -1,124 +1,25 @@
-//! The API's Services, EndpointSlices and Namespaces, followed into the view that questions are answered from.
+//! What the API has of the kinds that are asked for, followed into the view that questions are answered from.
 //!
 //! Objects are decoded into the few fields the view reads; nothing else of them is kept.
 
+mod kinds;
+
 use std::collections::HashSet;
-use std::fmt::Debug;
-use std::hash::Hash;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
-use dns_zone::{Endpoint, EndpointPort, Metadata, Object, ObjectKey, ServiceSpec, View};
+use dns_zone::{Config, Pods, View};
 use futures::stream::{BoxStream, select_all};
 use futures::{Stream, StreamExt};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Api, Client, Resource};
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use kube::{Api, Client};
 use tokio_util::sync::CancellationToken;
+
+use kinds::{EndpointSlice, Namespace, Pod, Service, ServiceImport, Watched};
 
 /// The view as it is now, for many readers and one writer.
 pub type Published = Arc<ArcSwap<View>>;
-
-#[derive(Clone, Debug, Deserialize, Resource)]
-#[resource(inherit = k8s_openapi::api::core::v1::Namespace)]
-struct Namespace {
-    metadata: ObjectMeta,
-}
-
-#[derive(Clone, Debug, Deserialize, Resource)]
-#[resource(inherit = k8s_openapi::api::core::v1::Service)]
-struct Service {
-    metadata: ObjectMeta,
-    #[serde(default)]
-    spec: ServiceSpec,
-}
-
-#[derive(Clone, Debug, Deserialize, Resource)]
-#[resource(inherit = k8s_openapi::api::discovery::v1::EndpointSlice)]
-struct EndpointSlice {
-    metadata: ObjectMeta,
-    #[serde(default)]
-    endpoints: Option<Vec<Endpoint>>,
-    #[serde(default)]
-    ports: Option<Vec<EndpointPort>>,
-}
-
-/// A kind that the view knows.
-trait Watched: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static {
-    type Key: Eq + Hash + Clone + Send;
-    fn key(&self) -> Self::Key;
-    fn object(self) -> Object;
-    fn keys(view: &View) -> Vec<Self::Key>;
-    fn remove(view: &mut View, key: &Self::Key);
-}
-
-fn object_key(metadata: &ObjectMeta) -> ObjectKey {
-    ObjectKey::new(metadata.namespace.as_deref().unwrap_or_default(), metadata.name.as_deref().unwrap_or_default())
-}
-
-fn metadata(metadata: ObjectMeta) -> Metadata {
-    Metadata {
-        name: metadata.name.unwrap_or_default(),
-        namespace: metadata.namespace.unwrap_or_default(),
-        labels: metadata.labels.unwrap_or_default(),
-    }
-}
-
-impl Watched for Namespace {
-    type Key = String;
-    fn key(&self) -> String {
-        self.metadata.name.clone().unwrap_or_default()
-    }
-    fn object(self) -> Object {
-        Object::Namespace(dns_zone::Namespace { metadata: metadata(self.metadata) })
-    }
-    fn keys(view: &View) -> Vec<String> {
-        view.namespace_names()
-    }
-    fn remove(view: &mut View, key: &String) {
-        view.remove_namespace(key);
-    }
-}
-
-impl Watched for Service {
-    type Key = ObjectKey;
-    fn key(&self) -> ObjectKey {
-        object_key(&self.metadata)
-    }
-    fn object(self) -> Object {
-        Object::Service(dns_zone::Service { metadata: metadata(self.metadata), spec: self.spec })
-    }
-    fn keys(view: &View) -> Vec<ObjectKey> {
-        view.service_keys()
-    }
-    fn remove(view: &mut View, key: &ObjectKey) {
-        view.remove_service(key);
-    }
-}
-
-impl Watched for EndpointSlice {
-    type Key = ObjectKey;
-    fn key(&self) -> ObjectKey {
-        object_key(&self.metadata)
-    }
-    fn object(self) -> Object {
-        let endpoints = self.endpoints.unwrap_or_default();
-        Object::EndpointSlice(dns_zone::EndpointSlice {
-            metadata: metadata(self.metadata),
-            endpoints,
-            ports: self.ports,
-        })
-    }
-    fn keys(view: &View) -> Vec<ObjectKey> {
-        view.slice_keys()
-    }
-    fn remove(view: &mut View, key: &ObjectKey) {
-        view.remove_slice(key);
-    }
-}
 
 /// A change to the view, and whether with it a kind is listed completely.
 struct Change {
@@ -126,13 +27,15 @@ struct Change {
     listed: Option<&'static str>,
 }
 
-const KINDS: usize = 3;
+/// Pods that have ended are nobody's names.
+const RUNNING: &str = "status.phase!=Succeeded,status.phase!=Failed,status.phase!=Unknown";
 
 /// Keeps the view until cancelled.
-pub async fn follow(client: Client, published: Published, stop: CancellationToken) {
-    let mut changes =
-        select_all([changes::<Namespace>(&client), changes::<Service>(&client), changes::<EndpointSlice>(&client)]);
-    let mut view = View::default();
+pub async fn follow(client: Client, config: Config, published: Published, stop: CancellationToken) {
+    let watches = watches(&client, &config);
+    let kinds = watches.len();
+    let mut changes = select_all(watches);
+    let mut view = View::new(&config);
     let mut listed = HashSet::new();
     loop {
         let change = tokio::select! {
@@ -142,15 +45,36 @@ pub async fn follow(client: Client, published: Published, stop: CancellationToke
         let Some(change) = change else { return };
         (change.apply)(&mut view);
         listed.extend(change.listed);
-        view.synced = listed.len() == KINDS;
+        view.synced = listed.len() == kinds;
         view.serial = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs() as u32);
         published.store(Arc::new(view.clone()));
     }
 }
 
-fn changes<K: Watched>(client: &Client) -> BoxStream<'static, Change> {
-    let events =
-        watcher(Api::<K>::all(client.clone()), watcher::Config::default()).backoff(runtime::backoff::watching());
+/// What the configuration needs, and no more: pods alone would be most of what a cluster has.
+fn watches(client: &Client, config: &Config) -> Vec<BoxStream<'static, Change>> {
+    let by = |labels: &Option<String>| {
+        let plain = watcher::Config::default();
+        labels.as_ref().map_or(plain.clone(), |labels| plain.labels(labels))
+    };
+    let mut watches = vec![
+        changes::<Namespace>(client, by(&config.namespace_labels)),
+        changes::<Service>(client, by(&config.labels)),
+    ];
+    if !config.noendpoints {
+        watches.push(changes::<EndpointSlice>(client, by(&config.labels)));
+    }
+    if config.pods == Pods::Verified {
+        watches.push(changes::<Pod>(client, by(&config.labels).fields(RUNNING)));
+    }
+    if !config.multicluster.is_empty() {
+        watches.push(changes::<ServiceImport>(client, by(&config.labels)));
+    }
+    watches
+}
+
+fn changes<K: Watched>(client: &Client, which: watcher::Config) -> BoxStream<'static, Change> {
+    let events = watcher(Api::<K>::all(client.clone()), which).backoff(runtime::backoff::watching());
     translate(events).boxed()
 }
 

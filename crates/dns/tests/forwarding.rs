@@ -75,12 +75,9 @@ async fn server(upstreams: Vec<SocketAddr>) -> (SocketAddr, DropGuard) {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let config = Config {
         listen: vec![free],
-        zone: "cluster.local".to_owned(),
-        reverse: Vec::new(),
-        ttl: 5,
+        records: dns::Records::of_cluster(dns::Name::parse("cluster.local").unwrap()),
         upstreams,
-        ready: None,
-        metrics: None,
+        ..Config::default()
     };
     let stop = CancellationToken::new();
     let client = runtime::transport::unix(std::path::Path::new("/nonexistent/api.sock"));

@@ -3,43 +3,43 @@
 use std::net::IpAddr;
 
 use super::{Answer, Found, Zone};
-use crate::message::RrType;
+use crate::message::{Response, RrType};
 use crate::name::Name;
 use crate::records::{Data, Record};
 
-/// Links of a chain that stay in the zone before it counts as a loop.
-const CHAIN_MAX: usize = 8;
+/// Links of a chain that stay in our zones: as many as CoreDNS follows.
+const CHAIN_MAX: usize = 11;
 
-pub(super) fn answer(zone: &Zone<'_>, first: &str) -> Answer {
-    let mut answers = Vec::new();
-    let (mut owner, mut target) = (zone.query.name.clone(), first.to_owned());
-    for _ in 0..CHAIN_MAX {
-        // kube-dns answered with the address itself; a CNAME to `192.0.2.1.` helps nobody.
+/// (g) Whatever type is asked for: an alias stands for all of them (RFC 1034 section 3.6.2).
+pub(super) fn answer(first: &Zone<'_>, external_name: &str) -> Answer {
+    let mut answers: Vec<Record> = Vec::new();
+    let (mut zone, mut owner, mut target) = (*first, first.query.name.clone(), external_name.to_owned());
+    while answers.len() < CHAIN_MAX {
+        // (e) kube-dns answered with the address itself; a CNAME to `192.0.2.1.` helps nobody.
         if let Ok(address) = target.parse::<IpAddr>() {
             let Found::Records(records, _) = zone.addresses(&owner, &[address]) else { break };
             answers.extend(records);
-            return Answer::Respond(zone.response(answers, Vec::new()));
+            break;
         }
-        let Some(name) = Name::parse(&target) else { return Answer::Respond(zone.response(answers, Vec::new())) };
+        let Some(name) = Name::parse(&target) else { break };
+        let known = answers.iter().any(|record| record.owner == name) || owner == name;
         answers.push(Record { owner, ttl: zone.config.ttl, data: Data::Cname(name.clone()) });
-        if zone.query.rr_type == RrType::CNAME {
-            return Answer::Respond(zone.response(answers, Vec::new()));
+        // A chain that returns to itself has been given whole.
+        if known || zone.query.rr_type == RrType::CNAME {
+            break;
         }
-        let Some(labels) = name.below(&zone.config.zone) else { return Answer::Chase { answers, target: name } };
-        let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
-        match zone.find(&name, &labels) {
+        let Some(next) = zone.config.zone_of(&name) else { return Answer::Chase { answers, target: name } };
+        zone = Zone { name: next, ..zone };
+        match zone.find(&name) {
             Found::External(next) => (owner, target) = (name, next),
             Found::Records(records, additional) => {
                 answers.extend(records);
-                return Answer::Respond(zone.response(answers, additional));
+                return Answer::Respond(first.response(answers, additional));
             }
-            // The alias exists, what it names doesn't (RFC 2308 section 2.1: the code is that of the last name).
-            Found::Nothing => {
-                let mut response = zone.name_error();
-                response.answers = answers;
-                return Answer::Respond(response);
-            }
+            Found::Nothing if zone.config.falls_through(&name) => return Answer::Chase { answers, target: name },
+            // (f) The alias exists, what it names doesn't (RFC 2308 section 2.1: the code is that of the last name).
+            Found::Nothing => return Answer::Respond(Response { answers, ..zone.name_error() }),
         }
     }
-    Answer::Respond(zone.response(answers, Vec::new()))
+    Answer::Respond(first.response(answers, Vec::new()))
 }

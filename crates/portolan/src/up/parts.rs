@@ -121,9 +121,12 @@ impl Configs {
         };
         let dns = dns::Config {
             listen: addresses.iter().map(|address| SocketAddr::new(*address, DNS_PORT)).collect(),
-            zone: DOMAIN.to_owned(),
-            reverse: [plan.pods(), plan.services()].concat(),
-            ttl: DNS_TTL,
+            records: dns::Records {
+                ttl: DNS_TTL,
+                reverse: [plan.pods(), plan.services()].concat(),
+                ..dns::Records::of_cluster(dns::Name::parse(DOMAIN).unwrap_or_default())
+            },
+            transfer_to: Vec::new(),
             upstreams: plan.resolver().map(|resolver| SocketAddr::new(resolver, DNS_PORT)).into_iter().collect(),
             ready: Some(SocketAddr::new(address, DNS_READY)),
             metrics: Some(SocketAddr::new(address, DNS_METRICS)),
