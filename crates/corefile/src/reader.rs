@@ -124,8 +124,8 @@ impl<'a> Reader<'a> {
     pub(crate) fn argument(&mut self) -> Option<&'a Token> {
         let next = self.peek_argument().filter(|token| token.text != "{")?;
         self.read += 1;
-        if self.within && next.text == "}" {
-            // For CoreDNS it is an argument, and nothing ends the block.
+        if next.text == "}" {
+            // For CoreDNS it is an argument, and nothing ends the block. Outside of blocks a variable may bring one.
             self.within = false;
             let expected = "an argument, or a line of its own for the brace";
             self.fault(next, Fault::Unexpected { found: next.text.clone(), expected });
@@ -316,7 +316,13 @@ impl<'a> Reader<'a> {
 
     /// Zones that arguments name, or else those of the server block.
     pub(crate) fn zones_or_block(&mut self, arguments: &[&'a Token]) -> Vec<Zone> {
-        if arguments.is_empty() { self.around.zones.to_vec() } else { self.zones(arguments) }
+        let Some(&first) = arguments.first() else { return self.around.zones.to_vec() };
+        let zones = self.zones(arguments);
+        if zones.is_empty() {
+            // CoreDNS would ask the plugin for no name at all.
+            self.bad::<()>(first, "a zone such as example.org or 10.0.0.0/8");
+        }
+        zones
     }
 
     /// Zones that arguments name; what isn't one counts for nothing.

@@ -74,8 +74,25 @@ impl Display for Stanza {
     }
 }
 
+/// Whether a word can be written: in quotes, no backslash can stand alone before a quote or at the end.
+pub(crate) fn can_be_written(word: &str) -> bool {
+    let mut backslashes = 0;
+    let alone = |backslashes: usize| backslashes % 2 == 1;
+    for char in word.chars() {
+        match char {
+            '\\' => backslashes += 1,
+            '"' if alone(backslashes) => return is_plain(word),
+            _ => backslashes = 0,
+        }
+    }
+    !alone(backslashes) || is_plain(word)
+}
+
+fn is_plain(word: &str) -> bool {
+    !word.is_empty() && !word.starts_with('"') && !word.contains(|c: char| c.is_whitespace() || c == '#')
+}
+
 /// A word as a Corefile has it.
 pub(crate) fn quoted(word: &str) -> String {
-    let plain = !word.is_empty() && !word.starts_with('"') && !word.contains(|c: char| c.is_whitespace() || c == '#');
-    if plain { word.to_owned() } else { format!("\"{}\"", word.replace('"', "\\\"")) }
+    if is_plain(word) { word.to_owned() } else { format!("\"{}\"", word.replace('"', "\\\"")) }
 }

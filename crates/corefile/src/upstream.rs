@@ -49,6 +49,10 @@ impl To {
             Some((host, suffix)) => (host, Some(suffix.to_owned())),
             None => (host, None),
         };
+        let odd = |text: &str| text.contains(['[', ']', ':', '{', '}', '%']);
+        if suffix.as_deref().is_some_and(odd) {
+            return reader.bad(token, EXPECTED);
+        }
         if let Ok(address) = plain.parse() {
             return if allowed {
                 Some(To::Address { transport, address, suffix, port: Port(port) })
@@ -67,7 +71,7 @@ impl To {
             Err(_) => {}
         }
         let name = plain.trim_matches(['[', ']']);
-        if !allowed || !zone::is_domain_name(name) {
+        if !allowed || !zone::is_domain_name(name) || odd(name) {
             return reader.bad(token, EXPECTED);
         }
         Some(To::Name { transport, name: name.to_owned(), suffix, port: Port(port) })

@@ -23,11 +23,16 @@ impl Zone {
         &self.0
     }
 
-    /// Of a name that may lack its last dot. Not checked.
+    /// Of a name that may lack its last dot. Not checked. A backslash at its end, which would escape the dot, is one of its
+    /// characters.
     pub(crate) fn of(name: &str) -> Self {
-        let escaped = |rest: &str| (rest.len() - rest.trim_end_matches('\\').len()) % 2 == 1;
-        let whole = name.strip_suffix('.').is_some_and(|rest| !escaped(rest));
-        Zone(if whole { name.to_lowercase() } else { format!("{}.", name.to_lowercase()) })
+        let escapes = |text: &str| (text.len() - text.trim_end_matches('\\').len()) % 2 == 1;
+        let name = name.to_lowercase();
+        Zone(match name.strip_suffix('.') {
+            Some(rest) if !escapes(rest) => name,
+            _ if escapes(&name) => format!("{name}\\."),
+            _ => format!("{name}."),
+        })
     }
 
     /// Whether it is for PTR records: below `in-addr.arpa` or `ip6.arpa`.

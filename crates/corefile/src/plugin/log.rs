@@ -6,6 +6,7 @@ use serde::Serialize;
 use super::Settings;
 use crate::Stanza;
 use crate::reader::Reader;
+use crate::stanza::can_be_written;
 
 /// One directive.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -45,6 +46,9 @@ impl Settings for Vec<Log> {
             {
                 let combined = format!("{COMMON} \"{{>opcode}}\"");
                 format = last.text.replace("{common}", COMMON).replace("{combined}", &combined);
+                if !can_be_written(&format) {
+                    reader.bad::<()>(last, "a format without a backslash before a quote or at its end");
+                }
                 arguments.pop();
             }
             if let Some(name) = arguments.iter().find(|name| name.text.contains('{')) {

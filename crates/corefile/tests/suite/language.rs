@@ -126,7 +126,7 @@ fn who_listens_where_is_known() {
 fn what_counts_for_nothing_is_told() {
     let warnings = |text: &str| -> Vec<String> { read(text).warnings.iter().map(ToString::to_string).collect() };
     assert_eq!(
-        warnings(".:53 {\n chaos x\n cache 30 a..b\n chaos y\n}\n"),
+        warnings(".:53 {\n chaos x\n cache 30 a..b c\n chaos y\n}\n"),
         [
             "/conf/Corefile:4:2: what comes after the first chaos is left out, as CoreDNS does: remove it",
             "/conf/Corefile:3:11: \"a..b\" of cache is left out, as CoreDNS does: remove it",

@@ -47,6 +47,7 @@ const IN_BLOCKS: &[(&str, &str)] = &[
     ("hosts {\n fallthrough_unsupported\n}", "4:1: fallthrough_unsupported goes with fallthrough, which isn't there: add fallthrough"),
     ("k8s_external a", "2:1: k8s_external takes Services from kubernetes, which isn't in this server block: add kubernetes"),
     ("file none {\n reload 0s\n}", "2:6: \"none\" of file can't be read: entity not found: correct the path, or provide the file"),
+    ("cache a..b", "2:7: \"a..b\" of cache is not a zone such as example.org or 10.0.0.0/8: give a zone such as example.org or 10.0.0.0/8"),
     ("secondary a", "2:11: secondary has no transfer: add a block with transfer from ADDRESS"),
     ("transfer a", "2:10: transfer has no to: add a block with to ADDRESS, or to *"),
     ("acl {\n allow net 10.0.0.0/40\n}", "3:12: \"10.0.0.0/40\" of allow of acl is not an address, a CIDR such as 10.0.0.0/8, or *: give an address, a CIDR such as 10.0.0.0/8, or *"),

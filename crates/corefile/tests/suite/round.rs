@@ -52,6 +52,25 @@ fn every_single_option_is_printed_as_it_is_read() {
 }
 
 #[test]
+fn odd_words_are_printed_as_they_are_read() {
+    for text in [
+        "a\\e\\ \"b c\" d\\\\ {\n}\n",
+        ".\nnsid \"a  b\" c \"\"\n",
+        ".\nchaos {$TWO} \"x\\\"#\" y\\\"z \"two\nlines\"\n",
+        ".\nrewrite name a b\\\n",
+        ".\nlog . {combined}\n",
+        ".\nforward . [fe80::1%eth0]:54 tls://dns.example%name 192.0.2.1:\n",
+    ] {
+        assert!(again(text), "{text}");
+    }
+    for text in
+        [".\nlog . {combined}\\\n", ".\nchaos {$NONE}}\n", ".\nforward . ::1]:53\n", ".\nforward . tls://::1%a]b\n"]
+    {
+        assert!(!again(text), "{text}");
+    }
+}
+
+#[test]
 fn combinations_of_options_are_printed_as_they_are_read() {
     // Of what can be read alone, so that most of it can be together.
     let good: Vec<(&str, Vec<&str>)> = pool()
