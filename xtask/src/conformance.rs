@@ -3,6 +3,7 @@
 
 use anyhow::{Result, bail};
 
+use crate::guest::comparison;
 use crate::{peers, step};
 
 struct Comparison {
@@ -45,7 +46,7 @@ const COMPARISONS: &[Comparison] = &[
     },
     Comparison {
         name: "packets",
-        about: "the Service proxy's packet table through kube-proxy, or through ours (--subject) beside the real API server",
+        about: "the Service proxy's packet table through kube-proxy (--mode ipvs: in a guest), or ours beside the real API server",
         peers: &["etcd", "kube-apiserver", "kube-controller-manager", "kube-proxy"],
     },
     Comparison {
@@ -73,8 +74,16 @@ pub fn run(name: Option<&str>, arguments: &[String]) -> Result<()> {
     for peer in comparison.peers {
         peers::built(peer)?;
     }
-    if name == "packets" {
+    let others: &[&str] = if says(arguments, "--subject", "portolan") { &["portolan"] } else { &[] };
+    if !others.is_empty() {
         step::run("the other side", step::cargo().args(["build", "--release", "--package", "portolan"]))?;
+    }
+    // Of a kernel with IPVS.
+    if says(arguments, "--mode", "ipvs") {
+        if says(arguments, "--api", "real") {
+            bail!("the guest has our API server alone: leave --api real away");
+        }
+        return comparison::run(name, arguments, others);
     }
     let mut run = step::cargo();
     run.args(["run", "--release", "--quiet", "--package", "conformance", "--", name]).args(arguments);
@@ -83,4 +92,22 @@ pub fn run(name: Option<&str>, arguments: &[String]) -> Result<()> {
         run.env("PORTOLAN_TEST_KUBECTLS", std::env::join_paths(kubectls)?);
     }
     step::run(name, &mut run)
+}
+
+/// Whether a flag has this value, in either spelling.
+fn says(arguments: &[String], flag: &str, value: &str) -> bool {
+    let at_once = format!("{flag}={value}");
+    arguments.contains(&at_once) || arguments.windows(2).any(|pair| pair[0] == flag && pair[1] == value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flag_is_known_in_either_spelling() {
+        let says = |line: &str| says(&line.split(' ').map(str::to_owned).collect::<Vec<_>>(), "--mode", "ipvs");
+        assert!(says("--mode ipvs") && says("--subject portolan --mode=ipvs"));
+        assert!(!says("--mode iptables") && !says("--minutes 10"));
+    }
 }

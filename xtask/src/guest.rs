@@ -2,6 +2,7 @@
 //! kernel, systemd, and control groups of version 2 alone; with `--small`, and as a part of every `cargo xtask test`, those
 //! that this machine's kernel may not be able to pass. Not responsible for what the tests check.
 
+pub mod comparison;
 mod cpio;
 mod image;
 pub mod init;

@@ -13,6 +13,8 @@ use crate::{ADDRESS, SERVICE_CIDR};
 
 /// How long a program may take until it is ready.
 const READY: Duration = Duration::from_secs(90);
+/// How many times slower than usual the machine is; a guest says so.
+const SLOWNESS: &str = "PORTOLAN_TEST_PATIENCE";
 const ETCD: &str = "http://127.0.0.1:2379";
 const URL: &str = "https://127.0.0.1:6443";
 
@@ -63,7 +65,7 @@ impl Program {
 
     /// Waits until `ready` says so; fails when the program ends first.
     pub fn until(&mut self, mut ready: impl FnMut(&Self) -> bool) -> Result<()> {
-        let begun = Instant::now();
+        let (begun, patience) = (Instant::now(), patience());
         loop {
             if let Some(status) = self.child.try_wait()? {
                 bail!("{} ended with {status}: {}", self.name, last_lines(&self.said()));
@@ -71,8 +73,8 @@ impl Program {
             if ready(self) {
                 return Ok(());
             }
-            if begun.elapsed() > READY {
-                bail!("{} is not ready within {READY:?}: {}", self.name, last_lines(&self.said()));
+            if begun.elapsed() > patience {
+                bail!("{} is not ready within {patience:?}: {}", self.name, last_lines(&self.said()));
             }
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -85,6 +87,10 @@ impl Drop for Program {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+fn patience() -> Duration {
+    READY * std::env::var(SLOWNESS).ok().and_then(|text| text.parse().ok()).unwrap_or(1)
 }
 
 fn last_lines(text: &str) -> String {

@@ -10,4 +10,4 @@ mod table;
 mod witness;
 
 pub use rig::{Rig, namespace};
-pub use table::{Tally, every_case, every_case_by, holds, protocols, settle};
+pub use table::{Tally, every_case, every_case_by, holds, playable, protocols, settle};

@@ -58,7 +58,7 @@ pub fn protocols() -> Vec<Protocol> {
 /// # Panics
 /// With everything that's not as written.
 pub fn every_case<T>(mode: Mode, bring: impl FnMut(&Rig, &Stage) -> T) {
-    let tally = play_all(mode, chosen(stages(&protocols())), bring);
+    let tally = play_all(mode, playable(), bring);
     assert!(tally.cases >= 400, "{tally}");
 }
 
@@ -67,7 +67,7 @@ pub fn every_case<T>(mode: Mode, bring: impl FnMut(&Rig, &Stage) -> T) {
 /// # Panics
 /// With everything that's not as written.
 pub fn every_case_by<T>(protocol: Protocol, mode: Mode, bring: impl FnMut(&Rig, &Stage) -> T) {
-    let mut stages = chosen(stages(&protocols()));
+    let mut stages = playable();
     stages.iter_mut().for_each(|stage| stage.cases.retain(|case| case.probe.protocol == protocol));
     stages.retain(|stage| !stage.cases.is_empty());
     let tally = play_all(mode, stages, bring);
@@ -88,8 +88,12 @@ fn play_all<T>(mode: Mode, stages: Vec<Stage>, mut bring: impl FnMut(&Rig, &Stag
     tally
 }
 
-/// All cases, or as few of them as is asked for: every sender, target, family and protocol is still there together, and
-/// everything that a scene expects.
+/// The stages as far as this machine's kernel can play them: all cases, or as few of them as is asked for.
+pub fn playable() -> Vec<Stage> {
+    chosen(stages(&protocols()))
+}
+
+/// Of fewer cases, every sender, target, family and protocol is still there together, and everything that a scene expects.
 fn chosen(mut stages: Vec<Stage>) -> Vec<Stage> {
     let Ok(text) = std::env::var(ONE_IN) else { return stages };
     let one_in: usize = text.parse().unwrap_or_else(|error| panic!("{ONE_IN}={text}: {error}"));
@@ -185,9 +189,10 @@ fn play(mode: Mode, rig: &Rig, stage: &Stage) -> Vec<Vec<Seen>> {
     seen.into_inner().unwrap()
 }
 
-/// Whether a case is as it ought to be by now.
-pub fn holds(rig: &Rig, case: &Case) -> bool {
-    case.expected.judge(case, &ask_enough(rig, case, &case.expected)).is_ok()
+/// Whether a case is by now as it ought to be in this mode.
+pub fn holds(mode: Mode, rig: &Rig, case: &Case) -> bool {
+    let expected = mode.expects(case);
+    expected.judge(case, &ask_enough(rig, case, &expected)).is_ok()
 }
 
 fn next(turns: &Mutex<VecDeque<Vec<usize>>>) -> Option<Vec<usize>> {

@@ -27,7 +27,7 @@ const MODULES: &[&str] =
     &["kernel/net", "kernel/lib", "kernel/crypto", "kernel/drivers/net/veth.ko", "kernel/drivers/net/dummy.ko"];
 /// Loaded before the tests; whatever else they need the kernel loads by itself. The schedulers are here because Linux (6.1
 /// for one) locks itself up when `ip_vs_lblc` is loaded for a new virtual server while a network namespace ends.
-const LOADED: &[&str] = &[
+pub const LOADED: &[&str] = &[
     "veth",
     "dummy",
     "nf_conntrack",
@@ -62,12 +62,12 @@ const INSIDE: &[(&str, &str)] = &[
     ("ip", "/sbin/ip"),
     ("nft", "/sbin/nft"),
     ("modprobe", "/sbin/modprobe"),
-    ("iptables-nft", "/sbin/iptables-nft"),
-    ("iptables-nft-restore", "/sbin/iptables-nft-restore"),
-    ("iptables-nft-save", "/sbin/iptables-nft-save"),
-    ("ip6tables-nft", "/sbin/ip6tables-nft"),
-    ("ip6tables-nft-restore", "/sbin/ip6tables-nft-restore"),
-    ("ip6tables-nft-save", "/sbin/ip6tables-nft-save"),
+    ("iptables-nft", "/usr/sbin/iptables-nft"),
+    ("iptables-nft-restore", "/usr/sbin/iptables-nft-restore"),
+    ("iptables-nft-save", "/usr/sbin/iptables-nft-save"),
+    ("ip6tables-nft", "/usr/sbin/ip6tables-nft"),
+    ("ip6tables-nft-restore", "/usr/sbin/ip6tables-nft-restore"),
+    ("ip6tables-nft-save", "/usr/sbin/ip6tables-nft-save"),
 ];
 /// Where iptables has a library for each match and target.
 const EXTENSIONS: &str = "/usr/lib/x86_64-linux-gnu/xtables";
@@ -106,6 +106,7 @@ pub struct Guest {
     folder: TempDir,
     /// How many test binaries it runs.
     binaries: usize,
+    patience: Duration,
 }
 
 /// What a guest that had nobody's attention said, and how it ended.
@@ -143,23 +144,26 @@ impl Guest {
         if tests.is_empty() {
             bail!("no test of these names waits for this guest");
         }
-        let kernel = kernel()?;
-        let folder = tempfile::Builder::new().prefix("portolan-guest-").tempdir().context("a temporary folder")?;
-        fs::write(
-            folder.path().join(INITRD),
-            archive(&kernel, &product(programs), &plan(&tests, filter, whole))?.finish(),
-        )?;
-        Ok(Guest { kernel, folder, binaries: tests.len() })
+        let plan = plan(&tests, filter, whole);
+        Ok(Guest { binaries: tests.len(), ..Guest::with(&plan, &product(programs), PATIENCE)? })
     }
 
-    fn boot(&self, mut show: impl FnMut(&str) + Send) -> Result<Vec<Outcome>> {
+    /// One that does what a plan says, in so much time.
+    pub fn with(plan: &Plan, product: &[PathBuf], patience: Duration) -> Result<Guest> {
+        let kernel = kernel()?;
+        let folder = tempfile::Builder::new().prefix("portolan-guest-").tempdir().context("a temporary folder")?;
+        fs::write(folder.path().join(INITRD), archive(&kernel, product, plan)?.finish())?;
+        Ok(Guest { kernel, folder, binaries: 1, patience })
+    }
+
+    pub(super) fn boot(&self, mut show: impl FnMut(&str) + Send) -> Result<Vec<Outcome>> {
         let machine = Machine {
             kernel: &self.kernel.join("vmlinuz"),
             initrd: &self.folder.path().join(INITRD),
             command_line: COMMAND_LINE,
             drives: &[],
             memory: MEMORY,
-            patience: PATIENCE,
+            patience: self.patience,
         };
         for _ in 1..BOOTS {
             match machine.boot(&mut show) {
@@ -251,13 +255,18 @@ fn kernel_package() -> Result<String> {
 }
 
 /// What to do in there, and the programs that takes, each with its place.
-struct Plan {
-    text: String,
-    programs: Vec<(String, PathBuf)>,
+#[derive(Default)]
+pub struct Plan {
+    pub text: String,
+    pub programs: Vec<(String, PathBuf)>,
+    /// Those that come with libraries.
+    pub linked: Vec<(String, PathBuf)>,
+    /// Files by their place.
+    pub files: Vec<(&'static str, &'static str)>,
 }
 
 fn plan(tests: &[payload::Test], filter: Option<&str>, whole: bool) -> Plan {
-    let mut plan = Plan { text: format!("modules {}\n", LOADED.join(" ")), programs: Vec::new() };
+    let mut plan = Plan { text: format!("modules {}\n", LOADED.join(" ")), ..Plan::default() };
     plan.text.push_str(PROBES);
     if !whole {
         plan.text.push_str(SHORT);
@@ -280,9 +289,9 @@ fn archive(kernel: &Path, product: &[PathBuf], plan: &Plan) -> Result<Archive> {
     }
     archive.tree(&kernel.join("lib"), "/lib")?;
     let mut libraries = BTreeSet::new();
-    for (program, at) in INSIDE {
-        let path = fs::canonicalize(machine::find(program).with_context(|| format!("no {program}"))?)?;
-        archive.program(at, &fs::read(&path)?);
+    let inside = INSIDE.iter().map(|(program, at)| Ok(((*at).to_owned(), found(program)?)));
+    for (at, path) in inside.chain(plan.linked.iter().cloned().map(Ok)).collect::<Result<Vec<_>>>()? {
+        archive.program(&at, &fs::read(&path)?);
         libraries.extend(libraries_of(&path)?);
     }
     for entry in fs::read_dir(EXTENSIONS).with_context(|| format!("cannot list {EXTENSIONS}"))? {
@@ -302,8 +311,16 @@ fn archive(kernel: &Path, product: &[PathBuf], plan: &Plan) -> Result<Archive> {
     for (at, path) in &plan.programs {
         archive.program(at, &fs::read(path)?);
     }
+    for (at, content) in &plan.files {
+        archive.file(at, content.as_bytes());
+    }
     archive.file(init::PLAN, plan.text.as_bytes());
     Ok(archive)
+}
+
+/// A program of this machine, by name.
+pub fn found(program: &str) -> Result<PathBuf> {
+    Ok(fs::canonicalize(machine::find(program).with_context(|| format!("no {program}"))?)?)
 }
 
 /// The shared objects a program is started with, by what its loader says.

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use conformance::{Originals, Program};
-use proxy::battery::table::{self, Case, Expected, SERVICE_CIDRS, Stage};
-use proxy_rig::{Rig, Tally, holds, protocols};
+use proxy::battery::table::{self, Case, Expected, SERVICE_CIDRS, Sees, Sender, Stage};
+use proxy_rig::{Rig, Tally, holds, playable};
 use service_model::IpFamily;
 
 use changes::Changes;
@@ -46,6 +46,8 @@ enum Mode {
     Iptables,
     /// By those on the kernel's older tables.
     IptablesLegacy,
+    /// Where the kernel has it: `cargo xtask conformance` takes a guest with such a one.
+    Ipvs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -77,20 +79,28 @@ pub fn run(options: &Options) -> Result<bool> {
 
 async fn through_all(options: &Options, originals: Option<&Originals>) -> Result<bool> {
     let mut tally = Tally::default();
-    for stage in table::stages(&protocols()) {
+    for stage in playable() {
         let rig = Rig::for_stage(&stage);
         let cluster = Cluster::start(&rig, originals).await?;
         cluster.populate(&stage).await?;
         let mut proxy = subject::start(options, stage.setup, &rig, &cluster)?;
+        let begun = Instant::now();
         tokio::task::block_in_place(|| settle(options.in_table(), &mut proxy, &rig, &stage))?;
-        tokio::task::block_in_place(|| tally.play(options.in_table(), &rig, &stage));
-        eprintln!("{:?}: {} cases", stage.setup, stage.cases.len());
+        let settled = begun.elapsed().as_secs_f64();
+        let mut of_stage = Tally::default();
+        tokio::task::block_in_place(|| of_stage.play(options.in_table(), &rig, &stage));
+        // At once: a slow guest needs many minutes for all of them.
+        of_stage.complaints.iter().for_each(|complaint| eprintln!("{complaint}"));
+        let lasted = begun.elapsed().as_secs_f64();
+        eprintln!("{:?}: {} cases, there after {settled:.1} s, sent after {lasted:.1} s", stage.setup, of_stage.cases);
+        tally.add(of_stage);
         if options.minutes > 0 && stage.setup == table::Setup::Usual {
-            tally.add(change(options, &cluster, &mut proxy, &rig, &stage).await?);
+            let of_changes = change(options, &cluster, &mut proxy, &rig, &stage).await?;
+            of_changes.complaints.iter().for_each(|complaint| eprintln!("{complaint}"));
+            tally.add(of_changes);
         }
         cluster.clear().await?;
     }
-    tally.complaints.iter().for_each(|complaint| eprintln!("{complaint}"));
     eprintln!("{tally}");
     Ok(tally.complaints.is_empty())
 }
@@ -126,30 +136,44 @@ impl Options {
         match (self.subject, self.mode) {
             (Subject::KubeProxy, Mode::Nftables) => table::Mode::OriginalNftables,
             (Subject::KubeProxy, Mode::Iptables | Mode::IptablesLegacy) => table::Mode::OriginalIptables,
+            (Subject::KubeProxy, Mode::Ipvs) => table::Mode::OriginalIpvs,
             (Subject::Portolan, Mode::Nftables) => table::Mode::Nftables,
             (Subject::Portolan, Mode::Iptables | Mode::IptablesLegacy) => table::Mode::Iptables,
+            (Subject::Portolan, Mode::Ipvs) => table::Mode::Ipvs,
         }
     }
 }
 
 impl Mode {
     fn name(self) -> &'static str {
-        if self == Mode::Nftables { "nftables" } else { "iptables" }
+        match self {
+            Mode::Nftables => "nftables",
+            Mode::Iptables | Mode::IptablesLegacy => "iptables",
+            Mode::Ipvs => "ipvs",
+        }
     }
 }
 
-/// Waits until in each family connections arrive and are refused: a sync takes in everything of a family, but iptables'
-/// tables (nat for the one, filter for the other) change one after the other.
+/// Waits until in each family something of every kind holds: a sync takes in everything of a family, but one part of the kernel
+/// after the other. In ipvs mode the virtual servers are there first, at which a connection arrives and the node's own address
+/// refuses, then the rules that masquerade, and those that guard a balancer's address last.
 fn settle(mode: table::Mode, proxy: &mut Program, rig: &Rig, stage: &Stage) -> Result<()> {
-    let reaches = |case: &Case| matches!(mode.expects(case), Expected::Reaches { .. });
     // A node's own address refuses by itself.
     let refuses = |case: &Case| mode.expects(case) == Expected::Rejected && !case.probe.target.is_the_nodes();
+    let guards = |case: &Case| case.scene == "ranges" && mode.expects(case) == Expected::Silent;
+    let reaches = |case: &Case| matches!(mode.expects(case), Expected::Reaches { .. });
+    let masquerades = |case: &Case| {
+        let by_the_node = matches!(mode.expects(case), Expected::Reaches { sees: Sees::TheNode, .. });
+        by_the_node && matches!(case.probe.sender, Sender::Outside(_))
+    };
     for family in IpFamily::BOTH {
         let of_family = || stage.cases.iter().filter(|case| case.probe.family == family);
         let reached = of_family().find(|case| reaches(case));
         let reached = reached.with_context(|| format!("{:?} reaches nobody by {family}", stage.setup))?;
-        for case in std::iter::once(reached).chain(of_family().find(|case| refuses(case))) {
-            proxy.until(|_| holds(rig, case)).with_context(|| case.to_string())?;
+        let others = [of_family().find(|case| refuses(case)), of_family().find(|case| masquerades(case))];
+        let others = others.into_iter().flatten().chain(of_family().find(|case| guards(case)));
+        for case in others.chain([reached]) {
+            proxy.until(|_| holds(mode, rig, case)).with_context(|| case.to_string())?;
         }
     }
     Ok(())

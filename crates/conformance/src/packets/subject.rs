@@ -22,7 +22,7 @@ pub fn start(options: &Options, setup: Setup, rig: &Rig, cluster: &Cluster) -> R
     let namespace = format!("--net=/proc/{}/fd/{}", std::process::id(), rig.node.as_fd().as_raw_fd());
     let mut arguments = vec![namespace, "env".to_owned()];
     if options.mode != Mode::Nftables {
-        // kube-proxy takes the flavour it finds under the plain names, ours the one whose chains are there already.
+        // kube-proxy takes the flavour it finds under the plain names (its ipvs mode as well), ours the one whose chains are there already.
         arguments.push(format!("PATH={}", tools(directory, options.mode)?));
         rig.run(options.mode.program(), &["-w", "-t", "mangle", "-N", "KUBE-IPTABLES-HINT"]);
     }
@@ -51,16 +51,19 @@ fn configuration(mode: Mode, setup: Setup, kubeconfig: &Path) -> Value {
         Setup::Localhost => [&first[..], &["127.0.0.0/8".to_owned()]].concat(),
         Setup::Usual | Setup::PodsUnknown | Setup::MasqueradeAll => vec!["0.0.0.0/0".to_owned(), "::/0".to_owned()],
     };
-    let of_mode = json!({"masqueradeAll": setup == Setup::MasqueradeAll, "minSyncPeriod": "10ms", "syncPeriod": "1h"});
-    json!({
+    // Whom to masquerade stands among iptables' fields for ipvs mode too.
+    let masquerading = if mode == Mode::Nftables { "nftables" } else { "iptables" };
+    let mut configuration = json!({
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1", "kind": "KubeProxyConfiguration",
-        "mode": mode.name(), (mode.name()): of_mode, "hostnameOverride": "here",
+        "mode": mode.name(), (mode.name()): {"minSyncPeriod": "10ms", "syncPeriod": "1h"}, "hostnameOverride": "here",
         "clientConnection": {"kubeconfig": kubeconfig},
         "conntrack": {"maxPerCore": 0, "min": 0},
         "nodePortAddresses": node_ports,
         // Without a range this mode knows nothing.
         "detectLocalMode": if setup == Setup::PodsUnknown { "ClusterCIDR" } else { "NodeCIDR" },
-    })
+    });
+    configuration[masquerading]["masqueradeAll"] = (setup == Setup::MasqueradeAll).into();
+    configuration
 }
 
 impl Mode {

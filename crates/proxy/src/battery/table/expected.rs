@@ -72,6 +72,14 @@ impl Expected {
         }
     }
 
+    /// The same, but that it's these.
+    pub fn reaching(&self, these: impl AsRef<[Pod]>) -> Expected {
+        match self.clone() {
+            Expected::Reaches { sees, sticks, .. } => Expected::Reaches { pods: these.as_ref().to_vec(), sees, sticks },
+            other => other,
+        }
+    }
+
     pub fn sticks(&self) -> bool {
         matches!(self, Expected::Reaches { sticks: true, .. })
     }
