@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use conformance::{Originals, Program};
 use proxy::battery::table::{self, Case, Expected, SERVICE_CIDRS, Sees, Sender, Stage};
-use proxy_rig::{Rig, Tally, holds, playable};
+use proxy_rig::{Rig, Tally, holds, playable, protocols};
 use service_model::IpFamily;
 
 use changes::Changes;
@@ -79,7 +79,8 @@ pub fn run(options: &Options) -> Result<bool> {
 
 async fn through_all(options: &Options, originals: Option<&Originals>) -> Result<bool> {
     let mut tally = Tally::default();
-    for stage in playable() {
+    // What is waited for may not be among the few cases that are sent.
+    for (stage, sent) in table::stages(&protocols()).into_iter().zip(playable()) {
         let rig = Rig::for_stage(&stage);
         let cluster = Cluster::start(&rig, originals).await?;
         cluster.populate(&stage).await?;
@@ -88,14 +89,14 @@ async fn through_all(options: &Options, originals: Option<&Originals>) -> Result
         tokio::task::block_in_place(|| settle(options.in_table(), &mut proxy, &rig, &stage))?;
         let settled = begun.elapsed().as_secs_f64();
         let mut of_stage = Tally::default();
-        tokio::task::block_in_place(|| of_stage.play(options.in_table(), &rig, &stage));
+        tokio::task::block_in_place(|| of_stage.play(options.in_table(), &rig, &sent));
         // At once: a slow guest needs many minutes for all of them.
         of_stage.complaints.iter().for_each(|complaint| eprintln!("{complaint}"));
         let lasted = begun.elapsed().as_secs_f64();
         eprintln!("{:?}: {} cases, there after {settled:.1} s, sent after {lasted:.1} s", stage.setup, of_stage.cases);
         tally.add(of_stage);
         if options.minutes > 0 && stage.setup == table::Setup::Usual {
-            let of_changes = change(options, &cluster, &mut proxy, &rig, &stage).await?;
+            let of_changes = change(options, &cluster, &mut proxy, &rig, &sent).await?;
             of_changes.complaints.iter().for_each(|complaint| eprintln!("{complaint}"));
             tally.add(of_changes);
         }
@@ -154,9 +155,9 @@ impl Mode {
     }
 }
 
-/// Waits until in each family something of every kind holds: a sync takes in everything of a family, but one part of the kernel
-/// after the other. In ipvs mode the virtual servers are there first, at which a connection arrives and the node's own address
-/// refuses, then the rules that masquerade, and those that guard a balancer's address last.
+/// Waits until in each family something of every kind holds: a sync takes in everything of a family, but changes one part
+/// of the kernel after the other. In ipvs mode virtual servers come first, at which connections arrive and other ports are
+/// refused by the node itself, then the rules that masquerade, and those that guard a balancer's addresses last.
 fn settle(mode: table::Mode, proxy: &mut Program, rig: &Rig, stage: &Stage) -> Result<()> {
     // A node's own address refuses by itself.
     let refuses = |case: &Case| mode.expects(case) == Expected::Rejected && !case.probe.target.is_the_nodes();

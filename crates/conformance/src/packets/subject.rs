@@ -22,7 +22,8 @@ pub fn start(options: &Options, setup: Setup, rig: &Rig, cluster: &Cluster) -> R
     let namespace = format!("--net=/proc/{}/fd/{}", std::process::id(), rig.node.as_fd().as_raw_fd());
     let mut arguments = vec![namespace, "env".to_owned()];
     if options.mode != Mode::Nftables {
-        // kube-proxy takes the flavour it finds under the plain names (its ipvs mode as well), ours the one whose chains are there already.
+        // kube-proxy takes the flavour it finds under the plain names, in ipvs mode as well; ours the one whose chains are
+        // there already.
         arguments.push(format!("PATH={}", tools(directory, options.mode)?));
         rig.run(options.mode.program(), &["-w", "-t", "mangle", "-N", "KUBE-IPTABLES-HINT"]);
     }
