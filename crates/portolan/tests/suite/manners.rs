@@ -250,6 +250,49 @@ fn help_completion_and_pages_are_there() {
 }
 
 #[test]
+fn a_corefile_is_explained_or_all_that_is_wrong_with_it() {
+    let folder = testkit::Temporary::new();
+    let (corefile, parts) = (folder.path().join("Corefile"), folder.path().join("parts"));
+    fs::create_dir(&parts).expect("a directory");
+    fs::write(parts.join("b.conf"), "forward . 192.0.2.1\n").expect("a file");
+    fs::write(parts.join("other"), "{").expect("a file");
+    let check = |text: &str, more: &[&str]| {
+        fs::write(&corefile, text).expect("a file");
+        let mut command = Command::new(PORTOLAN);
+        command.args(["dns", "check"]).arg(&corefile).args(more).env("COREFILE_ZONE", "x.example");
+        let output = command.output().expect("the product runs");
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    let good = "{$COREFILE_ZONE} {\n  bind 192.0.2.9\n  import parts/*.conf\n  errors\n  import none/*\n}\n";
+    let (code, out, err) = check(good, &["-p", "1053"]);
+    assert_eq!(code, Some(0), "{out}{err}");
+    for line in [
+        "listens on 192.0.2.9, port 1053, UDP and TCP",
+        "server block of line 1, for x.example.",
+        "        max_fails 2",
+    ] {
+        assert!(out.lines().any(|said| said == line), "{line:?} is missing in:\n{out}");
+    }
+    assert!(err.starts_with("warning: ") && err.contains(":5:10: no file is named by \"none/*\""), "{err}");
+
+    let (code, out, _) = check(good, &["-o", "json"]);
+    let read: Value = serde_json::from_str(&out).expect("JSON");
+    assert_eq!((code, &read["listeners"][0]["port"]), (Some(0), &json!(53)));
+    let plugins = read["servers"][0]["plugins"].as_array().expect("a list");
+    assert_eq!(plugins.iter().map(|p| &p["plugin"]).collect::<Vec<_>>(), ["bind", "errors", "forward"]);
+    assert_eq!(plugins[2]["settings"][0]["read_timeout"], "2s");
+
+    let (code, out, err) = check(". {\n  erors\n  cache 0\n}\n", &[]);
+    assert_eq!((code, out.as_str()), (Some(1), ""));
+    let place = corefile.display();
+    let zero = "is not a whole number from 1: give a whole number from 1";
+    let expected =
+        format!("{place}:2:3: there is no plugin \"erors\": is errors meant?\n{place}:3:9: \"0\" of cache {zero}\n");
+    assert_eq!(err, expected);
+}
+
+#[test]
 fn broken_files_are_named_and_nothing_is_applied() {
     let system = System::new(PORTOLAN);
     let big =
