@@ -4,7 +4,7 @@
 use anyhow::{Result, bail};
 
 use crate::guest::comparison;
-use crate::{peers, step};
+use crate::{machine, peers, step};
 
 struct Comparison {
     name: &'static str,
@@ -84,6 +84,9 @@ pub fn run(name: Option<&str>, arguments: &[String]) -> Result<()> {
             bail!("the guest has our API server alone: leave --api real away");
         }
         return comparison::run(name, arguments, others);
+    }
+    if name == "dns" {
+        machine::python_module("the second decoder", "dns", "python3-dnspython")?;
     }
     let mut run = step::cargo();
     run.args(["run", "--release", "--quiet", "--package", "conformance", "--", name]).args(arguments);

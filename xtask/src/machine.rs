@@ -43,6 +43,22 @@ pub fn prepare_for(purpose: &str, programs: &[(&str, &str)]) -> Result<()> {
     Ok(())
 }
 
+/// Finds or installs a module of Debian's own Python, given with its package.
+pub fn python_module(purpose: &str, module: &str, package: &str) -> Result<()> {
+    let there = || {
+        let mut python = Command::new("/usr/bin/python3");
+        python.args(["-c", &format!("import {module}")]).stderr(std::process::Stdio::null());
+        python.status().is_ok_and(|status| status.success())
+    };
+    if !there() {
+        install(&[package])?;
+    }
+    if !there() {
+        bail!("{purpose}: /usr/bin/python3 has no module {module} (package {package})");
+    }
+    Ok(())
+}
+
 fn install(packages: &[&str]) -> Result<()> {
     if find("apt-get").is_none() {
         bail!("the tests need these Debian packages or their like: {}", packages.join(" "));

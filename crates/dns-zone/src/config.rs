@@ -2,6 +2,7 @@
 //! responsible for reading a Corefile, or for the options that concern the way to the API server.
 
 use std::net::IpAddr;
+use std::sync::LazyLock;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -106,7 +107,7 @@ impl Config {
     /// One domain with its pods' names and every reverse name, as kubeadm's Corefile has it: reverse names that no
     /// Service or endpoint has are asked of others.
     pub fn of_cluster(domain: Name) -> Self {
-        let arpa = reverse_roots();
+        let arpa = reverse_roots().to_vec();
         let zones = std::iter::once(domain).chain(arpa.clone()).collect();
         Config { zones, pods: Pods::Insecure, fallthrough: Fallthrough::Zones(arpa), ..Config::default() }
     }
@@ -161,8 +162,10 @@ pub(crate) fn is_reverse(zone: &Name) -> bool {
 }
 
 /// RFC 1035 section 3.5, RFC 3596 section 2.5.
-pub(crate) fn reverse_roots() -> Vec<Name> {
-    ["in-addr.arpa", "ip6.arpa"].into_iter().filter_map(Name::parse).collect()
+pub(crate) fn reverse_roots() -> &'static [Name; 2] {
+    static ROOTS: LazyLock<[Name; 2]> =
+        LazyLock::new(|| ["in-addr.arpa", "ip6.arpa"].map(|root| Name::parse(root).unwrap_or_default()));
+    &ROOTS
 }
 
 #[cfg(test)]
@@ -190,7 +193,7 @@ mod tests {
             change(&mut config);
             config.check().unwrap_err()
         };
-        assert_eq!(check(|c| c.zones = reverse_roots()), ConfigError::NoZone);
+        assert_eq!(check(|c| c.zones = reverse_roots().to_vec()), ConfigError::NoZone);
         assert_eq!(check(|c| c.ttl = 3601), ConfigError::Ttl(3601));
         let both = |c: &mut Config| {
             c.namespaces.push("a".to_owned());

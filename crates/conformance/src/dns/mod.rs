@@ -178,13 +178,15 @@ async fn knowing(port: u16, world: &objects::World, setup: &Setup) -> Result<Ask
     knowing_at((Ipv4Addr::LOCALHOST, port).into(), world, setup).await
 }
 
-/// A connection to a server that answers, and knows what was made last.
+/// A connection to a server that answers, knows what was made last, and may deny names: that it knows everything.
 async fn knowing_at(server: SocketAddr, world: &objects::World, setup: &Setup) -> Result<Asker> {
     let begun = Instant::now();
     let question = Question::plain(&world.last(setup.shows_labelled_only()));
+    let missing = Question::plain("missing.alpha.svc.cluster.local");
     loop {
         if let Ok(mut asker) = Asker::connect(server).await
             && asker.ask(&question).await.is_ok_and(|reading| !reading.answers.is_empty())
+            && asker.ask(&missing).await.is_ok_and(|reading| reading.denied())
         {
             return Ok(asker);
         }

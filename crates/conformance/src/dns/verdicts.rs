@@ -18,6 +18,7 @@ pub enum Verdict {
 const CNAME: u16 = 5;
 const SOA: u16 = 6;
 const NS: u16 = 2;
+const TXT: u16 = 16;
 const SRV: u16 = 33;
 const ADDRESSES: [u16; 2] = [1, 28];
 
@@ -40,6 +41,9 @@ pub fn judge(world: &World, setup: &Setup, question: &Question, theirs: &Reading
             'f',
             asked.alias(world).is_some() && ADDRESSES.contains(&question.rr_type) && is_alias(ours) && theirs.no_data(),
         ),
+        ('f', asked.alias(world).is_some() && ours.denied() && is_alias(ours) && theirs.answers == ours.answers),
+        ('f', asked.alias(world).is_some() && is_more_of_a_circle(theirs, ours)),
+        ('k', asked.is_name_server() && question.name != asked.name && !ours.answers.is_empty()),
         ('g', asked.alias(world).is_some() && asked.neither_address_nor_alias() && is_alias(ours) && theirs.no_data()),
         ('h', asked.is_reverse() && question.rr_type == NS && theirs.code == ours.code),
         (
@@ -57,6 +61,12 @@ pub fn judge(world: &World, setup: &Setup, question: &Question, theirs: &Reading
 /// Whether an answer begins with an alias.
 fn is_alias(reading: &Reading) -> bool {
     reading.answers.iter().any(|record| record.contains(" cname "))
+}
+
+/// Whether both are aliases and nothing else, of which ours gives more before it stops.
+fn is_more_of_a_circle(theirs: &Reading, ours: &Reading) -> bool {
+    let aliases = ours.answers.iter().all(|record| record.contains(" cname "));
+    aliases && theirs.code == ours.code && theirs.answers.iter().all(|record| ours.answers.contains(record))
 }
 
 /// A question's name, by what it could mean.
@@ -88,7 +98,9 @@ impl Asked {
     fn exists_without_a_record(&self) -> bool {
         match self.labels()[..] {
             _ if self.is_reverse() => true,
-            ["dns"] | ["dns-version"] => true,
+            ["dns"] | ["dns", "ns"] | ["dns-version"] => true,
+            // Denied for this type alone.
+            ["svc" | "pod"] | ["svc" | "pod", _] => self.rr_type == TXT,
             ["svc", _, _, protocol] => protocol.starts_with('_'),
             ["svc", _, _, "_zone", "pin" | "prefer"] => true,
             _ => false,
@@ -101,6 +113,12 @@ impl Asked {
             ["svc", _, _, protocol, port] => !protocol.starts_with('_') || !port.starts_with('_'),
             _ => false,
         }
+    }
+
+    /// (k) The apex asked for its name servers, or the name that one has for want of a Service.
+    fn is_name_server(&self) -> bool {
+        let apex = self.labels()[..] == [""] && self.rr_type == NS;
+        apex || self.labels()[..] == ["dns", "ns"]
     }
 
     fn is_pod(&self) -> bool {

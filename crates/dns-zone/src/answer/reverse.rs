@@ -52,8 +52,8 @@ pub(super) fn address(name: &Name) -> Option<IpAddr> {
 
 /// The addresses whose names lie at or below a reverse name.
 fn range(name: &Name) -> Option<(IpAddr, IpAddr)> {
-    let [v4, v6] = <[Name; 2]>::try_from(reverse_roots()).ok()?;
-    if let Some(labels) = name.below(&v4).filter(|labels| labels.len() <= OCTETS) {
+    let [v4, v6] = reverse_roots();
+    if let Some(labels) = name.below(v4).filter(|labels| labels.len() <= OCTETS) {
         // As addresses are written: no sign, no zero in front.
         let octet = |label: &String| label.parse::<u8>().ok().filter(|octet| octet.to_string() == *label);
         let known: Vec<u8> = labels.iter().map(octet).collect::<Option<_>>()?;
@@ -64,7 +64,7 @@ fn range(name: &Name) -> Option<(IpAddr, IpAddr)> {
         };
         return Some((end(0), end(u8::MAX)));
     }
-    let labels = name.below(&v6).filter(|labels| labels.len() <= NIBBLES)?;
+    let labels = name.below(v6).filter(|labels| labels.len() <= NIBBLES)?;
     let nibble = |label: &String| match label.as_bytes() {
         [digit] => (*digit as char).to_digit(16),
         _ => None,
