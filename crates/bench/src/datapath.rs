@@ -94,11 +94,9 @@ pub fn run(options: &Options, peers: &Peers, report: &mut Report) -> Result<()> 
     for services in &options.services {
         size(*services, options, peers.kube_proxy.as_deref(), report)?;
     }
-    let places = if options.one_processor {
-        "Client and server share a processor"
-    } else {
-        "Client and server have a processor each"
-    };
+    let together = Places::choose(options.one_processor)?.are_together();
+    let places =
+        if together { "Client and server share a processor" } else { "Client and server have a processor each" };
     report.note(format!(
         "{places}. Processor time is that of both and of everything on a packet's way, per connection: a byte there and back, \
          then a reset. A quotient is the mean of the rounds' quotients, with its 95 % interval. Bars hold the upper end.",

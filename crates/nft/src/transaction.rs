@@ -146,17 +146,18 @@ impl Transaction {
     }
 
     /// Makes the table anew of sets and chains, callees first, and nothing else.
-    pub fn rebuild(
-        &mut self,
-        sets: impl IntoIterator<Item = Set>,
-        chains: impl IntoIterator<Item = Chain>,
-    ) -> &mut Self {
+    pub fn rebuild(&mut self, sets: impl IntoIterator<Item = Set>, chains: Vec<(Chain, Vec<Rule>)>) -> &mut Self {
         self.destroy_table().add_table();
         for set in sets {
             self.add_set(set);
         }
-        for chain in chains {
-            self.add_chain(chain);
+        for (chain, _) in &chains {
+            self.add_chain(chain.clone());
+        }
+        for (chain, rules) in chains {
+            for rule in rules {
+                self.add_rule(chain.name.clone(), rule);
+            }
         }
         self
     }

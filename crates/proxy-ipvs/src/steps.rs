@@ -175,7 +175,7 @@ pub fn transaction(settings: &Settings, edits: &[NftEdit]) -> Transaction {
     for edit in edits {
         match edit {
             NftEdit::Rebuild => {
-                let chains = settings.chains().into_iter().map(|(chain, _)| chain);
+                let chains = settings.chains().into_iter().map(|(chain, _)| (chain, Vec::new())).collect();
                 transaction.rebuild(SetName::ALL.map(|set| set.set(settings.family)), chains);
             }
             NftEdit::ReplaceRules { chain, rules } => drop(transaction.replace_rules(chain, rules)),

@@ -13,7 +13,7 @@ use crate::state::{Entry, Single, Target, entry_key, entry_set};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Edit {
-    /// Replaces the table by one without Services and without rules.
+    /// Replaces the table by one without Services, which refuses nothing yet.
     Rebuild,
     ReplaceRules {
         chain: String,
@@ -66,7 +66,7 @@ impl Edit {
     /// How much of a transaction's room it takes; a plain element is 1.
     pub fn weight(&self) -> usize {
         match self {
-            Edit::Rebuild => 100,
+            Edit::Rebuild => 200,
             Edit::ReplaceRules { rules, .. } => 10 * rules.len(),
             Edit::AddClass { .. } => 40,
             Edit::Fill { first, end, .. } => (end - first) as usize,
@@ -134,8 +134,7 @@ pub fn transaction(settings: &Settings, edits: &[Edit]) -> Transaction {
 }
 
 fn rebuild(transaction: &mut Transaction, settings: &Settings) {
-    let chains = settings.chains().into_iter().map(|(chain, _)| chain);
-    transaction.rebuild(SetName::ALL.map(|set| set.set(settings.family)), chains);
+    transaction.rebuild(SetName::ALL.map(|set| set.set(settings.family)), settings.chains_before_services());
     let constant = |id: ClassId, chain: &str| class_element(id, Verdict::Goto(chain.to_owned()));
     let classes = vec![constant(ClassId::REJECT, REJECT), constant(ClassId::DROP, DROP)];
     transaction.add_elements(&SetName::Classes.set(settings.family), classes);

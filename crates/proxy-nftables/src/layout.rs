@@ -82,7 +82,7 @@ pub struct Class {
 pub const DISPATCH: &str = "dispatch";
 const FROM_HERE: &str = "from-here";
 const FROM_ELSEWHERE: &str = "from-elsewhere";
-const NO_FRONTEND: &str = "no-frontend";
+pub const NO_FRONTEND: &str = "no-frontend";
 const CHECK_SOURCE: &str = "check-source";
 pub const REJECT: &str = "reject-packet";
 const REJECT_HERE: &str = "reject-here";
@@ -241,6 +241,14 @@ impl Settings {
             (Chain::regular(FINISH_ELSEWHERE), self.finish(false)),
         ];
         chains.extend(self.hooks());
+        chains
+    }
+
+    /// The same while not all Services are there: what is at no frontend may be somebody else's still, of another mode that
+    /// translates after this one, or IPVS, which takes in what has the node's address.
+    pub fn chains_before_services(&self) -> Vec<(Chain, Vec<Rule>)> {
+        let mut chains = self.chains();
+        chains.iter_mut().filter(|(chain, _)| chain.name == NO_FRONTEND).for_each(|(_, rules)| rules.clear());
         chains
     }
 

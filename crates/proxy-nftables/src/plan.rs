@@ -11,7 +11,7 @@ use proxy::Refusal;
 use service_model::{Changes, Revision, ServicePort, ServicePortName};
 
 use crate::edit::{Edit, transaction};
-use crate::layout::{Class, SetName, Settings};
+use crate::layout::{Class, NO_FRONTEND, SetName, Settings};
 use crate::mark::{ClassId, ListId, Mark};
 use crate::state::{Entry, Observed, Programmed, Single, Target};
 
@@ -52,7 +52,7 @@ struct Planner<'a> {
     observed: &'a Observed,
     strays: Edits,
     structure: Edits,
-    rules: Edits,
+    refusing: Edits,
     additions: Edits,
     puts: BTreeMap<Entry, Mark>,
     drops: BTreeSet<Entry>,
@@ -126,7 +126,7 @@ impl<'a> Planner<'a> {
             observed,
             strays: Edits::default(),
             structure: Edits::default(),
-            rules: Edits::default(),
+            refusing: Edits::default(),
             additions: Edits::default(),
             puts: BTreeMap::new(),
             drops: BTreeSet::new(),
@@ -143,14 +143,17 @@ impl<'a> Planner<'a> {
     }
 
     fn plan_structure(&mut self) {
-        if !self.observed.sound {
+        let sound = self.observed.sound;
+        if !sound {
             self.structure.push(Edit::Rebuild);
         }
         for (chain, rules) in self.desired.settings.chains() {
-            let found = self.observed.rules.get(&chain.name);
-            if found != Some(&rules) && (self.observed.sound || !rules.is_empty()) {
-                self.rules.push(Edit::ReplaceRules { chain: chain.name, rules });
+            let is_last = chain.name == NO_FRONTEND;
+            if (!sound && !is_last) || self.observed.rules.get(&chain.name) == Some(&rules) {
+                continue;
             }
+            let phase = if is_last { &mut self.refusing } else { &mut self.structure };
+            phase.push(Edit::ReplaceRules { chain: chain.name, rules });
         }
     }
 
@@ -258,6 +261,8 @@ impl<'a> Planner<'a> {
 
     fn finish(mut self) -> NftPlan {
         let (mut before, mut switch, mut after) = (Edits::default(), Edits::default(), Edits::default());
+        // A set of intervals takes none that overlaps one that is about to go.
+        let mut overlapping = Edits::default();
         let mut owners: Vec<(Single, i64)> = self.owners.drain().collect();
         owners.sort();
         for (single, difference) in &owners {
@@ -265,6 +270,7 @@ impl<'a> Planner<'a> {
             let needed = i64::from(found.unwrap_or(0)) + difference > 0;
             match (found.is_some(), needed) {
                 (false, true) => before.push(Edit::Add(*single)),
+                (true, false) if matches!(single, Single::Allowed(..)) => overlapping.push(Edit::Remove(*single)),
                 (true, false) => after.push(Edit::Remove(*single)),
                 _ => {}
             }
@@ -279,9 +285,19 @@ impl<'a> Planner<'a> {
         let gone = self.drops.iter().filter(|entry| !self.puts.contains_key(*entry));
         let gone = gone.filter(|entry| self.observed.entries.contains_key(*entry));
         switch.extend(gone.map(|entry| Edit::DropEntry { entry: *entry }));
-        // A source range has to be in force before its frontend and to outlive it. A new table says nothing yet of what the
-        // Services' addresses are for, and whoever is still in force without one of NAT (IPVS) must not be kept from them.
-        let phases = [self.strays, self.structure, self.additions, before, switch, self.rules, after, self.removals];
+        // A source range has to be in force before its frontend. What is at no frontend is refused when all
+        // of them are there: whoever else still serves them must not be kept from it.
+        let phases = [
+            self.strays,
+            self.structure,
+            self.additions,
+            overlapping,
+            before,
+            switch,
+            self.refusing,
+            after,
+            self.removals,
+        ];
         NftPlan {
             settings: self.desired.settings.clone(),
             steps: steps(phases, self.looking),

@@ -130,7 +130,8 @@ impl Observed {
         match edit {
             Edit::Rebuild => {
                 *self = Observed { sound: true, next_list: self.next_list, ..Observed::absent(self.epoch) };
-                self.rules = settings.chains().into_iter().map(|(chain, _)| (chain.name, Vec::new())).collect();
+                let chains = settings.chains_before_services().into_iter();
+                self.rules = chains.map(|(chain, rules)| (chain.name, rules)).collect();
             }
             Edit::ReplaceRules { chain, rules } => {
                 self.rules.insert(chain.clone(), rules.clone());

@@ -29,14 +29,23 @@ pub struct Userspace<N> {
 /// Another mode has taken over, and nothing leads to the doors any more.
 struct Leaving {
     since: Instant,
-    /// The UDP flows to doors at the last look, and how many seconds the kernel kept each then.
-    flows: BTreeMap<FlowId, u32>,
+    /// The UDP flows to doors.
+    flows: BTreeMap<FlowId, Silence>,
 }
 
-/// Whoever has not heard an answer by then is not waiting for one.
-const PATIENCE: Duration = Duration::from_secs(6);
-/// A flow that has lost so many seconds of its time since the last look has had no packet since then.
-const IDLE: u32 = 2;
+/// Since when a flow has been silent, as far as is known, and when the kernel would have forgotten it then.
+#[derive(Clone, Copy)]
+struct Silence {
+    since: Instant,
+    ends: Instant,
+}
+
+/// So long the doors stay open at most: a flow that is never silent moves on then.
+const PATIENCE: Duration = Duration::from_secs(8);
+/// A flow that was silent for so long isn't waiting for an answer.
+const SILENT: Duration = Duration::from_secs(3);
+/// How exactly the kernel says when it forgets a flow.
+const EXACTLY: Duration = Duration::from_secs(1);
 
 #[derive(Debug, thiserror::Error)]
 pub enum BackendError {
@@ -101,6 +110,30 @@ impl<N: Nft + Send + 'static> Userspace<N> {
     fn shared(&self) -> Option<MutexGuard<'_, Watched<N>>> {
         // A panic elsewhere leaves nothing half-written here: the kernel's own state is what counts.
         self.rules.as_ref().map(|shared| shared.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Nobody is led to the doors any more; those who have been are looked at. Gone is when nobody needs the doors.
+    fn silence(&self) -> Result<Retired, BackendError> {
+        let (now, mut leaving) = (Instant::now(), self.leaving());
+        let since = leaving.as_ref().map_or(now, |leaving| leaving.since);
+        let over = leaving.as_ref().is_some_and(|leaving| leaving.flows.is_empty()) || now - since >= PATIENCE;
+        let Some(mut shared) = self.shared().filter(|_| !over && self.doors().is_any_open()) else {
+            return Ok(Retired::Gone);
+        };
+        if shared.dump(&table(self.family)).map_err(BackendError::Read)?.is_some() {
+            shared.handle().apply(&Settings::quiet(self.family)).map_err(BackendError::Cleanup)?;
+        }
+        let known = leaving.as_ref().map_or_else(BTreeMap::new, |leaving| leaving.flows.clone());
+        let mut flows = BTreeMap::new();
+        let silent = |flow: &Flow| {
+            let silence = Silence::of(flow, known.get(&flow.id), now);
+            flows.insert(flow.id, silence);
+            now - silence.since >= SILENT
+        };
+        let forgotten = self.doors().forget_flows(silent).map_err(BackendError::Flows)?;
+        flows.retain(|id, _| !forgotten.contains(id));
+        *leaving = Some(Leaving { since, flows });
+        Ok(Retired::Answering)
     }
 
     fn leaving(&self) -> MutexGuard<'_, Option<Leaving>> {
@@ -197,6 +230,7 @@ impl<N: Nft + Send + 'static> Backend for Userspace<N> {
     }
 
     async fn apply(&self, plan: &UserspacePlan, mut observed: Observed) -> Result<Observed, BackendError> {
+        *self.leaving() = None;
         for (number, step) in plan.steps.iter().enumerate() {
             match step {
                 Step::Rules(edits) => self.commit(number, plan, edits, &observed)?,
@@ -226,7 +260,7 @@ impl<N: Nft + Send + 'static> Backend for Userspace<N> {
     async fn cleanup(&self) -> Result<(), BackendError> {
         if let Some(mut shared) = self.shared() {
             shared.destroy(table(self.family)).map_err(BackendError::Cleanup)?;
-            self.doors().forget_flows(|_| true).map(drop).map_err(BackendError::Flows)?;
+            self.doors().forget_flows(|_| true).map_err(BackendError::Flows)?;
         }
         self.doors().close_all();
         Ok(())
@@ -235,20 +269,10 @@ impl<N: Nft + Send + 'static> Backend for Userspace<N> {
     /// Who was asking when the rules went still comes in, and still gets an answer: a flow is forgotten when it has been
     /// silent for a while, and the doors are closed at the end.
     async fn retire(&self) -> Result<Retired, BackendError> {
-        let before = self.leaving().take();
-        let since = before.as_ref().map_or_else(Instant::now, |before| before.since);
-        let over = before.as_ref().is_some_and(|before| before.flows.is_empty()) || since.elapsed() >= PATIENCE;
-        if over || !self.doors().is_any_open() {
-            return self.cleanup().await.map(|()| Retired::Gone);
+        match self.silence()? {
+            Retired::Gone => self.cleanup().await.map(|()| Retired::Gone),
+            more => Ok(more),
         }
-        if let Some(mut shared) = self.shared() {
-            shared.destroy(table(self.family)).map_err(BackendError::Cleanup)?;
-        }
-        let kept = |flow: &Flow| before.as_ref().and_then(|before| before.flows.get(&flow.id));
-        let idle = |flow: &Flow| kept(flow).is_some_and(|kept| flow.timeout.unwrap_or(0) + IDLE <= *kept);
-        let flows = self.doors().forget_flows(idle).map_err(BackendError::Flows)?;
-        *self.leaving() = Some(Leaving { since, flows });
-        Ok(Retired::Answering)
     }
 
     fn answers_at(&self, address: SocketAddr) -> bool {
@@ -291,6 +315,17 @@ fn read<N: Nft>(nft: &mut Watched<N>, family: IpFamily) -> Result<Rules, Backend
     nft.notice_strangers().map_err(BackendError::Generation)?;
     let ruleset = nft.dump(&table(family)).map_err(BackendError::Read)?;
     Ok(ruleset.map_or(Rules::default(), |ruleset| Rules::read(&ruleset, family)))
+}
+
+impl Silence {
+    /// A packet has the kernel forget its flow later.
+    fn of(flow: &Flow, known: Option<&Silence>, now: Instant) -> Silence {
+        let ends = now + Duration::from_secs(flow.timeout.unwrap_or(0).into());
+        match known {
+            Some(known) if ends.saturating_duration_since(known.ends) < EXACTLY => *known,
+            _ => Silence { since: now, ends },
+        }
+    }
 }
 
 impl Observed {

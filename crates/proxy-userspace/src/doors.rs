@@ -149,27 +149,23 @@ impl Doors {
     }
 
     /// Forgets UDP flows that are translated to listeners here: their next packets meet whatever rules there are then. Call
-    /// it when no rule leads here any more. Tells those that stay, and how many seconds the kernel keeps each.
-    pub fn forget_flows(&self, which: impl Fn(&Flow) -> bool) -> Result<BTreeMap<FlowId, u32>, ConntrackError> {
-        let mut stay = BTreeMap::new();
+    /// it when no rule leads here any more. Tells which are gone.
+    pub fn forget_flows(&self, mut which: impl FnMut(&Flow) -> bool) -> Result<BTreeSet<FlowId>, ConntrackError> {
+        let mut forgotten = BTreeSet::new();
         if !self.open.keys().any(|place| place.protocol == Protocol::Udp) {
-            return Ok(stay);
+            return Ok(forgotten);
         }
         let mut conntrack = Conntrack::open()?;
         let family = if self.family == IpFamily::V4 { Family::Ipv4 } else { Family::Ipv6 };
         let udp = Filter { family: Some(family), proto: Some(Protocol::Udp.number()), ..Filter::default() };
         for flow in conntrack.list(&udp)? {
             let answers = flow.reply.source;
-            if !self.answers_at(SocketAddr::new(answers.addr, answers.port)) {
-                continue;
-            }
-            if which(&flow) {
+            if self.answers_at(SocketAddr::new(answers.addr, answers.port)) && which(&flow) {
                 conntrack.delete(&flow)?;
-            } else {
-                stay.insert(flow.id, flow.timeout.unwrap_or(0));
+                forgotten.insert(flow.id);
             }
         }
-        Ok(stay)
+        Ok(forgotten)
     }
 
     pub fn close_all(&mut self) {

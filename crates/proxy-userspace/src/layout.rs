@@ -7,7 +7,7 @@
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use nft::expr::{ct_state, ct_status};
 use nft::rule::{AddrType, Load};
-use nft::{Chain, ChainType, DataType, Family, Hook, L3, Reject, Rule, Set, Table, Value};
+use nft::{Chain, ChainType, DataType, Family, Hook, L3, Reject, Rule, Set, Table, Transaction, Value};
 use service_model::{IpFamily, Protocol};
 
 /// Whoever's table has this name, it is ours: the ownership mark.
@@ -55,7 +55,7 @@ const FROM_ELSEWHERE: &str = "from-elsewhere";
 const CHECK_SOURCE: &str = "check-source";
 const UNTRANSLATED: &str = "untranslated";
 const UNTRANSLATED_HERE: &str = "untranslated-here";
-const NOBODY: &str = "nobody";
+pub const NOBODY: &str = "nobody";
 pub const GUARD: &str = "guard-loopback";
 
 /// `raw`: answers that will be translated to a loopback address have the node's own still.
@@ -151,6 +151,14 @@ impl Settings {
         chains
     }
 
+    /// The same while not all Services are there: what is at no frontend may be somebody else's still, namely IPVS's, which
+    /// takes in what has the node's address. Nobody comes to a listener directly, though.
+    pub fn chains_before_services(&self) -> Vec<(Chain, Vec<Rule>)> {
+        let mut chains = self.chains();
+        chains.iter_mut().filter(|(chain, _)| chain.name == NOBODY).for_each(|(_, rules)| rules.truncate(1));
+        chains
+    }
+
     fn hooks(&self) -> Vec<(Chain, Vec<Rule>)> {
         let from_pods = |chain: &str| -> Vec<Rule> {
             let pods = self.local_pods.iter();
@@ -215,11 +223,26 @@ impl Settings {
     fn nobody(&self) -> Vec<Rule> {
         let daddr = || Load::Daddr(self.l3());
         let mut rules = vec![
+            // The first: it holds also while there are no Services.
             Rule::new().in_set(&self.frontend(), SetName::Listeners.name()).goto(REJECT),
             Rule::new().in_set(&[daddr()], SetName::ClusterIps.name()).goto(REJECT),
         ];
         rules.extend(self.service_cidrs.iter().map(|cidr| Rule::new().within(daddr(), *cidr).drop_packet()));
         rules
+    }
+
+    /// Empties a table: nothing leads to the listeners any more, and nothing is refused but direct ways to them.
+    pub fn quiet(family: IpFamily) -> Transaction {
+        let (local_pods, service_cidrs) = (Vec::new(), Vec::new());
+        let plain = Settings { family, local_pods, service_cidrs, listed_node_ports: false, guards_loopback: false };
+        let mut transaction = Transaction::new(table(family));
+        for (chain, rules) in plain.chains_before_services().into_iter().filter(|(chain, _)| chain.name == NOBODY) {
+            transaction.replace_rules(&chain.name, &rules);
+        }
+        for set in SetName::ALL.into_iter().filter(|set| *set != SetName::Listeners) {
+            transaction.flush_set(&set.set(family));
+        }
+        transaction
     }
 
     /// What has a loopback address on the way in from elsewhere is nobody's answer.

@@ -11,7 +11,7 @@ use proxy::{Refusal, RefusalReason};
 use service_model::{NodePortAddresses, Protocol, ServicePort, ServicePortName};
 
 use crate::compile::{Homes, Wanted};
-use crate::layout::{SetName, Settings, table};
+use crate::layout::{NOBODY, SetName, Settings, table};
 use crate::list::{List, ListId, Place};
 use crate::state::{Elements, Observed, Rules};
 
@@ -56,7 +56,7 @@ pub enum Step {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Edit {
-    /// Replaces the table by one without Services and without rules.
+    /// Replaces the table by one without Services, which refuses nothing but direct ways to listeners.
     Rebuild,
     ReplaceRules {
         chain: String,
@@ -94,13 +94,16 @@ impl Desired {
             rebuilt = Rules::rebuilt(&self.settings);
             rules = &rebuilt;
         }
+        let differing = if self.by_rules { self.rules(rules) } else { Vec::new() };
+        let (refusing, structure): (Vec<Edit>, Vec<Edit>) = differing.into_iter().partition(Edit::refuses);
+        steps.extend((!structure.is_empty()).then_some(Step::Rules(structure)));
         steps.extend(process_steps(observed, &wanted));
         if self.by_rules {
             let Difference { guards, leading, no_longer_leading, no_longer_guarding } =
                 difference(rules, &wanted.elements);
-            // A new table says nothing yet of what the Services' addresses are for, and whoever is still in force without
-            // one of NAT (IPVS) must not be kept from them.
-            steps.extend(packed([guards, leading, self.rules(rules), no_longer_leading, no_longer_guarding]));
+            // What is at no frontend is refused when all of them are there: whoever else still serves them must not be kept
+            // from it.
+            steps.extend(packed([guards, leading, refusing, no_longer_leading, no_longer_guarding]));
         }
         steps.extend(closing(observed, &wanted));
         let (settings, next_port) = (self.settings.clone(), wanted.next_port);
@@ -234,6 +237,10 @@ fn packed(phases: [Vec<Edit>; 5]) -> Vec<Step> {
 }
 
 impl Edit {
+    fn refuses(&self) -> bool {
+        matches!(self, Edit::ReplaceRules { chain, .. } if chain == NOBODY)
+    }
+
     fn weight(&self) -> usize {
         match self {
             Edit::Put { replaces: Some(_), .. } => 2,
@@ -250,7 +257,7 @@ pub fn transaction(settings: &Settings, edits: &[Edit]) -> Transaction {
     for edit in edits {
         match edit {
             Edit::Rebuild => {
-                let chains = settings.chains().into_iter().map(|(chain, _)| chain);
+                let chains = settings.chains_before_services();
                 transaction.rebuild(SetName::ALL.map(|set| set.set(settings.family)), chains);
             }
             Edit::ReplaceRules { chain, rules } => drop(transaction.replace_rules(chain, rules)),

@@ -83,7 +83,7 @@ impl Rules {
 
     /// As right after a rebuild.
     pub fn rebuilt(settings: &Settings) -> Rules {
-        let chains = settings.chains().into_iter().map(|(chain, _)| (chain.name, Vec::new())).collect();
+        let chains = settings.chains_before_services().into_iter().map(|(chain, rules)| (chain.name, rules)).collect();
         Rules { sound: true, chains, sets: BTreeMap::new() }
     }
 

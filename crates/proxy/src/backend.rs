@@ -136,7 +136,7 @@ impl Packets {
     }
 }
 
-/// How far rules have gone whose place another mode's have taken.
+/// How far rules have gone whose place another mode's have taken; the greater, the sooner they are asked again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Retired {
     Gone,

@@ -178,7 +178,7 @@ struct Proxy {
     tasks: JoinSet<()>,
     /// What is to go.
     leftovers: Vec<Arc<dyn Rules>>,
-    /// Those of them that only the last connections keep.
+    /// Those of them that only the last connections keep, or answers that are owed.
     draining: BTreeSet<&'static str>,
     /// Nothing is removed before.
     clear_at: tokio::time::Instant,
@@ -364,7 +364,12 @@ impl Proxy {
                     self.leftovers.push(old);
                 }
                 Ok(Retired::Answering) => {
-                    self.draining.insert(old.name());
+                    if self.draining.insert(old.name()) {
+                        tracing::info!(
+                            mode = old.name(),
+                            "who has been asking it still gets an answer, for some seconds"
+                        );
+                    }
                     self.leftovers.push(old);
                     self.clear_at = now + CLEAR_SOON;
                 }

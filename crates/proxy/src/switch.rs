@@ -98,6 +98,8 @@ impl Engine {
             {
                 tracing::warn!(error = %runtime::driver::chain(&error), "rules of the refused mode stay");
             }
+            // What it has led elsewhere in the meantime has nobody there any more.
+            bench.shared.doubt_flows();
             return Err(error);
         }
         let old = std::mem::replace(self, next).end().await;

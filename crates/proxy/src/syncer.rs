@@ -469,7 +469,7 @@ impl<B: Backend> Syncer<B> {
         }
         let family = [table.family.address_type()];
         let started = Instant::now();
-        let formers = self.shared.formers();
+        let formers = self.shared.formers().clone();
         let owed = |address| formers.iter().any(|former| former.answers_at(address));
         let answers_here = |address| self.backend.answers_at(address) || owed(address);
         match flows::reconcile(conntrack, table, &self.udp, answers_here) {

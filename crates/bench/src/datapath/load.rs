@@ -58,6 +58,10 @@ impl Places {
         let last = able.next_back().unwrap_or(first);
         Ok(Places { client: if together { last } else { first }, server: last })
     }
+
+    pub fn are_together(self) -> bool {
+        self.client == self.server
+    }
 }
 
 /// Keeps this thread on one processor.
