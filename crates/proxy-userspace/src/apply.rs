@@ -120,8 +120,9 @@ impl<N: Nft + Send + 'static> Userspace<N> {
         let Some(mut shared) = self.shared().filter(|_| !over && self.doors().is_any_open()) else {
             return Ok(Retired::Gone);
         };
-        if shared.dump(&table(self.family)).map_err(BackendError::Read)?.is_some() {
-            shared.handle().apply(&Settings::quiet(self.family)).map_err(BackendError::Cleanup)?;
+        // A table that somebody has damaged can't be emptied: it goes at once.
+        if shared.handle().apply(&Settings::quiet(self.family)).is_err() {
+            shared.destroy(table(self.family)).map_err(BackendError::Cleanup)?;
         }
         let known = leaving.as_ref().map_or_else(BTreeMap::new, |leaving| leaving.flows.clone());
         let mut flows = BTreeMap::new();
