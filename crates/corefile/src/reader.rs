@@ -92,26 +92,30 @@ impl<'a> Reader<'a> {
     /// Goes to the next option of the directive's block.
     pub(crate) fn option(&mut self) -> Option<&'a Token> {
         self.option = None;
-        if self.within {
-            let token = self.next()?;
-            if token.text == "}" {
-                self.within = false;
+        if !self.within {
+            if self.peek_argument().is_none_or(|token| token.text != "{") {
                 return None;
             }
-            if token.text == "{" {
-                self.fault(token, Fault::Block { of: self.plugin.into() });
-                self.skip_block();
-                return self.option();
+            self.read += 1;
+            self.within = true;
+        }
+        loop {
+            let token = self.next()?;
+            match token.text.as_str() {
+                "}" => {
+                    self.within = false;
+                    return None;
+                }
+                "{" => {
+                    self.fault(token, Fault::Block { of: self.plugin.into() });
+                    self.skip_block();
+                }
+                option => {
+                    self.option = Some(option);
+                    return Some(token);
+                }
             }
-            self.option = Some(&token.text);
-            return Some(token);
         }
-        if self.peek_argument().is_none_or(|token| token.text != "{") {
-            return None;
-        }
-        self.read += 1;
-        self.within = true;
-        self.option()
     }
 
     /// The next word if it is on the same line.

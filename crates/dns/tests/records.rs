@@ -62,18 +62,23 @@ async fn pod(client: &kube::Client, name: &str, address: &str, phase: &str) {
 }
 
 /// Starts one; it ends with the guard.
-async fn server(client: kube::Client, change: impl FnOnce(&mut Config)) -> (SocketAddr, DropGuard) {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let records = Records::of_cluster(Name::parse("cluster.local").unwrap());
-    let mut config = Config { listen: vec![free], records, ..Config::default() };
-    change(&mut config);
-    let stop = CancellationToken::new();
-    tokio::spawn(dns::run(client, config, stop.clone()));
-    // The TCP listener is bound last: when it accepts, everything is up.
-    while TcpStream::connect(free).await.is_err() {
-        tokio::task::yield_now().await;
+async fn server(client: kube::Client, change: impl Fn(&mut Config)) -> (SocketAddr, DropGuard) {
+    loop {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let records = Records::of_cluster(Name::parse("cluster.local").unwrap());
+        let mut config = Config { listen: vec![free], records, ..Config::default() };
+        change(&mut config);
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(dns::run(client.clone(), config, stop.clone()));
+        // It ends when somebody else has taken the port in between.
+        while !running.is_finished() {
+            // The TCP listener is bound last: when it accepts, everything is up.
+            if TcpStream::connect(free).await.is_ok() {
+                return (free, stop.drop_guard());
+            }
+            tokio::task::yield_now().await;
+        }
     }
-    (free, stop.drop_guard())
 }
 
 fn question(name: &str, rr_type: RecordType) -> Message {
@@ -196,9 +201,18 @@ async fn a_whole_zone_is_given_by_tcp_to_whom_the_configuration_names() {
 async fn answers_by_tcp_come_when_they_are_ready_and_say_how_long_to_stay() {
     let client = api().await;
     service(&client, "web", "10.96.0.7", "front").await;
-    // It answers when it's told to.
+    // It answers when it's told to, and then each try.
     let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let upstream = silent.local_addr().unwrap();
+    let (speak, told) = tokio::sync::oneshot::channel::<()>();
+    tokio::spawn(async move {
+        told.await.unwrap();
+        let mut buffer = [0; 4096];
+        while let Ok((length, from)) = silent.recv_from(&mut buffer).await {
+            let answer = Message::from_vec(&buffer[..length]).unwrap().into_response();
+            silent.send_to(&answer.to_vec().unwrap(), from).await.unwrap();
+        }
+    });
     let (server, _guard) = server(client, |config| config.upstreams = vec![upstream]).await;
     let web = "web.default.svc.cluster.local.";
     until(server, web, found).await;
@@ -216,10 +230,7 @@ async fn answers_by_tcp_come_when_they_are_ready_and_say_how_long_to_stay() {
     for expected in [&first, &second] {
         assert_eq!(receive(&mut stream).await.0.metadata.id, expected.metadata.id);
     }
-    let mut buffer = [0; 4096];
-    let (length, from) = silent.recv_from(&mut buffer).await.unwrap();
-    let answer = Message::from_vec(&buffer[..length]).unwrap().into_response();
-    silent.send_to(&answer.to_vec().unwrap(), from).await.unwrap();
+    speak.send(()).unwrap();
     let (last, _) = receive(&mut stream).await;
     assert_eq!((last.metadata.id, last.metadata.response_code), (waits.metadata.id, ResponseCode::NoError));
     // With the option of RFC 7828, empty as a client's is.
@@ -232,6 +243,7 @@ async fn answers_by_tcp_come_when_they_are_ready_and_say_how_long_to_stay() {
     assert_eq!(bytes[bytes.len() - 6..], [0, 11, 0, 2, 0, 100], "ten seconds");
     let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     udp.send_to(&asked, server).await.unwrap();
+    let mut buffer = [0; 4096];
     let length = udp.recv(&mut buffer).await.unwrap();
     assert_eq!(buffer[length - 2..length], [0, 0], "a datagram has no connection");
 }

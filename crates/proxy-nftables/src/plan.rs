@@ -265,12 +265,14 @@ impl<'a> Planner<'a> {
         let mut overlapping = Edits::default();
         let mut owners: Vec<(Single, i64)> = self.owners.drain().collect();
         owners.sort();
+        let ranges = owners.iter().filter(|(single, more)| *more > 0 && matches!(single, Single::Allowed(..)));
+        let coming: BTreeSet<Single> = ranges.map(|(single, _)| *single).collect();
         for (single, difference) in &owners {
             let found = self.observed.singles.get(single).copied();
             let needed = i64::from(found.unwrap_or(0)) + difference > 0;
             match (found.is_some(), needed) {
                 (false, true) => before.push(Edit::Add(*single)),
-                (true, false) if matches!(single, Single::Allowed(..)) => overlapping.push(Edit::Remove(*single)),
+                (true, false) if single.overlaps_one_of(&coming) => overlapping.push(Edit::Remove(*single)),
                 (true, false) => after.push(Edit::Remove(*single)),
                 _ => {}
             }
@@ -285,7 +287,7 @@ impl<'a> Planner<'a> {
         let gone = self.drops.iter().filter(|entry| !self.puts.contains_key(*entry));
         let gone = gone.filter(|entry| self.observed.entries.contains_key(*entry));
         switch.extend(gone.map(|entry| Edit::DropEntry { entry: *entry }));
-        // A source range has to be in force before its frontend. What is at no frontend is refused when all
+        // A source range has to be in force before its frontend and to outlive it. What is at no frontend is refused when all
         // of them are there: whoever else still serves them must not be kept from it.
         let phases = [
             self.strays,

@@ -38,6 +38,24 @@ pub enum Single {
     NodePortAddress(IpAddr),
 }
 
+impl Single {
+    /// Whether it is a source range of a frontend that another one there overlaps.
+    pub fn overlaps_one_of(&self, others: &BTreeSet<Single>) -> bool {
+        let Single::Allowed(frontend, range) = self else { return false };
+        let at_frontend = others.range(Single::Allowed(*frontend, IpNet::default())..);
+        at_frontend
+            .map_while(|other| other.range_of(frontend))
+            .any(|other| other != range && (other.contains(range) || range.contains(other)))
+    }
+
+    fn range_of(&self, frontend: &FrontendKey) -> Option<&IpNet> {
+        match self {
+            Single::Allowed(of, range) if of == frontend => Some(range),
+            _ => None,
+        }
+    }
+}
+
 /// Where a slot leads: what a SocketAddr says, in 20 bytes instead of 32. There are as many as endpoints.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Target {
@@ -419,4 +437,26 @@ fn network(first: IpAddr, last: IpAddr) -> Option<IpNet> {
     (0..=longest)
         .filter_map(|prefix| IpNet::new(first, prefix).ok())
         .find(|net| net.network() == first && net.broadcast() == last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_overlaps_others_of_its_frontend_alone() {
+        let frontend = |last: u8| FrontendKey::Address([192, 0, 2, last].into(), Protocol::Tcp, Port::new(80).unwrap());
+        let range = |last: u8, text: &str| Single::Allowed(frontend(last), text.parse().unwrap());
+        let coming: BTreeSet<Single> =
+            [range(1, "10.1.0.0/16"), range(1, "172.16.0.0/12"), range(2, "0.0.0.0/0")].into();
+        for (gone, overlaps) in [
+            (range(1, "10.0.0.0/8"), true),
+            (range(1, "172.16.5.0/24"), true),
+            (range(1, "10.2.0.0/16"), false),
+            (range(3, "10.1.0.0/16"), false),
+            (Single::Restricted(frontend(1)), false),
+        ] {
+            assert_eq!(gone.overlaps_one_of(&coming), overlaps, "{gone:?}");
+        }
+    }
 }

@@ -29,8 +29,8 @@ pub struct Userspace<N> {
 /// Another mode has taken over, and nothing leads to the doors any more.
 struct Leaving {
     since: Instant,
-    /// The UDP flows to doors.
-    flows: BTreeMap<FlowId, Silence>,
+    /// The UDP flows to doors, if they could be looked at.
+    flows: Option<BTreeMap<FlowId, Silence>>,
 }
 
 /// Since when a flow has been silent, as far as is known, and when the kernel would have forgotten it then.
@@ -116,15 +116,23 @@ impl<N: Nft + Send + 'static> Userspace<N> {
     fn silence(&self) -> Result<Retired, BackendError> {
         let (now, mut leaving) = (Instant::now(), self.leaving());
         let since = leaving.as_ref().map_or(now, |leaving| leaving.since);
-        let over = leaving.as_ref().is_some_and(|leaving| leaving.flows.is_empty()) || now - since >= PATIENCE;
+        let none_left = |leaving: &Leaving| leaving.flows.as_ref().is_some_and(BTreeMap::is_empty);
+        let over = leaving.as_ref().is_some_and(none_left) || now - since >= PATIENCE;
         let Some(mut shared) = self.shared().filter(|_| !over && self.doors().is_any_open()) else {
             return Ok(Retired::Gone);
         };
-        // A table that somebody has damaged can't be emptied: it goes at once.
-        if shared.handle().apply(&Settings::quiet(self.family)).is_err() {
-            shared.destroy(table(self.family)).map_err(BackendError::Cleanup)?;
-        }
-        let known = leaving.as_ref().map_or_else(BTreeMap::new, |leaving| leaving.flows.clone());
+        let known = match &mut *leaving {
+            Some(leaving) => leaving.flows.take().unwrap_or_default(),
+            None => {
+                if let Err(error) = shared.handle().apply(&Settings::quiet(self.family)) {
+                    tracing::warn!(%error, "a table that can't be emptied goes at once");
+                    shared.destroy(table(self.family)).map_err(BackendError::Cleanup)?;
+                }
+                BTreeMap::new()
+            }
+        };
+        // Also if the flows can't be looked at, the doors are closed in the end.
+        let leaving = leaving.insert(Leaving { since, flows: None });
         let mut flows = BTreeMap::new();
         let silent = |flow: &Flow| {
             let silence = Silence::of(flow, known.get(&flow.id), now);
@@ -133,7 +141,7 @@ impl<N: Nft + Send + 'static> Userspace<N> {
         };
         let forgotten = self.doors().forget_flows(silent).map_err(BackendError::Flows)?;
         flows.retain(|id, _| !forgotten.contains(id));
-        *leaving = Some(Leaving { since, flows });
+        leaving.flows = Some(flows);
         Ok(Retired::Answering)
     }
 
@@ -271,7 +279,14 @@ impl<N: Nft + Send + 'static> Backend for Userspace<N> {
     /// silent for a while, and the doors are closed at the end.
     async fn retire(&self) -> Result<Retired, BackendError> {
         match self.silence()? {
-            Retired::Gone => self.cleanup().await.map(|()| Retired::Gone),
+            Retired::Gone => {
+                // Before the table, which keeps strangers from them.
+                if self.rules.is_some() {
+                    self.doors().forget_flows(|_| true).map_err(BackendError::Flows)?;
+                }
+                self.doors().close_all();
+                self.cleanup().await.map(|()| Retired::Gone)
+            }
             more => Ok(more),
         }
     }

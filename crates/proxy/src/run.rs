@@ -315,6 +315,7 @@ impl Proxy {
         }
         let in_force = self.engine.mode.name();
         self.bench.shared.forget_former(in_force);
+        self.bench.shared.doubt_flows();
         self.leftovers.retain(|leftover| leftover.name() != in_force);
         self.draining.remove(in_force);
         self.clear_at = tokio::time::Instant::now();

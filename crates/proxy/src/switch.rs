@@ -93,8 +93,9 @@ impl Engine {
             bench.shared.forget_former(former);
             let refused = next.end().await;
             bench.status.take_counts(&apart);
+            let (name, close_loopback) = (self.mode.name(), !self.mode.can_guard_loopback());
             if !matches!(error, SwitchError::Ended)
-                && let Err(error) = refused.retire(self.mode.name(), !self.mode.can_guard_loopback()).await
+                && let Err(error) = leave(&*refused, name, close_loopback).await
             {
                 tracing::warn!(error = %runtime::driver::chain(&error), "rules of the refused mode stay");
             }
@@ -163,6 +164,14 @@ impl Engine {
         self.token.cancel();
         while self.tasks.join_next().await.is_some() {}
         self.mode
+    }
+}
+
+/// Removes what a mode has written that was refused. Nobody asks it again, so it keeps no listener.
+async fn leave(refused: &dyn Rules, in_force: &'static str, close_loopback: bool) -> Result<(), ModeError> {
+    match refused.retire(in_force, close_loopback).await? {
+        Retired::Answering => refused.cleanup(close_loopback).await,
+        Retired::Gone | Retired::Draining => Ok(()),
     }
 }
 

@@ -125,3 +125,11 @@ fn a_file_that_imports_itself_has_an_end() {
     let problems = read_on(&machine, ". {\n import more\n}\n").unwrap_err().to_string();
     assert!(problems.contains("imports go on without end"), "{problems}");
 }
+
+#[test]
+fn many_blocks_within_a_block_are_as_many_mistakes() {
+    const BLOCKS: usize = 100_000;
+    let text = format!(". {{\nerrors {{\n{}}}\n}}\n", "{ }\n".repeat(BLOCKS));
+    let problems = wrong(&text);
+    assert_eq!(problems.len(), BLOCKS, "{:?}", problems.first());
+}

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use crate::place::{inside, node};
 use nft::{Fake, Nft, Transaction};
 use proxy::battery::{self, Random, World};
-use proxy::{Backend, Plan, RefusalReason};
+use proxy::{Backend, Plan, RefusalReason, Retired};
 use proxy_userspace::{Userspace, table};
 use service_model::{Change, Event, ForwardingTable, IpFamily, NodeView, ServiceModel};
 
@@ -143,5 +143,25 @@ fn a_new_table_refuses_nothing_before_it_leads_to_listeners() {
             assert_eq!(refusing > 0, last > 0, "nobody comes to a listener directly, after {last} steps");
             backend.cleanup().await.unwrap();
         }
+    });
+}
+
+#[test]
+fn a_table_that_somebody_has_damaged_goes_when_another_mode_takes_over() {
+    let world = World::new(IpFamily::V4);
+    inside(&node(&world), async || {
+        let backend = backend(IpFamily::V4);
+        battery::settle(&backend, &two_services(&world.node)).await;
+        backend.with_nft(|fake| {
+            let ours = table(IpFamily::V4);
+            let ruleset = fake.dump(&ours).unwrap().unwrap();
+            let mut damage = Transaction::new(ours);
+            damage.flush_chain("untranslated").flush_chain("untranslated-here").delete_chain("nobody");
+            assert!(ruleset.chains.contains_key("nobody"));
+            fake.apply(&damage).unwrap();
+        });
+        assert_eq!(backend.retire().await.unwrap(), Retired::Answering);
+        assert_eq!(backend.with_nft(|fake| fake.tables().count()), Some(0));
+        assert_eq!(backend.retire().await.unwrap(), Retired::Gone);
     });
 }

@@ -155,7 +155,7 @@ pub fn differences() -> Vec<Difference> {
     ]
 }
 
-/// PR 97081 of the original: so that pods here reach what isn't here.
+/// kubernetes PR 97081 of the original: so that pods here reach what isn't here.
 const ELSEWHERE: &str =
     "the original's ipvs mode sends what a policy Local keeps here to all endpoints if there are none here";
 
