@@ -106,6 +106,10 @@ impl NodeNetwork {
             outside.add_veth(&near, &far, &pod).await?;
         }
         self.quiet(&near)?;
+        if cidrs.iter().any(|cidr| matches!(cidr, IpNet::V6(_))) {
+            usable_at_once(&self.node, &near)?;
+            usable_at_once(&pod, &far)?;
+        }
         inside.loopback_up().await?;
         outside.up(&near).await?;
         inside.up(&far).await?;
@@ -173,6 +177,13 @@ fn node_link(sandbox: &SandboxId) -> Result<LinkName, netns::Error> {
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
     LinkName::new(&format!("{PREFIX}{:011x}", (hash ^ (hash >> 44)) & 0xfff_ffff_ffff))
+}
+
+/// A new link's own IPv6 address is not looked for at its neighbours: there is one, and the kernel gave it another. Until that
+/// has been done, for two seconds, a node asks nobody where a packet that it passes on has to go, and after three it says
+/// that nobody is there (RFC 4862 section 5.4, `ndisc_send_ns`).
+fn usable_at_once(namespace: &NetNs, link: &LinkName) -> Result<(), NetworkError> {
+    Ok(sysctl::set(namespace, &format!("net/ipv6/conf/{link}/accept_dad"), "0")?)
 }
 
 #[cfg(test)]
@@ -253,6 +264,11 @@ mod tests {
         }
         let forwarding = sysctl::get(&world.network.node, "net.ipv4.ip_forward").unwrap();
         assert_eq!(forwarding, "1");
+        let near = node_link(&SandboxId("a".into())).unwrap();
+        for (namespace, link) in [(&world.network.node, near.as_str()), (&a, POD_LINK)] {
+            let looks = sysctl::get(namespace, &format!("net/ipv6/conf/{link}/accept_dad")).unwrap();
+            assert_eq!(looks, "0", "{link} is usable at once");
+        }
     }
 
     #[tokio::test]
