@@ -177,7 +177,13 @@ fn fake_resolved(system: &mut System) -> testkit::Running {
     fs::write(bin.join("resolvectl"), script).expect("a file");
     fs::set_permissions(bin.join("resolvectl"), fs::Permissions::from_mode(0o755)).expect("permissions");
     std::os::unix::fs::symlink("/bin/cat", bin.join("systemd-resolved")).expect("a link");
-    system.run_in_background(Command::new(bin.join("systemd-resolved")))
+    let resolved = system.run_in_background(Command::new(bin.join("systemd-resolved")));
+    // The kernel names a process after it has closed what the parent waits for.
+    testkit::eventually("it has its name", || {
+        let name = fs::read_to_string(format!("/proc/{}/comm", resolved.pid())).map_err(|error| error.to_string())?;
+        if name.trim_end() == "systemd-resolve" { Ok(()) } else { Err(name) }
+    });
+    resolved
 }
 
 /// Without root: the user's kubectl and `portolan status`.
